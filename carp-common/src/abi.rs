@@ -1,0 +1,494 @@
+//! What the kernel program and the agent share: map keys, map values and the event.
+//!
+//! Every struct is `repr(C)` of integers and byte arrays without padding, its size asserted here, so that
+//! both sides and `bpftool map dump` see the same bytes. Addresses are 16 bytes in network order, an IPv4
+//! address in its IPv4-mapped form.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::{digest::DigestKey, reason::Reason, time::Time};
+
+/// Most virtual hosts that one program serves.
+pub const MAX_VHOSTS: u32 = 1024;
+/// Most sources of valid adverts that are remembered; beyond it the longest unheard are forgotten.
+pub const MAX_SOURCES: u32 = 1024;
+/// Size of the event ring in bytes: some 1,000 events.
+pub const RING_BYTES: u32 = 64 * 1024;
+/// Rows of counters: one a virtual host, and row 0 for protocol 112 that belongs to none.
+pub const COUNTER_ROWS: u32 = MAX_VHOSTS + 1;
+/// Counters in all.
+pub const COUNTERS: u32 = COUNTER_ROWS * Reason::COUNT as u32;
+/// How many of the last counters that we sent tell an echo from a peer.
+pub const SENT_COUNTERS: usize = 8;
+
+/// Names of the maps, as `bpftool map` lists them.
+pub mod map {
+    /// [`VhostKey`](super::VhostKey) to [`Vhost`](super::Vhost): what is ours.
+    pub const VHOSTS: &str = "CARP_VHOSTS";
+    /// [`VhostKey`](super::VhostKey) to [`Sent`](super::Sent): what we sent ourselves.
+    pub const SENT: &str = "CARP_SENT";
+    /// [`SourceKey`](super::SourceKey) to [`LastHeard`](super::LastHeard): the last valid advert of each.
+    pub const LAST_HEARD: &str = "CARP_HEARD";
+    /// Counter index to count, per CPU; see [`counter_index`](super::counter_index).
+    pub const COUNTERS: &str = "CARP_COUNTERS";
+    /// Counter index to [`Refused`](super::Refused).
+    pub const REFUSED: &str = "CARP_REFUSED";
+    /// The ring of [`AdvertEvent`](super::AdvertEvent)s.
+    pub const EVENTS: &str = "CARP_EVENTS";
+}
+
+/// Name of the kernel program.
+pub const PROGRAM: &str = "carp_advert";
+
+/// Place of a reason's counter, and of its last refused source, in the row of a virtual host.
+#[inline(always)]
+#[must_use]
+pub const fn counter_index(row: u32, reason: Reason) -> u32 {
+    row * Reason::COUNT as u32 + reason.index() as u32
+}
+
+/// IPv4 or IPv6: adverts, timers and map entries exist once for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Family {
+    /// IPv4.
+    V4 = 4,
+    /// IPv6.
+    V6 = 6,
+}
+
+/// A virtual host as the kernel program looks it up: interface, vhid and family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct VhostKey {
+    ifindex: u32,
+    vhid: u8,
+    family: u8,
+    reserved: [u8; 2],
+}
+
+impl VhostKey {
+    /// The key of `vhid` on the interface with this index.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(ifindex: u32, vhid: u8, family: Family) -> Self {
+        Self { ifindex, vhid, family: family as u8, reserved: [0; 2] }
+    }
+
+    /// Index of the interface.
+    #[must_use]
+    pub const fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    /// Virtual host id.
+    #[must_use]
+    pub const fn vhid(&self) -> u8 {
+        self.vhid
+    }
+
+    /// The family; IPv4 unless the byte says IPv6.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        if self.family == Family::V6 as u8 { Family::V6 } else { Family::V4 }
+    }
+}
+
+/// What the kernel program knows of a virtual host.
+///
+/// Holds key material: no `Debug`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Vhost {
+    key: DigestKey,
+    row: u32,
+}
+
+impl Vhost {
+    /// A virtual host with its digest and its row of counters (1 to [`MAX_VHOSTS`]).
+    #[must_use]
+    pub const fn new(key: DigestKey, row: u32) -> Self {
+        Self { key, row }
+    }
+
+    /// The digest.
+    #[inline(always)]
+    #[must_use]
+    pub const fn key(&self) -> &DigestKey {
+        &self.key
+    }
+
+    /// The row of counters.
+    #[inline(always)]
+    #[must_use]
+    pub const fn row(&self) -> u32 {
+        self.row
+    }
+}
+
+/// What we sent ourselves of late: the guard against our own echo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Sent {
+    source: [u8; 16],
+    counters: [u64; SENT_COUNTERS],
+}
+
+impl Sent {
+    /// Adverts leave from `source`; none has been sent.
+    #[must_use]
+    pub const fn new(source: IpAddr) -> Self {
+        Self { source: address_bytes(source), counters: [0; SENT_COUNTERS] }
+    }
+
+    /// Remembers the counter of an advert that is about to leave, and forgets the oldest.
+    pub fn push(&mut self, counter: u64) {
+        self.counters.rotate_right(1);
+        self.counters[0] = counter;
+    }
+
+    /// Whether an advert with this source and counter is one of ours come back. The source alone does not
+    /// say so, nor does the counter alone: peers adopt what they hear and add one.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_echo(&self, source: &[u8; 16], counter: u64) -> bool {
+        let mut same_counter = false;
+        let mut at = 0;
+        while at < SENT_COUNTERS {
+            same_counter |= self.counters[at] == counter;
+            at += 1;
+        }
+        same_counter && same_address(&self.source, source)
+    }
+}
+
+/// One source of a virtual host's adverts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct SourceKey {
+    vhost: VhostKey,
+    source: [u8; 16],
+}
+
+impl SourceKey {
+    /// The key of this source.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(vhost: VhostKey, source: [u8; 16]) -> Self {
+        Self { vhost, source }
+    }
+
+    /// The virtual host.
+    #[must_use]
+    pub const fn vhost(&self) -> VhostKey {
+        self.vhost
+    }
+
+    /// The source address.
+    #[must_use]
+    pub const fn source(&self) -> IpAddr {
+        address(self.source)
+    }
+}
+
+/// What a valid advert said, and when it arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Heard {
+    arrival: u64,
+    counter: u64,
+    advbase: u8,
+    advskew: u8,
+    demote: u8,
+    reserved: [u8; 5],
+}
+
+impl Heard {
+    /// What `advert` said; it arrived at `arrival`, in nanoseconds of CLOCK_BOOTTIME.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(advert: &Advert, arrival: u64) -> Self {
+        Self {
+            arrival,
+            counter: advert.counter,
+            advbase: advert.advbase,
+            advskew: advert.advskew,
+            demote: advert.demote,
+            reserved: [0; 5],
+        }
+    }
+
+    /// When it arrived in the kernel.
+    #[must_use]
+    pub const fn arrival(&self) -> Time {
+        Time::from_nanos(self.arrival)
+    }
+
+    /// Its counter.
+    #[must_use]
+    pub const fn counter(&self) -> u64 {
+        self.counter
+    }
+
+    /// Its advbase in seconds.
+    #[must_use]
+    pub const fn advbase(&self) -> u8 {
+        self.advbase
+    }
+
+    /// Its advskew in 1/256 s.
+    #[must_use]
+    pub const fn advskew(&self) -> u8 {
+        self.advskew
+    }
+
+    /// Its demotion counter.
+    #[must_use]
+    pub const fn demote(&self) -> u8 {
+        self.demote
+    }
+}
+
+/// The last valid advert of a source: the truth that the agent asks before it believes in a silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct LastHeard {
+    heard: Heard,
+    notified: u64,
+}
+
+impl LastHeard {
+    /// `notified` is when an advert that said the same last woke the agent, in nanoseconds of
+    /// CLOCK_BOOTTIME.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(heard: Heard, notified: u64) -> Self {
+        Self { heard, notified }
+    }
+
+    /// The advert.
+    #[must_use]
+    pub const fn heard(&self) -> Heard {
+        self.heard
+    }
+
+    /// When the agent was last woken for an advert that said exactly the same, if that was less than an
+    /// advert interval of its sender before `now`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn repeat_of(&self, advert: &Advert, now: u64) -> Option<u64> {
+        let Heard { counter, advbase, advskew, demote, .. } = self.heard;
+        let same = counter == advert.counter
+            && advbase == advert.advbase
+            && advskew == advert.advskew
+            && demote == advert.demote;
+        if same && now.wrapping_sub(self.notified) < advert.interval_nanos() { Some(self.notified) } else { None }
+    }
+}
+
+/// A valid advert as the kernel hands it to the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct AdvertEvent {
+    source: SourceKey,
+    heard: Heard,
+    mac: [u8; 6],
+    reserved: [u8; 2],
+}
+
+impl AdvertEvent {
+    /// The event of an advert that came from `source` with this Ethernet source.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(source: SourceKey, heard: Heard, mac: [u8; 6]) -> Self {
+        Self { source, heard, mac, reserved: [0; 2] }
+    }
+
+    /// Which virtual host, and from whom.
+    #[must_use]
+    pub const fn source(&self) -> SourceKey {
+        self.source
+    }
+
+    /// What it said and when it arrived.
+    #[must_use]
+    pub const fn heard(&self) -> Heard {
+        self.heard
+    }
+
+    /// Its Ethernet source.
+    #[must_use]
+    pub const fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+}
+
+/// The last advert that was refused for a reason: where to look for its sender. What XDP drops, tcpdump
+/// does not show.
+///
+/// Written without a lock: under a flood from several senders the two addresses may be of two frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Refused {
+    source: [u8; 16],
+    mac: [u8; 6],
+    vhid: u8,
+    family: u8,
+}
+
+impl Refused {
+    /// The refused advert's source.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(source: [u8; 16], mac: [u8; 6], vhid: u8, family: Family) -> Self {
+        Self { source, mac, vhid, family: family as u8 }
+    }
+
+    /// Its source address; unspecified if nothing was refused.
+    #[must_use]
+    pub const fn source(&self) -> IpAddr {
+        address(self.source)
+    }
+
+    /// Its Ethernet source.
+    #[must_use]
+    pub const fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    /// Its vhid.
+    #[must_use]
+    pub const fn vhid(&self) -> u8 {
+        self.vhid
+    }
+}
+
+/// A valid advert: what the verdict found in the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advert {
+    /// Which virtual host, and from whom.
+    pub source: SourceKey,
+    /// Ethernet source.
+    pub mac: [u8; 6],
+    /// Counter.
+    pub counter: u64,
+    /// advbase in seconds.
+    pub advbase: u8,
+    /// advskew in 1/256 s.
+    pub advskew: u8,
+    /// Demotion counter.
+    pub demote: u8,
+}
+
+impl Advert {
+    /// The interval that the sender announces, in nanoseconds: advbase + advskew/256 s, and 1/256 s where
+    /// both are 0 (OpenBSD).
+    #[inline(always)]
+    #[must_use]
+    pub const fn interval_nanos(&self) -> u64 {
+        let ticks = self.advbase as u64 * 256 + self.advskew as u64;
+        (if ticks == 0 { 1 } else { ticks }) * (1_000_000_000 / 256)
+    }
+}
+
+/// An address in the ABI's form.
+#[must_use]
+pub const fn address_bytes(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// An IPv4 address in the ABI's form, from its bytes on the wire.
+#[inline(always)]
+#[must_use]
+pub const fn mapped(v4: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = v4;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// The address in these bytes.
+#[must_use]
+pub const fn address(bytes: [u8; 16]) -> IpAddr {
+    let v6 = Ipv6Addr::from_octets(bytes);
+    match v6.to_ipv4_mapped() {
+        Some(v4) => IpAddr::V4(Ipv4Addr::from_octets(v4.octets())),
+        None => IpAddr::V6(v6),
+    }
+}
+
+#[inline(always)]
+fn same_address(a: &[u8; 16], b: &[u8; 16]) -> bool {
+    u128::from_ne_bytes(*a) == u128::from_ne_bytes(*b)
+}
+
+const _: () = {
+    assert!(size_of::<VhostKey>() == 8);
+    assert!(size_of::<DigestKey>() == 176);
+    assert!(size_of::<Vhost>() == 180);
+    assert!(size_of::<Sent>() == 16 + 8 * SENT_COUNTERS);
+    assert!(size_of::<SourceKey>() == 24);
+    assert!(size_of::<Heard>() == 24);
+    assert!(size_of::<LastHeard>() == 32);
+    // Eight bytes short of what an event may take: room for a sequence number.
+    assert!(size_of::<AdvertEvent>() == 56);
+    assert!(size_of::<Refused>() == 24);
+};
+
+#[cfg(feature = "aya")]
+#[allow(unsafe_code)]
+mod pod {
+    use super::{AdvertEvent, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey};
+
+    // SAFETY (all seven): repr(C) structs of integers and byte arrays without padding (the sizes above are
+    // the sums of the fields), for which every pattern of bits is a valid value.
+    unsafe impl aya::Pod for VhostKey {}
+    unsafe impl aya::Pod for Vhost {}
+    unsafe impl aya::Pod for Sent {}
+    unsafe impl aya::Pod for SourceKey {}
+    unsafe impl aya::Pod for LastHeard {}
+    unsafe impl aya::Pod for AdvertEvent {}
+    unsafe impl aya::Pod for Refused {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_both_families_survive() {
+        for text in ["10.77.0.1", "255.255.255.255", "fe80::1", "::", "ff02::12"] {
+            let ip: IpAddr = text.parse().unwrap();
+            assert_eq!(address(address_bytes(ip)), ip);
+        }
+        assert_eq!(mapped([10, 0, 0, 1]), address_bytes(IpAddr::from([10, 0, 0, 1])));
+    }
+
+    #[test]
+    fn an_echo_has_our_source_and_one_of_the_last_counters() {
+        let us = IpAddr::from([10, 0, 0, 1]);
+        let mut sent = Sent::new(us);
+        for counter in 100..100 + SENT_COUNTERS as u64 + 1 {
+            sent.push(counter);
+        }
+        assert!(sent.is_echo(&address_bytes(us), 101));
+        assert!(sent.is_echo(&address_bytes(us), 108));
+        assert!(!sent.is_echo(&address_bytes(us), 100), "forgotten");
+        assert!(!sent.is_echo(&address_bytes(us), 109), "never sent");
+        assert!(!sent.is_echo(&mapped([10, 0, 0, 2]), 101), "a peer that adopted our counter");
+    }
+
+    #[test]
+    fn a_repeat_says_the_same_within_the_interval() {
+        let source = SourceKey::new(VhostKey::new(1, 1, Family::V4), mapped([10, 0, 0, 1]));
+        let advert = Advert { source, mac: [0; 6], counter: 9, advbase: 1, advskew: 128, demote: 0 };
+        let heard = LastHeard::new(Heard::new(&advert, 5_000), 5_000);
+        assert_eq!(heard.repeat_of(&advert, 1_500_000_000), Some(5_000));
+        assert_eq!(heard.repeat_of(&advert, 1_500_005_000), None, "an interval later");
+        assert_eq!(heard.repeat_of(&Advert { counter: 10, ..advert }, 6_000), None);
+        assert_eq!(heard.repeat_of(&Advert { advskew: 0, ..advert }, 6_000), None);
+        assert_eq!(heard.repeat_of(&Advert { advbase: 0, ..advert }, 6_000), None);
+        assert_eq!(heard.repeat_of(&Advert { demote: 1, ..advert }, 6_000), None);
+    }
+}

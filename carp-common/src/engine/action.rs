@@ -1,0 +1,34 @@
+//! What the agent has to do, in order.
+
+use super::{Demotion, Transition};
+
+/// Something to do, taken from [`Engine::poll_action`](super::Engine::poll_action).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[must_use]
+pub enum Action {
+    /// Send one advert in every family; answer with [`AdvertSent`](super::Input::AdvertSent) or
+    /// [`AdvertFailed`](super::Input::AdvertFailed).
+    SendAdvert(AdvertFields),
+    /// Add the VIPs or run the up script; answer with [`VipsTaken`](super::Input::VipsTaken).
+    TakeVips,
+    /// Remove the VIPs or run the down script; answer with [`VipsReleased`](super::Input::VipsReleased).
+    /// A later one of the two overrules an earlier one that is not finished.
+    ReleaseVips,
+    /// Tell the network where the VIPs are now: one gratuitous ARP for each IPv4 VIP.
+    Announce,
+    /// Tell the administrator that the state has changed.
+    Transition(Transition),
+    /// Tell the administrator that the demotion counter has changed.
+    Demoted(Demotion),
+}
+
+/// The election fields of an advert to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AdvertFields {
+    /// advbase in seconds.
+    pub advbase: u8,
+    /// advskew in 1/256 s.
+    pub advskew: u8,
+    /// Demotion counter.
+    pub demote: u8,
+}

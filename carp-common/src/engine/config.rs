@@ -1,0 +1,139 @@
+//! What an administrator sets for a virtual host. Inside the engine a value is valid.
+
+use core::{net::IpAddr, time::Duration};
+
+use crate::abi::Family;
+
+/// Defines a newtype over an integer with a documented range.
+macro_rules! ranged {
+    ($(#[$doc:meta])* $name:ident, $range:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(u8);
+
+        impl $name {
+            /// The values it may have.
+            pub const RANGE: core::ops::RangeInclusive<u8> = $range;
+
+            /// `None` if the value is out of [range](Self::RANGE).
+            #[must_use]
+            pub fn new(value: u8) -> Option<Self> {
+                Self::RANGE.contains(&value).then_some(Self(value))
+            }
+
+            /// The value.
+            #[must_use]
+            pub const fn get(self) -> u8 {
+                self.0
+            }
+        }
+    };
+}
+
+ranged!(
+    /// Virtual host id: which group on this network an advert belongs to.
+    Vhid, 1..=255
+);
+ranged!(
+    /// Advertisement base interval in seconds. 0 counts in advskew alone (OpenBSD).
+    Advbase, 0..=255
+);
+ranged!(
+    /// Advertisement skew in 1/256 s: the larger, the less preferred. 255 is kept for the bow-out.
+    Advskew, 0..=254
+);
+ranged!(
+    /// After how many advertisement bases of silence the master counts as dead (`--deadratio`; 3 in the BSDs).
+    DeadRatio, 1..=255
+);
+
+/// The settings of a virtual host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Config {
+    /// Advertisement base interval.
+    pub advbase: Advbase,
+    /// Advertisement skew.
+    pub advskew: Advskew,
+    /// How long the master may be silent.
+    pub dead_ratio: DeadRatio,
+    /// Whether a backup takes over from a master that advertises less often.
+    pub preempt: bool,
+    /// The families in which adverts are exchanged: each has its own master-down timer.
+    pub families: &'static [Family],
+    /// The own source address: what tells two equal hosts apart after a tie.
+    pub source: IpAddr,
+}
+
+impl Config {
+    /// The own advertisement interval: advbase + advskew/256 s.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        interval(self.advbase.get(), self.advskew.get())
+    }
+
+    /// How long a backup waits for an advert: `dead_ratio` times advbase, and the own skew once; at
+    /// advbase 0, `dead_ratio` times the interval. (`carp_setrun` in `ip_carp.c`.)
+    #[must_use]
+    pub fn dead_time(&self) -> Duration {
+        let ratio = u32::from(self.dead_ratio.get());
+        match self.advbase.get() {
+            0 => self.interval() * ratio,
+            advbase => Duration::from_secs(u64::from(advbase)) * ratio + skew_time(self.advskew.get()),
+        }
+    }
+}
+
+/// The interval that an advert with these fields announces; 1/256 s where both are 0.
+#[must_use]
+pub fn interval(advbase: u8, advskew: u8) -> Duration {
+    match (advbase, advskew) {
+        (0, 0) => skew_time(1),
+        _ => Duration::from_secs(u64::from(advbase)) + skew_time(advskew),
+    }
+}
+
+/// advskew in whole microseconds, cut as the BSDs cut it.
+fn skew_time(advskew: u8) -> Duration {
+    Duration::from_micros(u64::from(advskew) * 1_000_000 / 256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(advbase: u8, advskew: u8, dead_ratio: u8) -> Config {
+        Config {
+            advbase: Advbase::new(advbase).unwrap(),
+            advskew: Advskew::new(advskew).unwrap(),
+            dead_ratio: DeadRatio::new(dead_ratio).unwrap(),
+            preempt: false,
+            families: &[Family::V4],
+            source: IpAddr::from([10, 0, 0, 1]),
+        }
+    }
+
+    #[test]
+    fn intervals_and_dead_times_are_those_of_the_bsds() {
+        for (advbase, advskew, ratio, interval, dead) in [
+            (1, 0, 3, 1_000_000, 3_000_000),
+            (1, 50, 3, 1_195_312, 3_195_312),
+            (1, 100, 3, 1_390_625, 3_390_625),
+            (2, 254, 5, 2_992_187, 10_992_187),
+            (255, 254, 3, 255_992_187, 765_992_187),
+            (0, 5, 3, 19_531, 58_593),
+            (0, 10, 3, 39_062, 117_186),
+            (0, 0, 3, 3_906, 11_718),
+        ] {
+            let config = config(advbase, advskew, ratio);
+            assert_eq!(config.interval().as_micros(), interval, "{advbase}/{advskew}");
+            assert_eq!(config.dead_time().as_micros(), dead, "{advbase}/{advskew}");
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_do_not_exist() {
+        assert!(Vhid::new(0).is_none());
+        assert!(Advskew::new(255).is_none());
+        assert!(DeadRatio::new(0).is_none());
+    }
+}

@@ -1,0 +1,61 @@
+//! The demotion counter: how much this host would rather not be master.
+//!
+//! It travels in the advert's demote byte and is compared before advbase and advskew, as in OpenBSD
+//! (`carp_group_demote_count`). Its one source so far: three send errors in a row, undone by as many
+//! successes (`CARP_SENDAD_MAX_ERRORS`, `CARP_SENDAD_MIN_SUCCESS`).
+
+/// Send errors in a row that demote, and successes in a row that undo it.
+const IN_A_ROW: u8 = 3;
+/// By how much send errors demote.
+const SEND_ERRORS: u8 = 240;
+
+/// The demotion counter and what it is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Demotion {
+    /// Whether sending counts as broken.
+    send_errors: bool,
+    /// Results in a row that speak against `send_errors`.
+    row: u8,
+}
+
+impl Demotion {
+    /// The value of the demote byte.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        if self.send_errors { SEND_ERRORS } else { 0 }
+    }
+
+    /// Takes note of the result of sending an advert; `true` if the counter changes.
+    pub(super) fn sent(&mut self, failed: bool) -> bool {
+        if failed == self.send_errors {
+            self.row = 0;
+            return false;
+        }
+        self.row += 1;
+        if self.row < IN_A_ROW {
+            return false;
+        }
+        *self = Self { send_errors: failed, row: 0 };
+        true
+    }
+
+    /// Forgets send errors: the link they belonged to is gone. `true` if the counter changes.
+    pub(super) fn reset(&mut self) -> bool {
+        core::mem::take(self).send_errors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_errors_in_a_row_demote_and_three_successes_restore() {
+        let mut demotion = Demotion::default();
+        let changes = [true, true, false, true, true, true, true, false, false, true, false, false, false]
+            .map(|failed| demotion.sent(failed).then(|| demotion.get()));
+        assert_eq!(changes[5], Some(240));
+        assert_eq!(changes[12], Some(0));
+        assert_eq!(changes.iter().flatten().count(), 2);
+    }
+}

@@ -1,0 +1,80 @@
+//! What happens to a virtual host.
+
+use core::{fmt, net::IpAddr};
+
+use crate::{abi::Family, time::Time, wire::BOW_OUT};
+
+/// Something that happened, handed to [`Engine::handle`](super::Engine::handle).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// A valid advert of another host.
+    Advert(HeardAdvert),
+    /// The interface is there, up, with carrier and source address.
+    LinkUp,
+    /// One of these is missing.
+    LinkDown(LinkFault),
+    /// An advert has left.
+    AdvertSent,
+    /// An advert could not be sent.
+    AdvertFailed,
+    /// The VIPs that [`Action::TakeVips`](super::Action::TakeVips) asked for are there, or the up script
+    /// has ended or run out of time.
+    VipsTaken,
+    /// The VIPs that [`Action::ReleaseVips`](super::Action::ReleaseVips) gave up are gone, or the down
+    /// script has ended or run out of time.
+    VipsReleased,
+    /// The administrator wants another host to be master for a while.
+    StepDown,
+    /// The agent is about to end.
+    Shutdown,
+}
+
+/// A valid advert: its fields, and when it arrived in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HeardAdvert {
+    /// The family it came in.
+    pub family: Family,
+    /// Who sent it.
+    pub source: IpAddr,
+    /// Its advbase in seconds.
+    pub advbase: u8,
+    /// Its advskew in 1/256 s.
+    pub advskew: u8,
+    /// Its demotion counter.
+    pub demote: u8,
+    /// When it arrived in the kernel.
+    pub arrival: Time,
+}
+
+impl HeardAdvert {
+    /// Whether this is a master's last advert. (The BSDs have no rule for it: it is so slow that their
+    /// "master is slower than our dead time" fires; but not at advbase 0, nor from 86 up.)
+    #[must_use]
+    pub const fn is_bow_out(&self) -> bool {
+        self.advbase == BOW_OUT && self.advskew == BOW_OUT
+    }
+}
+
+/// Why a virtual host cannot work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LinkFault {
+    /// There is no such interface.
+    NoInterface,
+    /// The interface is administratively down.
+    InterfaceDown,
+    /// The interface has no carrier.
+    NoCarrier,
+    /// The source address is not on the interface, or it has none to take.
+    NoAddress,
+}
+
+impl fmt::Display for LinkFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoInterface => "the interface does not exist",
+            Self::InterfaceDown => "the interface is down",
+            Self::NoCarrier => "no carrier",
+            Self::NoAddress => "the source address is missing",
+        })
+    }
+}

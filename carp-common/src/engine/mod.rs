@@ -1,0 +1,394 @@
+//! The state machine of one virtual host.
+//!
+//! Sans-IO: [`Engine::handle`] takes what happened, [`Engine::handle_timeout`] is called when the time of
+//! [`Engine::poll_timeout`] has come, and [`Engine::poll_action`] says what to do. The time is always an
+//! argument. Inputs go in before timers, so that after a stall an advert which the kernel already had wins
+//! over a timer that is late.
+//!
+//! | state | a valid advert (T = advbase + advskew/256; mine M, the peer's P; demotion mine Dm, the peer's Dp) |
+//! |---|---|
+//! | INIT | ignored |
+//! | MASTER | yield if Dp < Dm, or if M >= P and Dp <= Dm; else stay, and announce again: the neighbours' caches were just poisoned |
+//! | BACKUP | bow-out: take over. preempt, M < P and Dp >= Dm: take over. Dp > Dm: take over. Own dead time < P (advbase not 0): take over. Else restart the master-down timer from the advert's arrival |
+//!
+//! These are OpenBSD's rules (`carp_proto_input_c`); a FreeBSD, NetBSD or ucarp peer always sends demote 0,
+//! with which they are theirs. One addition: on a tie the first to hear yields, as in the BSDs, but if two
+//! adverts cross, both do, and their timers would end together for ever; so after yielding to an equal, the
+//! next master-down time is longer by a span that differs from host to host and from try to try.
+//!
+//! Becoming MASTER: advert first, then the VIPs, then (when they are there) the announcement, again with
+//! the second next advert. Leaving: first the VIPs, then (when they are gone) the bow-out. Only a MASTER
+//! bows out: the bow-out of a backup would make the other backups masters.
+
+mod action;
+mod config;
+mod demotion;
+mod input;
+mod state;
+#[cfg(test)]
+mod tests;
+mod timers;
+
+use alloc::collections::VecDeque;
+use core::{
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    time::Duration,
+};
+
+use self::timers::Timers;
+pub use self::{
+    action::{Action, AdvertFields},
+    config::{Advbase, Advskew, Config, DeadRatio, Vhid, interval},
+    demotion::Demotion,
+    input::{HeardAdvert, Input, LinkFault},
+    state::{Cause, State, Transition},
+};
+use crate::{time::Time, wire::BOW_OUT};
+
+/// After stepping down on request, a host does not preempt for at least this long.
+const STEP_DOWN_HOLD: Duration = Duration::from_secs(3);
+/// The announcement is repeated with the second next advert.
+const ANNOUNCE_AGAIN_AFTER: u8 = 2;
+/// A tie lengthens the next master-down time by less than this (at advbase 0: by less than a quarter of
+/// the advert interval).
+const TIE_SPREAD: Duration = Duration::from_millis(250);
+
+/// The state machine of one virtual host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Engine {
+    config: Config,
+    state: State,
+    since: Time,
+    timers: Timers,
+    demotion: Demotion,
+    /// When the last advert of another host arrived.
+    last_arrival: Option<Time>,
+    /// Yields to an equal since a master was last heard in peace.
+    ties: u32,
+    /// Until when this host does not preempt.
+    hold: Option<Time>,
+    /// MASTER: whether the VIPs are here, so that there is something to announce.
+    vips_here: bool,
+    /// MASTER: adverts until the announcement is repeated; 0 if it is not to be.
+    announce_in: u8,
+    /// MASTER: before this time another master's advert causes no further announcement.
+    announced_until: Time,
+    /// A release of the VIPs is under way.
+    releasing: bool,
+    /// The bow-out is due when they are gone.
+    bow_out_due: bool,
+    /// No way back.
+    stopping: bool,
+    actions: VecDeque<Action>,
+}
+
+/// A summary of a virtual host for the administrator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The state.
+    pub state: State,
+    /// Since when.
+    pub since: Time,
+    /// The demotion counter.
+    pub demotion: Demotion,
+    /// When another host was last heard.
+    pub last_arrival: Option<Time>,
+}
+
+impl Engine {
+    /// A virtual host in INIT; it starts with [`Input::LinkUp`].
+    #[must_use]
+    pub fn new(config: Config, now: Time) -> Self {
+        Self {
+            config,
+            state: State::Init,
+            since: now,
+            timers: Timers::default(),
+            demotion: Demotion::default(),
+            last_arrival: None,
+            ties: 0,
+            hold: None,
+            vips_here: false,
+            announce_in: 0,
+            announced_until: now,
+            releasing: false,
+            bow_out_due: false,
+            stopping: false,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Takes note of something that happened.
+    pub fn handle(&mut self, input: Input, now: Time) {
+        match input {
+            Input::Advert(advert) => self.handle_advert(&advert, now),
+            Input::LinkUp => self.handle_link_up(now),
+            Input::LinkDown(fault) => self.set_state(State::Init, Cause::LinkDown(fault), now),
+            Input::AdvertSent => self.handle_send_result(false),
+            Input::AdvertFailed => self.handle_send_result(true),
+            Input::VipsTaken => self.handle_vips_taken(),
+            Input::VipsReleased => self.handle_vips_released(),
+            Input::StepDown => self.handle_step_down(now),
+            Input::Shutdown => self.handle_shutdown(now),
+        }
+    }
+
+    /// Does what is due. Called only after all inputs that are there have been handled.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.timers.is_master_down(now) {
+            let silence = now.since(self.last_arrival.unwrap_or(self.since).max(self.since));
+            self.set_state(State::Master, Cause::MasterDown(silence), now);
+        } else if let Some(due) = self.timers.advert.filter(|due| *due <= now) {
+            // From when it was due, so that a late timer does not shift those after it; but no burst.
+            let next = due.after(self.config.interval());
+            self.timers.advert = Some(if next > now { next } else { now.after(self.config.interval()) });
+            self.send_advert();
+            self.repeat_announcement();
+        }
+    }
+
+    /// When to call [`Engine::handle_timeout`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.timers.next()
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Where things stand.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status { state: self.state, since: self.since, demotion: self.demotion, last_arrival: self.last_arrival }
+    }
+
+    /// Whether, after [`Input::Shutdown`], everything that had to be done has been asked for.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopping && !self.releasing
+    }
+
+    fn handle_advert(&mut self, advert: &HeardAdvert, now: Time) {
+        if self.state == State::Init {
+            return;
+        }
+        self.last_arrival = self.last_arrival.max(Some(advert.arrival));
+        match self.state {
+            State::Init => {}
+            State::Backup => self.hear_as_backup(advert, now),
+            State::Master => self.hear_as_master(advert, now),
+        }
+    }
+
+    fn hear_as_backup(&mut self, advert: &HeardAdvert, now: Time) {
+        let cause = if advert.is_bow_out() {
+            Some(Cause::BowOut(advert.source))
+        } else if self.hold.is_some_and(|until| now < until) {
+            None
+        } else {
+            self.reason_to_take_over(advert)
+        };
+        if let Some(cause) = cause {
+            self.set_state(State::Master, cause, now);
+            return;
+        }
+        self.ties = 0;
+        self.timers.start_master_down(advert.family, advert.arrival.after(self.config.dead_time()));
+    }
+
+    fn reason_to_take_over(&self, advert: &HeardAdvert) -> Option<Cause> {
+        let mine = self.config.interval();
+        let peers = interval(advert.advbase, advert.advskew);
+        let demotion = self.demotion.get();
+        if self.config.preempt && mine < peers && advert.demote >= demotion {
+            Some(Cause::Preempt(*advert))
+        } else if advert.demote > demotion {
+            Some(Cause::DemotedMaster(*advert))
+        } else if self.config.advbase.get() != 0 && self.config.dead_time() < peers {
+            Some(Cause::SlowMaster(*advert))
+        } else {
+            None
+        }
+    }
+
+    fn hear_as_master(&mut self, advert: &HeardAdvert, now: Time) {
+        let mine = self.config.interval();
+        let peers = interval(advert.advbase, advert.advskew);
+        let demotion = self.demotion.get();
+        if advert.demote < demotion || (mine > peers && advert.demote == demotion) {
+            self.set_state(State::Backup, Cause::BetterMaster(*advert), now);
+            self.wait_for(advert, Duration::ZERO);
+        } else if mine == peers && advert.demote == demotion {
+            self.set_state(State::Backup, Cause::EqualMaster(*advert), now);
+            self.ties = self.ties.saturating_add(1);
+            self.wait_for(advert, self.tie_delay());
+        } else if self.vips_here && now >= self.announced_until {
+            self.announced_until = now.after(mine);
+            self.actions.push_back(Action::Announce);
+        }
+    }
+
+    /// After yielding: the master-down time runs from the advert that was yielded to.
+    fn wait_for(&mut self, advert: &HeardAdvert, longer: Duration) {
+        self.timers.start_master_down(advert.family, advert.arrival.after(self.config.dead_time() + longer));
+    }
+
+    /// By how much a tie lengthens the next master-down time: differs from host to host, and from one tie
+    /// to the next, in case two hosts come out too close together.
+    fn tie_delay(&self) -> Duration {
+        let spread = match self.config.advbase.get() {
+            0 => self.config.interval() / 4,
+            _ => TIE_SPREAD,
+        };
+        let mut hasher = Fnv1a::new();
+        (self.config.source, self.ties).hash(&mut hasher);
+        spread * (hasher.finish() >> 48) as u32 / (1 << 16)
+    }
+
+    fn handle_link_up(&mut self, now: Time) {
+        if self.state != State::Init || self.stopping {
+            return;
+        }
+        if self.demotion.reset() {
+            self.actions.push_back(Action::Demoted(self.demotion));
+        }
+        self.set_state(State::Backup, Cause::LinkUp, now);
+    }
+
+    fn handle_send_result(&mut self, failed: bool) {
+        if self.demotion.sent(failed) {
+            self.actions.push_back(Action::Demoted(self.demotion));
+        }
+    }
+
+    fn handle_vips_taken(&mut self) {
+        if self.state != State::Master {
+            return;
+        }
+        self.vips_here = true;
+        self.announce_in = ANNOUNCE_AGAIN_AFTER;
+        self.actions.push_back(Action::Announce);
+    }
+
+    fn handle_vips_released(&mut self) {
+        self.releasing = false;
+        if core::mem::take(&mut self.bow_out_due) {
+            let fields = AdvertFields { advbase: BOW_OUT, advskew: BOW_OUT, demote: self.demotion.get() };
+            self.actions.push_back(Action::SendAdvert(fields));
+        }
+    }
+
+    fn handle_step_down(&mut self, now: Time) {
+        if self.state != State::Master {
+            return;
+        }
+        let hold = now.after(self.config.dead_time().max(STEP_DOWN_HOLD));
+        self.set_state(State::Backup, Cause::StepDown, now);
+        self.bow_out_due = true;
+        self.hold = Some(hold);
+        for family in self.config.families {
+            self.timers.start_master_down(*family, hold);
+        }
+    }
+
+    fn handle_shutdown(&mut self, now: Time) {
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        self.bow_out_due |= self.state == State::Master;
+        if !self.releasing && self.state != State::Master {
+            // Nothing to give up, but a stop always runs the down script.
+            self.release_vips();
+        }
+        let bow_out_due = self.bow_out_due;
+        self.set_state(State::Init, Cause::Shutdown, now);
+        self.bow_out_due = bow_out_due;
+    }
+
+    /// The one place where the state changes.
+    fn set_state(&mut self, to: State, cause: Cause, now: Time) {
+        let from = self.state;
+        if from == to {
+            return;
+        }
+        self.state = to;
+        self.since = now;
+        self.hold = None;
+        self.bow_out_due = false;
+        self.set_timers(now);
+        if to == State::Master {
+            self.releasing = false;
+            self.send_advert();
+            self.actions.push_back(Action::TakeVips);
+        }
+        if from == State::Master {
+            self.vips_here = false;
+            self.announce_in = 0;
+            self.release_vips();
+        }
+        self.actions.push_back(Action::Transition(Transition { from, to, cause, at: now }));
+    }
+
+    /// The one place that decides which timers run in a state (`carp_setrun`).
+    fn set_timers(&mut self, now: Time) {
+        self.timers = Timers::default();
+        match self.state {
+            State::Init => {}
+            State::Backup => {
+                for family in self.config.families {
+                    self.timers.start_master_down(*family, now.after(self.config.dead_time()));
+                }
+            }
+            State::Master => self.timers.advert = Some(now.after(self.config.interval())),
+        }
+    }
+
+    fn release_vips(&mut self) {
+        self.releasing = true;
+        self.actions.push_back(Action::ReleaseVips);
+    }
+
+    fn send_advert(&mut self) {
+        self.actions.push_back(Action::SendAdvert(AdvertFields {
+            advbase: self.config.advbase.get(),
+            advskew: self.config.advskew.get(),
+            demote: self.demotion.get(),
+        }));
+    }
+
+    fn repeat_announcement(&mut self) {
+        if self.announce_in == 0 {
+            return;
+        }
+        self.announce_in -= 1;
+        if self.announce_in == 0 {
+            self.actions.push_back(Action::Announce);
+        }
+    }
+}
+
+/// FNV-1a with a final mix: a small hash that is the same on every host.
+struct Fnv1a(u64);
+
+impl Fnv1a {
+    const fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv1a {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        let mixed = (self.0 ^ (self.0 >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed ^ (mixed >> 33)
+    }
+}

@@ -1,0 +1,34 @@
+//! The timers of a virtual host: one for its adverts, one for each family's silence.
+
+use crate::{abi::Family, time::Time};
+
+/// The timers that run. `None` is one that does not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub(super) struct Timers {
+    /// MASTER: when the next advert is due.
+    pub(super) advert: Option<Time>,
+    /// BACKUP: when the master counts as dead, by family.
+    master_down: [Option<Time>; 2],
+}
+
+impl Timers {
+    /// The earliest of all.
+    pub(super) fn next(&self) -> Option<Time> {
+        [self.advert].into_iter().chain(self.master_down).flatten().min()
+    }
+
+    /// Whether some family's master-down timer has run out.
+    pub(super) fn is_master_down(&self, now: Time) -> bool {
+        self.master_down.iter().flatten().any(|due| *due <= now)
+    }
+
+    /// Starts a family's master-down timer; never brings it forward, so an advert that is told late does
+    /// no harm.
+    pub(super) fn start_master_down(&mut self, family: Family, due: Time) {
+        let timer = &mut self.master_down[match family {
+            Family::V4 => 0,
+            Family::V6 => 1,
+        }];
+        *timer = Some(timer.map_or(due, |running| running.max(due)));
+    }
+}

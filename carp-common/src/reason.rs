@@ -1,0 +1,97 @@
+//! Why an advert was counted: one name for the kernel counter, the log and the metric.
+//!
+//! Names follow the BSDs' `struct carpstats` (`netstat -s -p carp`) where they fit.
+
+/// A counter that the kernel program keeps for each virtual host. The value is its place in the counter
+/// map, see [`Reason::index`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Reason {
+    /// A valid IPv4 advert.
+    Ipackets = 0,
+    /// A valid IPv6 advert.
+    Ipackets6 = 1,
+    /// TTL or hop limit is not 255: it came through a router.
+    BadTtl = 2,
+    /// The checksum of the CARP header, or of the IPv4 header before it, is wrong.
+    BadSum = 3,
+    /// The source address cannot be a host's: unspecified, loopback or multicast.
+    BadAddrs = 4,
+    /// The digest is wrong: another passphrase, another set of VIPs, or a forgery.
+    BadAuth = 5,
+    /// One of our own adverts came back, reflected by a switch or a hypervisor.
+    Echo = 6,
+    /// Protocol 112 that is not an advert of ours, and therefore left alone: VRRP, another vhid, garbage.
+    Other = 7,
+    /// Valid, but the same as one that has woken the agent within its interval: it updated the last-heard
+    /// map and woke nobody. Counted beside `Ipackets`.
+    Repeat = 8,
+    /// Valid, but the event ring was full: the agent finds it in the last-heard map. Counted beside
+    /// `Ipackets`.
+    RingFull = 9,
+}
+
+impl Reason {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; 10] = [
+        Self::Ipackets,
+        Self::Ipackets6,
+        Self::BadTtl,
+        Self::BadSum,
+        Self::BadAddrs,
+        Self::BadAuth,
+        Self::Echo,
+        Self::Other,
+        Self::Repeat,
+        Self::RingFull,
+    ];
+
+    /// The place within a virtual host's row of counters.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The name in the log and in metrics, as in `carpstats`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ipackets => "ipackets",
+            Self::Ipackets6 => "ipackets6",
+            Self::BadTtl => "badttl",
+            Self::BadSum => "badsum",
+            Self::BadAddrs => "badaddrs",
+            Self::BadAuth => "badauth",
+            Self::Echo => "echo",
+            Self::Other => "other",
+            Self::Repeat => "repeat",
+            Self::RingFull => "ringfull",
+        }
+    }
+
+    /// Whether the kernel program drops what it counts under this name: only adverts to a vhid of ours,
+    /// of exactly an advert's length.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        match self {
+            Self::BadTtl | Self::BadSum | Self::BadAddrs | Self::BadAuth | Self::Echo => true,
+            Self::Ipackets | Self::Ipackets6 | Self::Other | Self::Repeat | Self::RingFull => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn every_reason_stands_at_its_index() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+        }
+    }
+}

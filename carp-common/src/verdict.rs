@@ -1,0 +1,219 @@
+//! The verdict on a frame: the same function in the XDP program and in user space.
+//!
+//! | frame | verdict | counted as |
+//! |---|---|---|
+//! | not IPv4 or IPv6 protocol 112, a fragment, IPv4 options, 802.1Q tagged | [`Verdict::Foreign`]: pass | - |
+//! | payload under 36 bytes, first octet not 0x21, authlen not 7, vhid not configured on this interface | [`Verdict::Other`]: pass | other |
+//! | exactly 36 bytes, configured vhid, and bad | [`Verdict::Refused`]: drop | badttl badsum badaddrs badauth echo |
+//! | longer than 36, configured vhid, and bad: it may be VRRPv2 | [`Verdict::Other`]: pass | other |
+//! | valid, with or without a trailer (BSDs accept one) | [`Verdict::Valid`]: pass, event | ipackets, ipackets6 |
+//!
+//! Nothing is dropped before its vhid is known to be ours. Lengths come from the IP header, checked against
+//! the frame, which may be padded. The order of the checks is that of `carp_proto_input` in the BSDs'
+//! `ip_carp.c`: TTL, checksum, source, digest, own echo. The verdict passes what tcpdump should still show.
+
+use crate::{
+    abi::{Advert, Family, Refused, Sent, SourceKey, Vhost, VhostKey, mapped},
+    checksum,
+    digest::Blocks,
+    reason::Reason,
+    wire::{
+        ADVERT_LEN, AUTHLEN, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL, TTL,
+        VERSION_TYPE,
+    },
+};
+
+/// A frame from its Ethernet header on. The kernel's reads packet memory, user space's a slice.
+pub trait Frame {
+    /// The `N` bytes at `offset`, or `None` if the frame ends before.
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Whether the frame has at least `len` bytes.
+    fn has(&self, len: usize) -> bool;
+}
+
+impl Frame for [u8] {
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.get(offset..)?.first_chunk().copied()
+    }
+
+    fn has(&self, len: usize) -> bool {
+        self.len() >= len
+    }
+}
+
+/// What the verdict has to look up.
+pub trait Tables {
+    /// The virtual host under this key, and the working space for its digest.
+    fn vhost(&self, key: &VhostKey) -> Option<(&Vhost, &mut Blocks)>;
+
+    /// What we sent ourselves for this virtual host.
+    fn sent(&self, key: &VhostKey) -> Option<&Sent>;
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// No business of CARP's: pass, uncounted.
+    Foreign,
+    /// Protocol 112, but no advert of ours: pass, counted as [`Reason::Other`] in this row.
+    Other(u32, Refused),
+    /// A bad advert to a vhid of ours: drop, counted under the reason in this row.
+    Refused(u32, Reason, Refused),
+    /// A valid advert: pass, counted in this row, told to the agent.
+    Valid(u32, Advert),
+}
+
+/// Judges a frame that arrived on the interface `ifindex`.
+#[inline(always)]
+pub fn judge<F: Frame + ?Sized, T: Tables>(frame: &F, ifindex: u32, tables: &T) -> Verdict {
+    let Some([type_0, type_1]) = frame.read(ETHERNET_LEN - 2) else { return Verdict::Foreign };
+    let packet = match u16::from_be_bytes([type_0, type_1]) {
+        ETHERTYPE_IPV4 => ipv4(frame),
+        ETHERTYPE_IPV6 => ipv6(frame),
+        _ => None,
+    };
+    packet.and_then(|packet| judge_packet(frame, ifindex, tables, &packet)).unwrap_or(Verdict::Foreign)
+}
+
+/// What the checks need of the IP header before an advert. Addresses stay in the frame until they are
+/// needed: the kernel program has 512 bytes of stack.
+struct Packet {
+    family: Family,
+    /// Where the source address stands in the frame.
+    source_at: usize,
+    /// Whether the source can be a host's address.
+    is_host: bool,
+    ttl: u8,
+    /// Where the payload begins in the frame.
+    at: usize,
+    /// Length of the payload, as the IP header says.
+    len: usize,
+}
+
+/// Reads an IPv4 header; `None` if its payload is not CARP's business.
+#[inline(always)]
+fn ipv4<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+    const SOURCE_AT: usize = ETHERNET_LEN + 12;
+    // Most frames on a busy interface end here.
+    let [ttl, protocol] = frame.read(ETHERNET_LEN + 8)?;
+    if protocol != PROTOCOL || !frame.has(ETHERNET_LEN + IPV4_LEN) {
+        return None;
+    }
+    let [version_ihl, _, len_0, len_1, _, _, fragment_0, fragment_1] = frame.read(ETHERNET_LEN)?;
+    let is_fragment = u16::from_be_bytes([fragment_0, fragment_1]) & 0x3fff != 0;
+    if version_ihl != 0x45 || is_fragment {
+        return None;
+    }
+    let [net] = frame.read(SOURCE_AT)?;
+    Some(Packet {
+        family: Family::V4,
+        source_at: SOURCE_AT,
+        is_host: !matches!(net, 0 | 127 | 224..),
+        ttl,
+        at: ETHERNET_LEN + IPV4_LEN,
+        len: usize::from(u16::from_be_bytes([len_0, len_1])).saturating_sub(IPV4_LEN),
+    })
+}
+
+/// Reads an IPv6 header; `None` if its payload is not CARP's business.
+#[inline(always)]
+fn ipv6<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+    const SOURCE_AT: usize = ETHERNET_LEN + 8;
+    let [next_header, hop_limit] = frame.read(ETHERNET_LEN + 6)?;
+    if next_header != PROTOCOL {
+        return None;
+    }
+    let [version, _, _, _, len_0, len_1] = frame.read(ETHERNET_LEN)?;
+    let [net] = frame.read(SOURCE_AT)?;
+    if version >> 4 != 6 {
+        return None;
+    }
+    Some(Packet {
+        family: Family::V6,
+        source_at: SOURCE_AT,
+        // :: and ::1 are no host's, nor is a group; the rest of ::/8 is in no use.
+        is_host: !matches!(net, 0 | 0xff),
+        ttl: hop_limit,
+        at: ETHERNET_LEN + IPV6_LEN,
+        len: u16::from_be_bytes([len_0, len_1]).into(),
+    })
+}
+
+/// Judges the payload of protocol 112; `None` if the frame is shorter than its headers.
+#[inline(always)]
+fn judge_packet<F: Frame + ?Sized, T: Tables>(frame: &F, ifindex: u32, tables: &T, packet: &Packet) -> Option<Verdict> {
+    let at = packet.at;
+    let not_ours = |row, vhid| Some(Verdict::Other(row, refused(frame, packet, vhid)?));
+    // The first comparison is what the kernel's verifier goes by: it does not follow a length from a header.
+    if !frame.has(at + ADVERT_LEN) || packet.len < ADVERT_LEN || !frame.has(at + packet.len) {
+        return not_ours(0, 0);
+    }
+    let [version_type, vhid, advskew, authlen, demote, advbase] = frame.read(at)?;
+    if version_type != VERSION_TYPE || authlen != AUTHLEN {
+        return not_ours(0, vhid);
+    }
+    let key = VhostKey::new(ifindex, vhid, packet.family);
+    let Some((vhost, blocks)) = tables.vhost(&key) else { return not_ours(0, vhid) };
+
+    let counter = u64::from_be_bytes(frame.read(at + 8)?);
+    let reason = if packet.ttl != TTL {
+        Reason::BadTtl
+    } else if !has_checksums(frame, packet)? {
+        Reason::BadSum
+    } else if !packet.is_host {
+        Reason::BadAddrs
+    } else if !has_digest(frame, at + 16, &vhost.key().digest(counter, blocks))? {
+        Reason::BadAuth
+    } else {
+        let source = source(frame, packet)?;
+        if !tables.sent(&key).is_some_and(|sent| sent.is_echo(&source, counter)) {
+            let source = SourceKey::new(key, source);
+            let advert = Advert { source, mac: frame.read(6)?, counter, advbase, advskew, demote };
+            return Some(Verdict::Valid(vhost.row(), advert));
+        }
+        Reason::Echo
+    };
+    if packet.len == ADVERT_LEN {
+        Some(Verdict::Refused(vhost.row(), reason, refused(frame, packet, vhid)?))
+    } else {
+        not_ours(vhost.row(), vhid)
+    }
+}
+
+/// Whether the checksums of the advert and of the IPv4 header before it hold. (The stack checks the latter
+/// too, but only after XDP.)
+#[inline(always)]
+fn has_checksums<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<bool> {
+    let header = match packet.family {
+        Family::V4 => checksum::internet(&frame.read::<IPV4_LEN>(ETHERNET_LEN)?),
+        Family::V6 => 0,
+    };
+    Some(header == 0 && checksum::internet(&frame.read::<ADVERT_LEN>(packet.at)?) == 0)
+}
+
+/// Whether the digest at `at` is the expected one. In constant time: how much of a wrong digest is right
+/// must not show.
+#[inline(always)]
+fn has_digest<F: Frame + ?Sized>(frame: &F, at: usize, expected: &[u32; 5]) -> Option<bool> {
+    let mut difference = 0;
+    let mut word = 0;
+    while word < expected.len() {
+        difference |= expected[word] ^ u32::from_be_bytes(frame.read(at + 4 * word)?);
+        word += 1;
+    }
+    Some(difference == 0)
+}
+
+#[inline(always)]
+fn source<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<[u8; 16]> {
+    match packet.family {
+        Family::V4 => frame.read(packet.source_at).map(mapped),
+        Family::V6 => frame.read(packet.source_at),
+    }
+}
+
+#[inline(always)]
+fn refused<F: Frame + ?Sized>(frame: &F, packet: &Packet, vhid: u8) -> Option<Refused> {
+    Some(Refused::new(source(frame, packet)?, frame.read(6)?, vhid, packet.family))
+}

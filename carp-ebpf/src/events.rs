@@ -1,0 +1,34 @@
+//! A valid advert: the last-heard map, and the event that wakes the agent.
+
+use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, programs::XdpContext};
+use aya_log_ebpf::debug;
+use carp_common::{
+    abi::{Advert, AdvertEvent, Family, Heard, LastHeard},
+    reason::Reason,
+};
+
+use crate::maps;
+
+/// Records a valid advert, and tells the agent unless it has just been told the same.
+#[inline(always)]
+pub(crate) fn heard(ctx: &XdpContext, row: u32, advert: &Advert) {
+    // SAFETY: takes no argument and touches no memory of ours.
+    let arrival = unsafe { bpf_ktime_get_boot_ns() };
+    let reason = match advert.source.vhost().family() {
+        Family::V4 => Reason::Ipackets,
+        Family::V6 => Reason::Ipackets6,
+    };
+    maps::count(row, reason);
+
+    let heard = Heard::new(advert, arrival);
+    let repeat_of = maps::last_heard(&advert.source).and_then(|last| last.repeat_of(advert, arrival));
+    maps::remember(&advert.source, &LastHeard::new(heard, repeat_of.unwrap_or(arrival)));
+    if repeat_of.is_some() {
+        maps::count(row, Reason::Repeat);
+        return;
+    }
+    if !maps::send(&AdvertEvent::new(advert.source, heard, advert.mac)) {
+        maps::count(row, Reason::RingFull);
+        debug!(ctx, "event ring full: the agent will find vhid {} in the last-heard map", advert.source.vhost().vhid());
+    }
+}

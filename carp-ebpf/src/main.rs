@@ -1,0 +1,47 @@
+//! The XDP program: judges CARP adverts before the network stack sees them.
+//!
+//! What it decides is written in `carp_common::verdict`, which user space shares; this crate reads packet
+//! memory, looks into maps, counts, and wakes the agent.
+
+#![no_std]
+#![no_main]
+
+mod events;
+mod maps;
+mod packet;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use carp_common::{
+    reason::Reason,
+    verdict::{Verdict, judge},
+};
+
+/// Judges one frame. Marked for multi-buffer frames, so that native mode works at any MTU: an advert always
+/// lies within the first buffer.
+#[xdp(frags)]
+pub fn carp_advert(ctx: XdpContext) -> u32 {
+    match judge(&packet::Packet::of(&ctx), ctx.ingress_ifindex() as u32, &maps::Maps) {
+        Verdict::Foreign => xdp_action::XDP_PASS,
+        Verdict::Other(row, source) => {
+            maps::refuse(row, Reason::Other, &source);
+            xdp_action::XDP_PASS
+        }
+        Verdict::Refused(row, reason, source) => {
+            maps::refuse(row, reason, &source);
+            xdp_action::XDP_DROP
+        }
+        Verdict::Valid(row, advert) => {
+            events::heard(&ctx, row, &advert);
+            xdp_action::XDP_PASS
+        }
+    }
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,1 @@
+//! carp-user

@@ -1,0 +1,170 @@
+//! A host: a namespace with one interface, `eth0`, cabled to the lab's switch.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use crate::agent::{Agent, carpd_path};
+use crate::netns::Netns;
+use crate::packet::MacAddr;
+
+/// The one interface of every host.
+pub const ETH0: &str = "eth0";
+
+/// The bridge that all ports belong to unless the lab is split.
+pub(crate) const BRIDGE: &str = "br0";
+
+/// A host on the lab's switch.
+pub struct Host {
+    name: String,
+    number: u8,
+    ns: Netns,
+    switch: Arc<Netns>,
+    ipv6: bool,
+}
+
+impl Host {
+    /// A host with its number's addresses, its interface up and cabled.
+    pub(crate) fn new(name: &str, number: u8, switch: Arc<Netns>, ipv6: bool) -> Result<Self> {
+        let ns = Netns::new()?;
+        ns.set_sysctl("net.ipv6.conf.default.disable_ipv6", if ipv6 { "0" } else { "1" })?;
+        for noise in ["accept_dad", "accept_ra", "autoconf", "router_solicitations"] {
+            ns.set_sysctl(&format!("net.ipv6.conf.default.{noise}"), "0")?;
+        }
+        let host = Self { name: name.to_owned(), number, ns, switch, ipv6 };
+        host.create_interface()?;
+        Ok(host)
+    }
+
+    /// The name it was made with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its namespace.
+    pub fn ns(&self) -> &Netns {
+        &self.ns
+    }
+
+    /// Its own IPv4 address, 10.77.0.N.
+    pub fn ip(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, 0, self.number)
+    }
+
+    /// Its own IPv6 address, fd77::N, there if the lab was made with IPv6.
+    pub fn ip6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, self.number.into())
+    }
+
+    /// The MAC address of its eth0.
+    pub fn mac(&self) -> MacAddr {
+        MacAddr([0x02, 0, 0, 0x77, 0, self.number])
+    }
+
+    /// The switch's end of its cable, an interface of [`crate::Lab::switch`].
+    pub fn port(&self) -> String {
+        format!("p-{}", self.name)
+    }
+
+    /// A command on this host.
+    pub fn command(&self, program: impl Into<PathBuf>) -> Command {
+        self.ns.command(program)
+    }
+
+    /// Starts `carpd` on this host with these arguments.
+    pub fn carpd(&self, arguments: &[&str]) -> Result<Agent> {
+        let mut command = self.command(carpd_path()?);
+        command.args(arguments);
+        Agent::spawn(&self.name, command)
+    }
+
+    /// Takes the carrier away, or gives it back, as a cable pulled at the host does.
+    pub fn set_carrier(&self, on: bool) -> Result<()> {
+        self.switch_ip(&format!("link set {} {}", self.port(), if on { "up" } else { "down" }))
+    }
+
+    /// Cuts the host off without its noticing: it keeps its carrier but hears
+    /// and reaches nobody, as behind a broken switch.
+    pub fn unplug(&self) -> Result<()> {
+        self.switch_ip(&format!("link set {} nomaster", self.port()))
+    }
+
+    /// Undoes [`Host::unplug`].
+    pub fn plug(&self) -> Result<()> {
+        self.switch_ip(&format!("link set {} master {BRIDGE}", self.port()))
+    }
+
+    /// The host dies: nothing leaves it any more, then its processes are killed.
+    pub fn kill_host(&self) -> Result<()> {
+        self.set_carrier(false)?;
+        self.ns.kill_processes().with_context(|| format!("killing the host {}", self.name))
+    }
+
+    /// Deletes eth0 (and with it, the switch's port).
+    pub fn delete_interface(&self) -> Result<()> {
+        self.ip_command(&format!("link del {ETH0}"))
+    }
+
+    /// Makes an eth0 as the first one was: same MAC, same addresses, cabled, up.
+    pub fn create_interface(&self) -> Result<()> {
+        let (port, mac, ns) = (self.port(), self.mac(), self.ns.path());
+        let port_mac = MacAddr([0x02, 0, 0, 0x77, 1, self.number]);
+        let cable = format!(
+            "link add {port} address {port_mac} type veth \
+             peer name {ETH0} address {mac} netns {}\n\
+             link set {port} master {BRIDGE} up\n",
+            ns.display()
+        );
+        self.switch.ip_batch(&cable).with_context(|| format!("cabling {}", self.name))?;
+        let mut addresses = format!("addr add {}/24 dev {ETH0}\n", self.ip());
+        if self.ipv6 {
+            addresses += &format!("addr add {}/64 dev {ETH0} nodad\n", self.ip6());
+        }
+        let up = format!("link set {ETH0} up\n{addresses}");
+        self.ns.ip_batch(&up).with_context(|| format!("configuring {}", self.name))
+    }
+
+    /// The addresses of eth0 with their prefix lengths.
+    pub fn addresses(&self) -> Result<Vec<(IpAddr, u8)>> {
+        let listing = self.ns.ip(&format!("-brief addr show dev {ETH0}"))?;
+        // eth0@if5  UP  10.77.0.1/24 fd77::1/64
+        listing.split_whitespace().skip(2).map(parse_address).collect()
+    }
+
+    /// Whether eth0 has this address.
+    pub fn has_address(&self, address: impl Into<IpAddr>) -> Result<bool> {
+        let address = address.into();
+        Ok(self.addresses()?.iter().any(|&(there, _)| there == address))
+    }
+
+    /// Adds an address, such as `10.77.0.100/32`, by hand.
+    pub fn add_address(&self, address: &str) -> Result<()> {
+        self.ip_command(&format!("addr add {address} dev {ETH0}"))
+    }
+
+    /// Removes an address, such as `10.77.0.100/32`, by hand.
+    pub fn remove_address(&self, address: &str) -> Result<()> {
+        self.ip_command(&format!("addr del {address} dev {ETH0}"))
+    }
+
+    fn ip_command(&self, words: &str) -> Result<()> {
+        self.ns.ip(words).with_context(|| format!("on the host {}", self.name))?;
+        Ok(())
+    }
+
+    fn switch_ip(&self, words: &str) -> Result<()> {
+        self.switch.ip(words).with_context(|| format!("at the port of {}", self.name))?;
+        Ok(())
+    }
+}
+
+fn parse_address(text: &str) -> Result<(IpAddr, u8)> {
+    let parse = || {
+        let (address, prefix) = text.split_once('/')?;
+        Some((address.parse().ok()?, prefix.parse().ok()?))
+    };
+    parse().with_context(|| format!("not an address of `ip -brief addr`: {text}"))
+}

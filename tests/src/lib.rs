@@ -1,0 +1,36 @@
+//! The lab: several hosts on one machine, each in a network namespace of its
+//! own, and the tools that watch them from outside.
+//!
+//! Nothing here knows CARP's engine or the agent's code: a scenario sees what
+//! a user sees, namely frames, addresses, log lines and answers to a ping.
+//! Everything lives in anonymous namespaces and vanishes with the process.
+
+pub mod agent;
+pub mod arp_watch;
+pub mod capture;
+pub mod clock;
+mod filter;
+pub mod flood;
+mod guard;
+pub mod host;
+pub mod lab;
+pub mod netns;
+pub mod outage;
+pub mod packet;
+mod packet_socket;
+pub mod probe;
+mod record;
+mod worker;
+
+pub use agent::{Agent, carpd_path};
+pub use arp_watch::{ArpReport, ArpWatch};
+pub use capture::{Capture, Frame};
+pub use clock::{BootTime, eventually};
+pub use filter::Filter;
+pub use flood::{Flood, FloodPlan, send_frame};
+pub use host::{ETH0, Host};
+pub use lab::{Lab, LabOptions};
+pub use netns::Netns;
+pub use outage::ProbeReport;
+pub use packet::MacAddr;
+pub use probe::Probe;

@@ -1,0 +1,155 @@
+//! Anonymous network namespaces: they exist as long as this process does.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::panic;
+use std::path::PathBuf;
+use std::process::{self, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::guard::Guard;
+
+/// A network namespace without a name, held by a file descriptor.
+///
+/// Only the network differs from the rest of the machine: mounts, processes
+/// and users are shared. (`ip netns exec` would change the mounts as well, and
+/// hide /sys/fs/bpf.) So /sys still shows the machine's own interfaces.
+///
+/// Dropping it kills the processes that still run inside; so does the death
+/// of this process.
+pub struct Netns {
+    // Before the descriptor: the guard's work is done inside the namespace.
+    guard: Mutex<Guard>,
+    fd: Arc<OwnedFd>,
+}
+
+impl Netns {
+    /// Makes a namespace, with its loopback up and the bridge's filter hooks off.
+    pub fn new() -> Result<Self> {
+        let fd = Arc::new(unshared()?);
+        let guard = Guard::start(command_in(&fd, "sh"))?;
+        let ns = Self { guard: Mutex::new(guard), fd };
+        ns.ip("link set lo up")?;
+        for hook in ["arptables", "iptables", "ip6tables"] {
+            ns.set_sysctl_if_present(&format!("net.bridge.bridge-nf-call-{hook}"), "0")?;
+        }
+        Ok(ns)
+    }
+
+    /// Runs `work` on a thread inside the namespace. Sockets opened there stay
+    /// in it, whichever thread uses them later.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+        let inside = || {
+            setns(&self.fd, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
+            work()
+        };
+        thread::scope(|scope| {
+            let worked = scope.spawn(inside).join();
+            worked.unwrap_or_else(|panicked| panic::resume_unwind(panicked))
+        })
+    }
+
+    /// A command that will run inside the namespace.
+    ///
+    /// It may be spawned from any thread: what outlives the test is killed by
+    /// namespace, not by a parent-death signal tied to the spawning thread.
+    pub fn command(&self, program: impl Into<PathBuf>) -> Command {
+        command_in(&self.fd, program)
+    }
+
+    /// Runs `ip` with these words and returns what it prints.
+    pub fn ip(&self, words: &str) -> Result<String> {
+        output_of(self.command("ip").args(words.split_whitespace()))
+    }
+
+    /// Runs several `ip` commands, one a line, in one process.
+    pub fn ip_batch(&self, lines: &str) -> Result<()> {
+        let (reader, mut writer) = io::pipe().context("making a pipe")?;
+        // A batch is far smaller than a pipe, so this cannot block.
+        ensure!(lines.len() < 4096, "a batch of {} bytes is too long", lines.len());
+        io::Write::write_all(&mut writer, lines.as_bytes()).context("writing a batch for ip")?;
+        drop(writer);
+        let mut command = self.command("ip");
+        output_of(command.args(["-batch", "-"]).stdin(Stdio::from(reader)))
+            .with_context(|| format!("in this batch:\n{lines}"))?;
+        Ok(())
+    }
+
+    /// Reads a sysctl of this namespace, such as `net.ipv4.ip_forward`.
+    pub fn sysctl(&self, key: &str) -> Result<String> {
+        // /proc/sys/net belongs to the namespace of the thread that opens it.
+        let path = sysctl_path(key);
+        self.run(|| {
+            let value = fs::read_to_string(&path);
+            value.with_context(|| format!("reading {}", path.display()))
+        })
+        .map(|value| value.trim().to_owned())
+    }
+
+    /// Writes a sysctl of this namespace.
+    pub fn set_sysctl(&self, key: &str, value: &str) -> Result<()> {
+        let path = sysctl_path(key);
+        self.run(|| {
+            let written = fs::write(&path, value);
+            written.with_context(|| format!("writing {value} to {}", path.display()))
+        })
+    }
+
+    /// Kills every process inside, and returns when they are gone.
+    pub fn kill_processes(&self) -> Result<()> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner).kill_all()
+    }
+
+    /// A path by which other processes can open the namespace.
+    pub(crate) fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}", process::id(), self.fd.as_raw_fd()))
+    }
+
+    /// br_netfilter's knobs are there only where its module is loaded.
+    fn set_sysctl_if_present(&self, key: &str, value: &str) -> Result<()> {
+        let path = sysctl_path(key);
+        let present = self.run(|| path.try_exists().context("looking for a sysctl"))?;
+        if present { self.set_sysctl(key, value) } else { Ok(()) }
+    }
+}
+
+/// A new namespace, made by a thread that ends at once: the file descriptor
+/// is all that holds it.
+fn unshared() -> Result<OwnedFd> {
+    let made = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .context("making a network namespace (this needs CAP_SYS_ADMIN: run as root)")?;
+        let file = File::open("/proc/thread-self/ns/net").context("opening a network namespace")?;
+        Ok(OwnedFd::from(file))
+    });
+    made.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
+}
+
+fn command_in(fd: &Arc<OwnedFd>, program: impl Into<PathBuf>) -> Command {
+    let mut command = Command::new(program.into());
+    let fd = Arc::clone(fd);
+    let enter = move || Ok(setns(&fd, CloneFlags::CLONE_NEWNET)?);
+    // SAFETY: between fork and exec the closure makes one system call, setns,
+    // and neither allocates nor takes a lock; the descriptor is alive in it.
+    unsafe { command.pre_exec(enter) };
+    command
+}
+
+/// Runs a command to its end; an error carries the command line and what it
+/// wrote to its standard error.
+pub fn output_of(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {}: {}", output.status, stderr.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn sysctl_path(key: &str) -> PathBuf {
+    PathBuf::from("/proc/sys").join(key.replace('.', "/"))
+}

@@ -1,0 +1,40 @@
+//! `cargo xtask bench`
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+use xtask::process;
+use xtask::toolchain::Toolchain;
+
+use crate::root;
+
+/// What `cargo xtask bench` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// What to measure
+    bench: Bench,
+    /// Arguments for the benchmark
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Bench {
+    /// What the kernel spends on a frame
+    Xdp,
+    /// How long the address is gone
+    Failover,
+}
+
+/// Builds the benchmark and runs it as root.
+pub(crate) fn bench(options: &Options) -> Result<()> {
+    Toolchain::find_or_fetch()?;
+    let name = match options.bench {
+        Bench::Xdp => "xdp",
+        Bench::Failover => "failover",
+    };
+    let mut cargo = process::cargo();
+    cargo.args(["bench", "--package", "carp-tests", "--bench", name, "--"]).args(&options.args);
+    root::run_as_root(&mut cargo)?;
+    process::run(&mut cargo)
+}

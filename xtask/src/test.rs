@@ -1,0 +1,49 @@
+//! `cargo xtask test`
+
+use std::ffi::OsString;
+use std::process::Command;
+
+use anyhow::Result;
+use xtask::{process, tools};
+
+use crate::steps::step;
+use crate::{build, root};
+
+/// Where the tests find the programs that this machine lacks: folders, as in PATH.
+const TEST_TOOLS: &str = "CARP_TEST_TOOLS";
+
+/// What `cargo xtask test` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Which tests, and other arguments for them, as for `cargo test`
+    #[arg(last = true)]
+    tests: Vec<OsString>,
+}
+
+impl Options {
+    fn cargo_test(&self, what: &[&str]) -> Command {
+        let mut cargo = process::cargo();
+        cargo.arg("test").args(what).arg("--").args(&self.tests);
+        cargo
+    }
+}
+
+/// Runs all the tests: first those that need neither root nor the tools for eBPF.
+pub(crate) fn test(options: &Options) -> Result<()> {
+    step("carp-common builds without its engine", || {
+        process::run(process::cargo().args(["build", "--package", "carp-common", "--no-default-features"]))
+    })?;
+    step("tests of carp-common", || {
+        process::run(&mut options.cargo_test(&["--package", "carp-common", "--features", "engine"]))
+    })?;
+    step("carpd builds", || build::carpd(false))?;
+    step("tests of carp-user and xtask", || {
+        process::run(&mut options.cargo_test(&["--package", "carp-user", "--package", "xtask"]))
+    })?;
+    let tools = step("what the tests run is there", tools::find_or_fetch)?;
+    step("tests on hosts and in the kernel, as root", || {
+        let mut cargo = options.cargo_test(&["--package", "carp-tests"]);
+        root::run_as_root(&mut cargo)?;
+        process::run(cargo.env(TEST_TOOLS, tools))
+    })
+}

@@ -1,0 +1,73 @@
+//! Programs that the tests run: those of this machine, or Debian's, unpacked in the user's cache.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cache::Cache;
+use crate::debian::{self, Packages};
+use crate::process;
+
+/// A program, and the Debian package of the same name that has it.
+struct Tool {
+    name: &'static str,
+    /// Where the program is in the package.
+    path: &'static str,
+    /// Arguments with which it does nothing and succeeds.
+    probe: &'static str,
+}
+
+const TOOLS: [Tool; 1] = [Tool { name: "bpftool", path: "usr/sbin/bpftool", probe: "version" }];
+
+/// The folders, joined as in PATH, with the test tools that this machine lacks; what is missing is fetched into the
+/// user's cache.
+pub fn find_or_fetch() -> Result<OsString> {
+    let cache = Cache::of_user()?;
+    let missing = TOOLS.iter().filter(|tool| !tool.is_installed());
+    let folders = missing.map(|tool| tool.find_or_fetch(&cache)).collect::<Result<Vec<_>>>()?;
+    env::join_paths(folders).context("the cache folder's name has a colon in it")
+}
+
+impl Tool {
+    /// Root's programs are looked for too: the tests run as root.
+    fn is_installed(&self) -> bool {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+        folders.into_iter().any(|folder: PathBuf| folder.join(self.name).is_file())
+    }
+
+    /// The folder with the program.
+    fn find_or_fetch(&self, cache: &Cache) -> Result<PathBuf> {
+        let folder = cache.find_or_make(self.name, |folder| {
+            eprintln!("carp: fetching {}, which the tests use", self.name);
+            debian::unpack(Packages { names: &[self.name], together_with: &[] }, folder)?;
+            self.add_starter(folder)
+        });
+        let folder = folder.with_context(|| {
+            format!("the tests need {0}: install it, on Debian with `apt-get install {0}`", self.name)
+        })?;
+        Ok(folder.join("bin"))
+    }
+
+    /// Adds `bin/NAME`, which starts the program with the libraries that came with it, and tries it.
+    fn add_starter(&self, folder: &Path) -> Result<()> {
+        let bin = folder.join("bin");
+        fs::create_dir(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
+        let starter = bin.join(self.name);
+        let script = format!(
+            "#!/bin/sh\n\
+             root=$(dirname \"$0\")/..\n\
+             LD_LIBRARY_PATH=$(echo \"$root\"/usr/lib/*-linux-gnu*) exec \"$root/{}\" \"$@\"\n",
+            self.path
+        );
+        fs::write(&starter, script)
+            .and_then(|()| fs::set_permissions(&starter, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot write {}", starter.display()))?;
+        process::read(Command::new(&starter).arg(self.probe)).map(drop)
+    }
+}
