@@ -45,7 +45,7 @@ impl Frame for [u8] {
 /// What the verdict has to look up.
 pub trait Tables {
     /// The virtual host under this key, and the working space for its digest.
-    fn vhost(&self, key: &VhostKey) -> Option<(&Vhost, &mut Blocks)>;
+    fn vhost(&mut self, key: &VhostKey) -> Option<(&Vhost, &mut Blocks)>;
 
     /// What we sent ourselves for this virtual host.
     fn sent(&self, key: &VhostKey) -> Option<&Sent>;
@@ -66,7 +66,7 @@ pub enum Verdict {
 
 /// Judges a frame that arrived on the interface `ifindex`.
 #[inline(always)]
-pub fn judge<F: Frame + ?Sized, T: Tables>(frame: &F, ifindex: u32, tables: &T) -> Verdict {
+pub fn judge<F: Frame + ?Sized, T: Tables>(frame: &F, ifindex: u32, tables: &mut T) -> Verdict {
     let Some([type_0, type_1]) = frame.read(ETHERNET_LEN - 2) else { return Verdict::Foreign };
     let packet = match u16::from_be_bytes([type_0, type_1]) {
         ETHERTYPE_IPV4 => ipv4(frame),
@@ -142,7 +142,12 @@ fn ipv6<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
 
 /// Judges the payload of protocol 112; `None` if the frame is shorter than its headers.
 #[inline(always)]
-fn judge_packet<F: Frame + ?Sized, T: Tables>(frame: &F, ifindex: u32, tables: &T, packet: &Packet) -> Option<Verdict> {
+fn judge_packet<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    ifindex: u32,
+    tables: &mut T,
+    packet: &Packet,
+) -> Option<Verdict> {
     let at = packet.at;
     let not_ours = |row, vhid| Some(Verdict::Other(row, refused(frame, packet, vhid)?));
     // The first comparison is what the kernel's verifier goes by: it does not follow a length from a header.
@@ -155,6 +160,7 @@ fn judge_packet<F: Frame + ?Sized, T: Tables>(frame: &F, ifindex: u32, tables: &
     }
     let key = VhostKey::new(ifindex, vhid, packet.family);
     let Some((vhost, blocks)) = tables.vhost(&key) else { return not_ours(0, vhid) };
+    let row = vhost.row();
 
     let counter = u64::from_be_bytes(frame.read(at + 8)?);
     let reason = if packet.ttl != TTL {
@@ -170,14 +176,14 @@ fn judge_packet<F: Frame + ?Sized, T: Tables>(frame: &F, ifindex: u32, tables: &
         if !tables.sent(&key).is_some_and(|sent| sent.is_echo(&source, counter)) {
             let source = SourceKey::new(key, source);
             let advert = Advert { source, mac: frame.read(6)?, counter, advbase, advskew, demote };
-            return Some(Verdict::Valid(vhost.row(), advert));
+            return Some(Verdict::Valid(row, advert));
         }
         Reason::Echo
     };
     if packet.len == ADVERT_LEN {
-        Some(Verdict::Refused(vhost.row(), reason, refused(frame, packet, vhid)?))
+        Some(Verdict::Refused(row, reason, refused(frame, packet, vhid)?))
     } else {
-        not_ours(vhost.row(), vhid)
+        not_ours(row, vhid)
     }
 }
 

@@ -20,7 +20,7 @@ use carp_common::{
 /// lies within the first buffer.
 #[xdp(frags)]
 pub fn carp_advert(ctx: XdpContext) -> u32 {
-    match judge(&packet::Packet::of(&ctx), ctx.ingress_ifindex() as u32, &maps::Maps) {
+    match judge(&packet::Packet::of(&ctx), ctx.ingress_ifindex() as u32, &mut maps::Maps) {
         Verdict::Foreign => xdp_action::XDP_PASS,
         Verdict::Other(row, source) => {
             maps::refuse(row, Reason::Other, &source);

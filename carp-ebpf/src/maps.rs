@@ -47,7 +47,7 @@ pub(crate) struct Maps;
 
 impl Tables for Maps {
     #[inline(always)]
-    fn vhost(&self, key: &VhostKey) -> Option<(&Vhost, &mut Blocks)> {
+    fn vhost(&mut self, key: &VhostKey) -> Option<(&Vhost, &mut Blocks)> {
         // SAFETY: this program never changes CARP_VHOSTS, so the slot stays; if the agent replaces or
         // removes the entry meanwhile, an advert is judged by a mix of two valid keys and refused.
         let vhost = unsafe { CARP_VHOSTS.get(key) }?;

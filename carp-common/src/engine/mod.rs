@@ -32,7 +32,6 @@ mod timers;
 use alloc::collections::VecDeque;
 use core::{
     hash::{Hash, Hasher},
-    net::IpAddr,
     time::Duration,
 };
 
