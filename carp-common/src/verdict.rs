@@ -223,3 +223,6 @@ fn source<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<[u8; 16]> {
 fn refused<F: Frame + ?Sized>(frame: &F, packet: &Packet, vhid: u8) -> Option<Refused> {
     Some(Refused::new(source(frame, packet)?, frame.read(6)?, vhid, packet.family))
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,8 +41,6 @@ pub const TTL: u8 = 255;
 pub const BOW_OUT: u8 = 255;
 /// The IPv4 multicast group of CARP and VRRP.
 pub const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
-/// The Ethernet address of [`GROUP_V4`].
-pub const GROUP_V4_MAC: [u8; 6] = [0x01, 0x00, 0x5e, 0x00, 0x00, 0x12];
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// EtherType of IPv6.
@@ -123,11 +121,35 @@ impl Header {
     }
 }
 
-/// The whole Ethernet frame of an IPv4 advert to the multicast group, from the virtual MAC.
+/// Where IPv4 adverts go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// The IPv4 address.
+    pub ip: Ipv4Addr,
+    /// The Ethernet address.
+    pub mac: [u8; 6],
+}
+
+impl Destination {
+    /// A multicast group, at its Ethernet address (RFC 1112, 6.4).
+    #[must_use]
+    pub const fn group(ip: Ipv4Addr) -> Self {
+        let [_, b, c, d] = ip.octets();
+        Self { ip, mac: [0x01, 0x00, 0x5e, b & 0x7f, c, d] }
+    }
+
+    /// The same group, by Ethernet broadcast (ucarp's `--nomcast`).
+    #[must_use]
+    pub const fn broadcast(ip: Ipv4Addr) -> Self {
+        Self { ip, mac: [0xff; 6] }
+    }
+}
+
+/// The whole Ethernet frame of an IPv4 advert, from the virtual MAC.
 #[must_use]
-pub fn ipv4_frame(header: &Header, source: Ipv4Addr) -> [u8; IPV4_FRAME_LEN] {
+pub fn ipv4_frame(header: &Header, source: Ipv4Addr, destination: Destination) -> [u8; IPV4_FRAME_LEN] {
     let mut frame = [0; IPV4_FRAME_LEN];
-    frame[..6].copy_from_slice(&GROUP_V4_MAC);
+    frame[..6].copy_from_slice(&destination.mac);
     frame[6..12].copy_from_slice(&virtual_mac(header.vhid));
     frame[12..14].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
 
@@ -139,7 +161,7 @@ pub fn ipv4_frame(header: &Header, source: Ipv4Addr) -> [u8; IPV4_FRAME_LEN] {
     ip[8] = TTL;
     ip[9] = PROTOCOL;
     ip[12..16].copy_from_slice(&source.octets());
-    ip[16..20].copy_from_slice(&GROUP_V4.octets());
+    ip[16..20].copy_from_slice(&destination.ip.octets());
     let sum = checksum::internet(&ip);
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
     frame[ETHERNET_LEN..ETHERNET_LEN + IPV4_LEN].copy_from_slice(&ip);
@@ -182,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_frame_is_multicast_from_the_virtual_mac_with_ttl_255() {
-        let frame = ipv4_frame(&HEADER, Ipv4Addr::new(10, 0, 0, 1));
+        let frame = ipv4_frame(&HEADER, Ipv4Addr::new(10, 0, 0, 1), Destination::group(GROUP_V4));
         assert_eq!(frame[..14], [1, 0, 0x5e, 0, 0, 0x12, 0, 0, 0x5e, 0, 1, 7, 8, 0]);
         assert_eq!(frame[14..18], [0x45, 0x10, 0, 56]);
         assert_eq!(frame[20..24], [0x40, 0, 255, 112]);

@@ -1,1 +1,27 @@
-//! carp-user
+//! User space of carp: the agent `carpd`.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `daemon` | from the command line to the exit code |
+//! | `cli`, `config` | ucarp's options; the settings, checked |
+//! | `agent` | the one loop: inputs, timers, actions |
+//! | [`datapath`] | the XDP program and its maps |
+//! | `net` | netlink, the advert socket, gratuitous ARP, group membership |
+//! | `vips`, `scripts` | a task that takes and releases the VIPs |
+//! | `logging`, `background`, `title`, `privileges`, `lock` | a good citizen among daemons |
+
+mod agent;
+mod background;
+mod cli;
+mod config;
+mod daemon;
+pub mod datapath;
+mod lock;
+mod logging;
+mod net;
+mod privileges;
+mod scripts;
+mod title;
+mod vips;
+
+pub use daemon::carpd;

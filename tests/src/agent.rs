@@ -1,11 +1,10 @@
 //! One running program on a host, its log read as it comes.
 
 use std::env;
-use std::ffi::OsStr;
 use std::fmt::Write;
 use std::io::{self, BufRead, BufReader, PipeReader};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -29,6 +28,10 @@ pub struct Line {
     /// Without the line feed.
     pub text: String,
 }
+
+/// How long the last lines of a program that has ended may take to be read. A
+/// process that it left behind may hold its output open for longer.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// A running program, `carpd` or any other. Dropping it kills it.
 pub struct Agent {
@@ -100,16 +103,22 @@ impl Agent {
     /// Kills it (`kill -9`), and returns when it is gone.
     pub fn kill(&mut self) -> Result<ExitStatus> {
         self.child.kill().with_context(|| format!("killing {}", self.name))?;
-        self.child.wait().with_context(|| format!("waiting for {}", self.name))
+        let status = self.child.wait().with_context(|| format!("waiting for {}", self.name))?;
+        self.lines.wait_until_closed(LAST_LINES);
+        Ok(status)
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it ends by itself; its lines are then complete.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let wait = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         let mut events = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
         while poll(&mut events, wait) == Err(Errno::EINTR) {}
         let status = self.child.try_wait().with_context(|| format!("waiting for {}", self.name))?;
-        status.with_context(|| format!("{} still runs after {timeout:?}\n{}", self.name, self.transcript()))
+        let Some(status) = status else {
+            bail!("{} still runs after {timeout:?}\n{}", self.name, self.transcript());
+        };
+        self.lines.wait_until_closed(LAST_LINES);
+        Ok(status)
     }
 
     /// Asks it to end (SIGTERM) and waits until it has.
@@ -146,12 +155,9 @@ pub fn carpd_path() -> Result<PathBuf> {
     }
     let exe = env::current_exe().context("finding the path of this program")?;
     // target/debug/deps/failover-0123456789abcdef or target/debug/xtask
-    let carpd = exe
-        .ancestors()
-        .skip(1)
-        .find(|folder| !["deps", "examples"].map(OsStr::new).map(Some).contains(&folder.file_name()))
-        .map(|folder| folder.join("carpd"))
-        .with_context(|| format!("{} is in no folder", exe.display()))?;
+    let outside = |folder: &&Path| !folder.ends_with("deps") && !folder.ends_with("examples");
+    let folder = exe.ancestors().skip(1).find(outside);
+    let carpd = folder.with_context(|| format!("{} is in no folder", exe.display()))?.join("carpd");
     ensure!(carpd.exists(), "{} is missing: build it with `cargo xtask build`, or set CARPD", carpd.display());
     Ok(carpd)
 }
@@ -176,4 +182,71 @@ fn collect(reader: PipeReader, lines: &Record<Line>) {
         bytes.clear();
     }
     lines.close();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+    const SHORT: Duration = Duration::from_millis(50);
+
+    fn shell(script: &str) -> Agent {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Agent::spawn("shell", command).unwrap()
+    }
+
+    #[test]
+    fn lines_of_both_outputs_are_waited_for_in_order() {
+        let agent = shell("echo one; echo two >&2; echo one; echo three; exec sleep 60");
+        let first = agent.wait_for_line("one", LONG).unwrap();
+        let second = agent.wait_for_line("one", LONG).unwrap();
+        assert!(first.at <= second.at);
+        agent.wait_for_line("three", LONG).unwrap();
+        let lines: Vec<_> = agent.lines().into_iter().map(|line| line.text).collect();
+        assert_eq!(lines, ["one", "two", "one", "three"]);
+        agent.wait_for_line("two", SHORT).unwrap_err();
+    }
+
+    #[test]
+    fn a_wait_in_vain_shows_the_whole_log() {
+        let agent = shell("echo spring; echo autumn; exec sleep 60");
+        agent.wait_for_line("autumn", LONG).unwrap();
+        let error = agent.wait_for_line("winter", SHORT).unwrap_err().to_string();
+        for part in ["shell", "\"winter\"", "spring", "autumn", "50ms"] {
+            assert!(error.contains(part), "{part} is missing: {error}");
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_program() {
+        let agent = shell("echo that is all");
+        let error = agent.wait_for_line("more", Duration::MAX / 4).unwrap_err().to_string();
+        assert!(error.contains("before its output ended"), "{error}");
+    }
+
+    #[test]
+    fn the_exit_status_comes_with_all_the_lines() {
+        let mut agent = shell("seq 1000; exit 3");
+        assert_eq!(agent.wait(LONG).unwrap().code(), Some(3));
+        assert_eq!(agent.lines().len(), 1000);
+    }
+
+    #[test]
+    fn a_program_that_does_not_stop_is_told_with_its_log_and_can_be_killed() {
+        let mut agent = shell("trap '' TERM; echo deaf; while :; do sleep 1; done");
+        agent.wait_for_line("deaf", LONG).unwrap();
+        let error = agent.stop_and_wait(SHORT).unwrap_err().to_string();
+        assert!(error.contains("still runs") && error.contains("deaf"), "{error}");
+        assert_eq!(agent.kill().unwrap().code(), None);
+    }
+
+    #[test]
+    fn a_signal_reaches_the_program() {
+        let agent = shell("trap 'echo told' USR1; echo ready; while :; do sleep 0.01; done");
+        agent.wait_for_line("ready", LONG).unwrap();
+        agent.signal(Signal::SIGUSR1).unwrap();
+        agent.wait_for_line("told", LONG).unwrap();
+    }
 }

@@ -26,9 +26,13 @@ pub struct ArpWatch {
 
 /// One MAC's answer to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ArpAnswer {
-    round: usize,
-    owner: MacAddr,
+pub struct ArpAnswer {
+    /// The number of the request, from 0.
+    pub round: usize,
+    /// When the request was sent.
+    pub asked: BootTime,
+    /// The MAC that it names.
+    pub owner: MacAddr,
 }
 
 /// Requests in turn come from this many MACs, so that an answer, which goes
@@ -57,13 +61,14 @@ impl ArpWatch {
         Ok(Self { answers, worker })
     }
 
-    /// Waits until this MAC answers. Each wait looks at the answers after the
-    /// one that the last wait found, so successive waits go forward in time.
-    pub fn wait_for_owner(&self, mac: MacAddr, timeout: Duration) -> Result<()> {
-        match self.answers.wait_for(timeout, |answer| answer.owner == mac) {
-            Ok(_) => Ok(()),
-            Err(missed) => bail!("{mac} has not answered ARP in {timeout:?} ({missed:?})"),
-        }
+    /// Waits until this MAC answers a request that is sent from now on.
+    pub fn wait_for_owner(&self, mac: MacAddr, timeout: Duration) -> Result<ArpAnswer> {
+        let now = BootTime::now();
+        let wanted = |answer: &ArpAnswer| answer.owner == mac && answer.asked >= now;
+        self.answers.wait_for(timeout, wanted).or_else(|missed| {
+            let all = self.answers.len();
+            bail!("{mac} has not answered ARP in {timeout:?} ({missed:?}; {all} answers so far)")
+        })
     }
 
     /// Stops asking and sums up.
@@ -71,7 +76,7 @@ impl ArpWatch {
         let asked = self.worker.stop()?;
         let rounds = asked.into_iter().map(|at| ArpRound { at, owners: Vec::new() });
         let mut rounds: Vec<ArpRound> = rounds.collect();
-        for ArpAnswer { round, owner } in self.answers.snapshot() {
+        for ArpAnswer { round, owner, .. } in self.answers.snapshot() {
             let Some(round) = rounds.get_mut(round) else {
                 continue;
             };
@@ -175,7 +180,7 @@ impl Asker {
             let Some(round) = self.round_of(arp.target_mac) else {
                 continue;
             };
-            self.answers.push(ArpAnswer { round, owner: arp.sender_mac });
+            self.answers.push(ArpAnswer { round, asked: self.asked[round], owner: arp.sender_mac });
         }
         Ok(())
     }

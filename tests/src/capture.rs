@@ -92,12 +92,13 @@ fn collect(
 ) -> Result<()> {
     let mut buffer = vec![0; LARGEST];
     while goes_on() {
-        let Some(received) = socket.receive(&mut buffer)? else {
-            // Idle: time to ask what was lost while it was not.
+        let received = socket.receive(&mut buffer)?;
+        let kept = frames.len();
+        if received.is_none() || kept.is_multiple_of(256) {
             dropped.fetch_add(socket.dropped()?.into(), Ordering::Relaxed);
-            continue;
-        };
-        if frames.len() >= MOST {
+        }
+        let Some(received) = received else { continue };
+        if kept == MOST {
             dropped.fetch_add(1, Ordering::Relaxed);
             continue;
         }

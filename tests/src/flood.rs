@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::clock::Pacer;
 use crate::netns::Netns;
-use crate::packet_socket::{BATCH, PacketSocket};
+use crate::packet_socket::PacketSocket;
 use crate::worker::Worker;
 
 /// Sends one frame out of an interface.
@@ -25,6 +25,9 @@ pub struct FloodPlan {
     /// How long, ten minutes at most.
     pub duration: Duration,
 }
+
+/// The most frames that leave with one system call.
+const BATCH: usize = 64;
 
 /// A sender of raw frames on its own thread; dropping it stops it.
 ///
@@ -51,7 +54,7 @@ impl Flood {
                     pacer.wait();
                 }
                 let batch = frames.by_ref().take(batch_size);
-                let batch: Vec<_> = batch.map(|frame| [IoSlice::new(frame)]).collect();
+                let batch: Vec<_> = batch.map(|frame| IoSlice::new(frame)).collect();
                 sent += socket.send_many(&batch).context("flooding")? as u64;
             }
             Ok(sent)

@@ -4,11 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::agent::{Agent, carpd_path};
-use crate::netns::Netns;
+use crate::clock::eventually;
+use crate::netns::{Netns, output_of};
 use crate::packet::MacAddr;
 
 /// The one interface of every host.
@@ -16,6 +18,9 @@ pub const ETH0: &str = "eth0";
 
 /// The bridge that all ports belong to unless the lab is split.
 pub(crate) const BRIDGE: &str = "br0";
+
+/// Far longer than it takes to put a cable to work.
+const CABLING: Duration = Duration::from_secs(10);
 
 /// A host on the lab's switch.
 pub struct Host {
@@ -33,6 +38,12 @@ impl Host {
         ns.set_sysctl("net.ipv6.conf.default.disable_ipv6", if ipv6 { "0" } else { "1" })?;
         for noise in ["accept_dad", "accept_ra", "autoconf", "router_solicitations"] {
             ns.set_sysctl(&format!("net.ipv6.conf.default.{noise}"), "0")?;
+        }
+        // A new namespace inherits the machine's settings for IPv4.
+        for knob in ["rp_filter", "arp_ignore", "arp_announce", "arp_filter", "arp_accept", "arp_notify"] {
+            for scope in ["all", "default"] {
+                ns.set_sysctl(&format!("net.ipv4.conf.{scope}.{knob}"), "0")?;
+            }
         }
         let host = Self { name: name.to_owned(), number, ns, switch, ipv6 };
         host.create_interface()?;
@@ -81,9 +92,17 @@ impl Host {
         Agent::spawn(&self.name, command)
     }
 
-    /// Takes the carrier away, or gives it back, as a cable pulled at the host does.
+    /// Takes the carrier away, as a cable pulled at the host does, or gives it
+    /// back and waits until frames pass again.
     pub fn set_carrier(&self, on: bool) -> Result<()> {
-        self.switch_ip(&format!("link set {} {}", self.port(), if on { "up" } else { "down" }))
+        let state = if on { "up" } else { "down" };
+        self.switch_ip(&format!("link set {} {state}", self.port()))?;
+        if on { self.wait_until_cabled() } else { Ok(()) }
+    }
+
+    /// Whether eth0 has a carrier.
+    pub fn has_carrier(&self) -> Result<bool> {
+        Ok(self.ns.ip(&format!("-brief link show dev {ETH0}"))?.contains("LOWER_UP"))
     }
 
     /// Cuts the host off without its noticing: it keeps its carrier but hears
@@ -108,7 +127,8 @@ impl Host {
         self.ip_command(&format!("link del {ETH0}"))
     }
 
-    /// Makes an eth0 as the first one was: same MAC, same addresses, cabled, up.
+    /// Makes an eth0 as the first one was: same MAC, same addresses, cabled,
+    /// up, and ready to send and receive.
     pub fn create_interface(&self) -> Result<()> {
         let (port, mac, ns) = (self.port(), self.mac(), self.ns.path());
         let port_mac = MacAddr([0x02, 0, 0, 0x77, 1, self.number]);
@@ -124,7 +144,8 @@ impl Host {
             addresses += &format!("addr add {}/64 dev {ETH0} nodad\n", self.ip6());
         }
         let up = format!("link set {ETH0} up\n{addresses}");
-        self.ns.ip_batch(&up).with_context(|| format!("configuring {}", self.name))
+        self.ns.ip_batch(&up).with_context(|| format!("configuring {}", self.name))?;
+        self.wait_until_cabled()
     }
 
     /// The addresses of eth0 with their prefix lengths.
@@ -150,6 +171,18 @@ impl Host {
         self.ip_command(&format!("addr del {address} dev {ETH0}"))
     }
 
+    /// The kernel puts both ends of a cable to work some time after they have a
+    /// carrier; until then it silently drops what is sent.
+    fn wait_until_cabled(&self) -> Result<()> {
+        let what = format!("{} is cabled to the switch", self.name);
+        eventually(&what, CABLING, || {
+            let port = output_of(self.switch.command("bridge").args(["link", "show", "dev", &self.port()]))?;
+            // Nothing is said of a port that belongs to no bridge.
+            let port_works = port.is_empty() || port.contains("state forwarding");
+            Ok(port_works && is_up(&self.ns.ip(&format!("-brief link show dev {ETH0}"))?))
+        })
+    }
+
     fn ip_command(&self, words: &str) -> Result<()> {
         self.ns.ip(words).with_context(|| format!("on the host {}", self.name))?;
         Ok(())
@@ -159,6 +192,11 @@ impl Host {
         self.switch.ip(words).with_context(|| format!("at the port of {}", self.name))?;
         Ok(())
     }
+}
+
+/// Reads the operational state in `eth0@if4  UP  02:00:00:77:00:01 <...>`.
+fn is_up(brief_link: &str) -> bool {
+    brief_link.split_whitespace().nth(1) == Some("UP")
 }
 
 fn parse_address(text: &str) -> Result<(IpAddr, u8)> {

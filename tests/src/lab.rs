@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::host::{BRIDGE, Host};
 use crate::netns::Netns;
@@ -41,22 +41,27 @@ impl Lab {
         let switch = Netns::new()?;
         // Its ports are no hosts: they neither have addresses nor say anything.
         switch.set_sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
-        let snooping = if options.mcast_snooping { SNOOPING } else { "mcast_snooping 0" };
         let bridges = [(BRIDGE, 0), (OTHER_BRIDGE, 1)].map(|(bridge, number)| {
             let mac = MacAddr([0x02, 0, 0, 0x77, 2, number]);
             format!(
-                "link add {bridge} address {mac} type bridge \
-                 stp_state 0 forward_delay 0 {snooping}\n\
+                "link add {bridge} address {mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
                  link set {bridge} up\n"
             )
         });
         switch.ip_batch(&bridges.concat()).context("making the switch")?;
+        if options.mcast_snooping {
+            for bridge in [BRIDGE, OTHER_BRIDGE] {
+                snoop(&switch, bridge, options.ipv6).context("making the switch snoop")?;
+            }
+        }
         Ok(Self { switch: Arc::new(switch), hosts: AtomicU8::new(0), options })
     }
 
     /// A new host: the first is 10.77.0.1, the next 10.77.0.2, and so on.
+    /// From 10.77.0.100 up, addresses are free for the hosts to share.
     pub fn host(&self, name: &str) -> Result<Host> {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
+        ensure!(number < 100, "a lab has room for 99 hosts");
         Host::new(name, number, Arc::clone(&self.switch), self.options.ipv6)
             .with_context(|| format!("making the host {name}"))
     }
@@ -98,6 +103,17 @@ impl Lab {
     }
 }
 
-/// A querier, impatient so that the switch knows all members at once.
-const SNOOPING: &str = "mcast_snooping 1 mcast_querier 1 mcast_query_use_ifaddr 0 \
-                        mcast_query_response_interval 10 mcast_startup_query_interval 10";
+/// Lets a bridge forward multicast to members only, and ask for memberships.
+/// Members have 100 ms to answer; until then it floods. (It takes this time
+/// into account if it is set before the querier is on.)
+fn snoop(switch: &Netns, bridge: &str, ipv6: bool) -> Result<()> {
+    if ipv6 {
+        // MLD queries need a source address, and at once.
+        switch.set_sysctl(&format!("net.ipv6.conf.{bridge}.accept_dad"), "0")?;
+        switch.set_sysctl(&format!("net.ipv6.conf.{bridge}.disable_ipv6"), "0")?;
+    }
+    switch.ip_batch(&format!(
+        "link set {bridge} type bridge mcast_snooping 1 mcast_query_response_interval 10\n\
+         link set {bridge} type bridge mcast_querier 1\n"
+    ))
+}

@@ -1,7 +1,7 @@
 //! Anonymous network namespaces: they exist as long as this process does.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::panic;
@@ -73,7 +73,7 @@ impl Netns {
         let (reader, mut writer) = io::pipe().context("making a pipe")?;
         // A batch is far smaller than a pipe, so this cannot block.
         ensure!(lines.len() < 4096, "a batch of {} bytes is too long", lines.len());
-        io::Write::write_all(&mut writer, lines.as_bytes()).context("writing a batch for ip")?;
+        writer.write_all(lines.as_bytes()).context("writing a batch for ip")?;
         drop(writer);
         let mut command = self.command("ip");
         output_of(command.args(["-batch", "-"]).stdin(Stdio::from(reader)))

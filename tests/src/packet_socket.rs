@@ -11,9 +11,7 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{
-    ControlMessageOwned, LinkAddr, MsgFlags, MultiHeaders, SockaddrLike, bind, recvmsg, sendmmsg, setsockopt, sockopt,
-};
+use nix::sys::socket::{ControlMessageOwned, LinkAddr, MsgFlags, SockaddrLike, bind, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, Socket, Type};
 
@@ -24,11 +22,8 @@ use crate::netns::Netns;
 /// How often a receiver looks up when nothing arrives.
 const IDLE: Duration = Duration::from_millis(10);
 
-/// Room for a second of frames at the rate of a busy host.
+/// Room for what arrives while the reader waits for a CPU.
 const RECEIVE_BUFFER: usize = 16 << 20;
-
-/// The most frames that [`PacketSocket::send_many`] takes.
-pub(crate) const BATCH: usize = 64;
 
 /// A socket bound to one interface of one namespace.
 pub(crate) struct PacketSocket {
@@ -105,14 +100,24 @@ impl PacketSocket {
         }
     }
 
-    /// Sends up to [`BATCH`] frames with one system call; returns how many of
-    /// them went out before the interface had no more room.
-    pub(crate) fn send_many<'a>(&self, frames: &'a [[IoSlice<'a>; 1]]) -> Result<usize> {
-        let mut headers: MultiHeaders<LinkAddr> = MultiHeaders::preallocate(frames.len(), None);
-        let addresses = [None; BATCH];
-        let fd = self.socket.as_raw_fd();
-        match sendmmsg(fd, &mut headers, frames, addresses, [], MsgFlags::empty()) {
-            Ok(sent) => Ok(sent.count()),
+    /// Sends frames with one system call; returns how many of them went out
+    /// before the interface had no more room.
+    pub(crate) fn send_many(&self, frames: &[IoSlice<'_>]) -> Result<usize> {
+        let headers = frames.iter().map(|frame| {
+            // SAFETY: all zeros is a valid mmsghdr: null pointers and no lengths.
+            let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+            // An IoSlice is laid out as an iovec; sending only reads it.
+            header.msg_hdr.msg_iov = (&raw const *frame).cast_mut().cast();
+            header.msg_hdr.msg_iovlen = 1;
+            header
+        });
+        let mut headers: Vec<_> = headers.collect();
+        let count = headers.len().try_into().context("too many frames at once")?;
+        // SAFETY: `count` headers, each with one iovec of a frame that is
+        // borrowed for the whole call.
+        let sent = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), count, 0) };
+        match Errno::result(sent) {
+            Ok(sent) => Ok(sent.try_into().unwrap_or(0)),
             Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => Ok(0),
             Err(error) => Err(error).context("sending frames"),
         }
@@ -160,7 +165,7 @@ impl PacketSocket {
         });
         Ok(Some(Received {
             length: received.bytes,
-            at: stamp.map_or_else(BootTime::now, BootTime::from_wall_clock),
+            at: BootTime::from_wall_clock(stamp.context("a frame without a timestamp")?),
             outgoing: received.address.is_some_and(|a| a.pkttype() == libc::PACKET_OUTGOING),
         }))
     }

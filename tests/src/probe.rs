@@ -68,21 +68,21 @@ impl Probe {
         Ok(Self { answers, worker, period })
     }
 
-    /// Waits for an answer from this host. Each wait looks at the answers after
-    /// the one that the last wait found, so successive waits go forward in time.
+    /// Waits for an answer that this host gives from now on.
     pub fn wait_for_answer_from(&self, mac: MacAddr, timeout: Duration) -> Result<Answer> {
         self.wait_for_answer(&format!("from {mac}"), timeout, |answer| answer.mac == mac)
     }
 
-    /// Waits for an answer like [`Probe::wait_for_answer_from`]; `what`
-    /// describes it in the error of a wait in vain.
+    /// Waits for an answer that arrives from now on; `what` describes it in the
+    /// error of a wait in vain.
     pub fn wait_for_answer(
         &self,
         what: &str,
         timeout: Duration,
-        wanted: impl FnMut(&Answer) -> bool,
+        mut wanted: impl FnMut(&Answer) -> bool,
     ) -> Result<Answer> {
-        self.answers.wait_for(timeout, wanted).or_else(|missed| {
+        let now = BootTime::now();
+        self.answers.wait_for(timeout, |answer| answer.at >= now && wanted(answer)).or_else(|missed| {
             let all = self.answers.len();
             bail!("no answer {what} in {timeout:?} ({missed:?}; {all} answers so far)")
         })

@@ -53,7 +53,7 @@ impl<T: Clone> Record<T> {
     /// The first wanted item after those that earlier waits have consumed; it
     /// and all before it are then consumed too, so that waits go in order.
     pub(crate) fn wait_for(&self, timeout: Duration, mut wanted: impl FnMut(&T) -> bool) -> Result<T, Missed> {
-        let deadline = Instant::now() + timeout;
+        let started = Instant::now();
         let mut state = self.lock();
         let mut looked_at = state.cursor;
         loop {
@@ -68,13 +68,19 @@ impl<T: Clone> Record<T> {
             if state.closed {
                 return Err(Missed::Closed);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = timeout.saturating_sub(started.elapsed());
             if left.is_zero() {
                 return Err(Missed::TimedOut);
             }
             let woken = self.changed.wait_timeout(state, left);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Waits until nothing more will come, but no longer than this.
+    pub(crate) fn wait_until_closed(&self, timeout: Duration) {
+        // Whether it is closed or the time was up: what is there is there.
+        let _ = self.changed.wait_timeout_while(self.lock(), timeout, |state| !state.closed);
     }
 
     /// A test that panics inside a wait must not hide what was collected.

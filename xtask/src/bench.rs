@@ -4,9 +4,8 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 use xtask::process;
-use xtask::toolchain::Toolchain;
 
-use crate::root;
+use crate::{build, root};
 
 /// What `cargo xtask bench` takes.
 #[derive(Debug, clap::Args)]
@@ -28,7 +27,8 @@ enum Bench {
 
 /// Builds the benchmark and runs it as root.
 pub(crate) fn bench(options: &Options) -> Result<()> {
-    Toolchain::find_or_fetch()?;
+    // The failover benchmark runs the carpd that lies beside it.
+    build::carpd(true)?;
     let name = match options.bench {
         Bench::Xdp => "xdp",
         Bench::Failover => "failover",

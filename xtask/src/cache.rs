@@ -1,7 +1,7 @@
 //! The per-user cache folder, which every clone of this repository shares.
 //!
-//! What lands in it is complete: it is made in a folder beside its place and
-//! renamed when done. A lock lets one clone fetch while the others wait.
+//! What lands in it is complete: it is made in a folder beside its place and renamed when done. A lock lets one clone
+//! fetch while the others wait.
 
 use std::env;
 use std::fs::{self, File, TryLockError};
@@ -83,7 +83,7 @@ impl Cache {
         Ok(file)
     }
 
-    /// Removes what interrupted attempts left behind, as far as it can: it is in nobody's way. Call it with the lock held.
+    /// Removes what interrupted attempts left behind, as far as it can. Call it with the lock held.
     fn sweep(&self) -> Result<()> {
         let entries = fs::read_dir(&self.folder).with_context(|| format!("cannot read {}", self.folder.display()))?;
         let unfinished = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED));

@@ -26,9 +26,9 @@ pub fn unpack(packages: Packages<'_>, folder: &Path) -> Result<()> {
     process::read(Command::new("apt-get").arg("--version")).context("this machine has no apt")?;
     let scratch =
         tempfile::tempdir_in(folder).with_context(|| format!("cannot create a folder in {}", folder.display()))?;
-    let archives = Apt::new(scratch.path())?.download(packages).or_else(|_| {
+    let archives = Apt::new(scratch.path().join("system"))?.download(packages).or_else(|_| {
         eprintln!("carp: the system's package lists are empty or old: fetching new ones, for this use only");
-        Apt::with_new_lists(scratch.path())?.download(packages)
+        Apt::with_new_lists(scratch.path().join("new"))?.download(packages)
     })?;
     for archive in archives {
         process::run(Command::new("dpkg").arg("--extract").arg(&archive).arg(folder))?;
@@ -47,13 +47,13 @@ pub fn libraries(root: &Path) -> Result<PathBuf> {
 }
 
 /// apt, writing only below `scratch`.
-struct Apt<'a> {
-    scratch: &'a Path,
+struct Apt {
+    scratch: PathBuf,
     options: Vec<OsString>,
 }
 
-impl<'a> Apt<'a> {
-    fn new(scratch: &'a Path) -> Result<Self> {
+impl Apt {
+    fn new(scratch: PathBuf) -> Result<Self> {
         // As root, apt would otherwise download as a user who may not write below scratch.
         let mut apt = Self { scratch, options: vec!["APT::Sandbox::User=root".into()] };
         let cache = apt.folder("cache")?;
@@ -61,7 +61,7 @@ impl<'a> Apt<'a> {
         Ok(apt)
     }
 
-    fn with_new_lists(scratch: &'a Path) -> Result<Self> {
+    fn with_new_lists(scratch: PathBuf) -> Result<Self> {
         let mut apt = Self::new(scratch)?;
         let lists = apt.folder("lists")?;
         apt.set("Dir::State::Lists=", &lists);

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! Keeps a virtual IP alive when a server dies.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    carp_user::carpd()
+}

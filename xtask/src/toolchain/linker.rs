@@ -39,7 +39,7 @@ fn install(folder: &Path) -> Result<()> {
     let scratch =
         tempfile::tempdir_in(folder).with_context(|| format!("cannot create a folder in {}", folder.display()))?;
     let mut cargo = process::cargo_apart();
-    cargo.args(["install", "bpf-linker", "--locked", "--version", VERSION, "--no-track", "--root"]).arg(folder);
+    cargo.args(["install", "bpf-linker", "--locked", "--version", VERSION, "--root"]).arg(folder);
     process::run_on_stderr(cargo.arg("--target-dir").arg(scratch.path()))
 }
 

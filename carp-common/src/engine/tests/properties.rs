@@ -1,0 +1,298 @@
+//! What holds after any sequence of inputs, in any order, with any values; only time moves forward.
+//!
+//! A [`Witness`] stands where the agent stands: it sees inputs and actions, not the engine's fields. Timers
+//! are told apart by letting them run out on a clone.
+
+use std::vec;
+
+use proptest::{prelude::*, sample::select};
+
+use super::*;
+
+/// What the agent may have to tell the engine.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    /// An input, told at once.
+    Input(Input),
+    /// An advert that lay in the kernel for this long.
+    Hear { family: Family, fields: (u8, u8, u8), lag: Duration },
+    /// Time passes.
+    Wait(Duration),
+    /// Time passes until the next timer ends, and this much more.
+    Sleep(Duration),
+    /// The agent calls `handle_timeout`.
+    Timeout,
+    /// The executor has finished what was last asked of it about the VIPs.
+    VipsDone,
+}
+
+fn fields() -> impl Strategy<Value = (u8, u8, u8)> {
+    // Close to the own values, bow-outs, and anything.
+    prop_oneof![
+        4 => (0..4u8, select(vec![0u8, 99, 100, 101, 254]), select(vec![0u8, 0, 0, 1, 240, 241])),
+        1 => Just((255, 255, 0)),
+        2 => any::<(u8, u8, u8)>(),
+    ]
+}
+
+fn short() -> impl Strategy<Value = Duration> {
+    prop_oneof![Just(0u64), 0..5_000_000u64, 0..5_000_000_000u64].prop_map(Duration::from_nanos)
+}
+
+/// What an agent that keeps its word does.
+fn op() -> impl Strategy<Value = Op> {
+    use LinkFault::{InterfaceDown, NoAddress, NoCarrier, NoInterface};
+    let fault = select(vec![NoInterface, InterfaceDown, NoCarrier, NoAddress]);
+    prop_oneof![
+        6 => (select(BOTH), fields(), short()).prop_map(|(family, fields, lag)| Op::Hear { family, fields, lag }),
+        6 => short().prop_map(Op::Sleep),
+        3 => short().prop_map(Op::Wait),
+        2 => Just(Op::Timeout),
+        4 => Just(Op::VipsDone),
+        2 => Just(Op::Input(Input::LinkUp)),
+        1 => fault.prop_map(|fault| Op::Input(Input::LinkDown(fault))),
+        2 => Just(Op::Input(Input::AdvertSent)),
+        2 => Just(Op::Input(Input::AdvertFailed)),
+        1 => Just(Op::Input(Input::StepDown)),
+    ]
+}
+
+/// What an agent that has lost its mind does as well.
+fn wild_op() -> impl Strategy<Value = Op> {
+    let any_time = any::<u64>().prop_map(Time::from_nanos);
+    let advert = (select(BOTH), any::<IpAddr>(), any::<[u8; 3]>(), any_time).prop_map(
+        |(family, source, [advbase, advskew, demote], arrival)| {
+            Op::Input(Input::Advert(HeardAdvert { family, source, advbase, advskew, demote, arrival }))
+        },
+    );
+    prop_oneof![
+        4 => op(),
+        1 => advert,
+        1 => Just(Op::Input(Input::VipsTaken)),
+        1 => Just(Op::Input(Input::VipsReleased)),
+        1 => any::<u64>().prop_map(|nanos| Op::Wait(Duration::from_nanos(nanos))),
+    ]
+}
+
+fn configs() -> impl Strategy<Value = Config> {
+    let advbase = prop_oneof![Just(0u8), Just(1), Just(255), any::<u8>()];
+    let families = select(vec![&BOTH[..1], &BOTH[1..], BOTH]);
+    (advbase, 0..=254u8, 1..=255u8, any::<bool>(), families, any::<IpAddr>()).prop_map(
+        |(advbase, advskew, ratio, preempt, families, source)| Config {
+            dead_ratio: DeadRatio::new(ratio).unwrap(),
+            preempt,
+            families,
+            source,
+            ..config(advbase, advskew)
+        },
+    )
+}
+
+/// What the executor is busy with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Vips {
+    Gone,
+    Taking,
+    Here,
+    Releasing,
+}
+
+/// Sees what goes in and what comes out, and objects.
+struct Witness {
+    host: Host,
+    state: State,
+    vips: Vips,
+    demote: u8,
+    /// Left MASTER on request, and has not bowed out yet.
+    may_bow_out: bool,
+    stopping: bool,
+}
+
+impl Witness {
+    fn new(config: Config) -> Self {
+        let host = Host::new(config);
+        Self { host, state: State::Init, vips: Vips::Gone, demote: 0, may_bow_out: false, stopping: false }
+    }
+
+    fn run(&mut self, op: Op) {
+        let host = &mut self.host;
+        match op {
+            Op::Input(input) => {
+                self.stopping |= input == Input::Shutdown;
+                let actions = host.handle(input);
+                self.see(&actions, Some(input));
+            }
+            Op::Hear { family, fields: (advbase, advskew, demote), lag } => {
+                let arrival = host.now;
+                host.now = host.now.after(lag);
+                let advert = HeardAdvert { family, source: PEER, advbase, advskew, demote, arrival };
+                self.run(Op::Input(Input::Advert(advert)));
+            }
+            Op::Wait(span) => host.now = host.now.after(span),
+            Op::Sleep(late) => {
+                let due = host.engine.poll_timeout().unwrap_or(host.now).max(host.now);
+                host.now = due.after(late);
+                self.run(Op::Timeout);
+            }
+            Op::Timeout => {
+                let actions = host.handle_timeout();
+                let now = host.now;
+                assert!(host.engine.poll_timeout().is_none_or(|next| next > now), "busy loop");
+                self.see(&actions, None);
+            }
+            Op::VipsDone => match self.vips {
+                Vips::Gone | Vips::Here => {}
+                Vips::Taking => {
+                    self.vips = Vips::Here;
+                    self.run(Op::Input(Input::VipsTaken));
+                }
+                Vips::Releasing => {
+                    self.vips = Vips::Gone;
+                    self.run(Op::Input(Input::VipsReleased));
+                }
+            },
+        }
+    }
+
+    fn see(&mut self, actions: &[Action], input: Option<Input>) {
+        for action in actions {
+            match *action {
+                Action::Transition(transition) => self.see_transition(transition),
+                Action::TakeVips => {
+                    assert!(matches!(self.vips, Vips::Gone | Vips::Releasing), "taken twice");
+                    self.vips = Vips::Taking;
+                }
+                Action::ReleaseVips => {
+                    let held = matches!(self.vips, Vips::Here | Vips::Taking);
+                    let last = self.vips == Vips::Gone && input == Some(Input::Shutdown);
+                    assert!(held || last, "released while {:?}", self.vips);
+                    self.vips = Vips::Releasing;
+                }
+                Action::SendAdvert(fields) if (fields.advbase, fields.advskew) == (255, 255) => {
+                    assert_ne!(self.state, State::Master, "a master bows out only when it has left");
+                    assert_eq!(input, Some(Input::VipsReleased), "a bow-out before the VIPs are gone");
+                    assert!(core::mem::take(&mut self.may_bow_out), "only a master bows out, once");
+                    assert_eq!(fields.demote, self.demote);
+                }
+                Action::SendAdvert(fields) => {
+                    let Config { advbase, advskew, .. } = &self.host.engine.config;
+                    assert_eq!(self.host.state(), State::Master, "only a master sends");
+                    assert_eq!(fields, AdvertFields { advbase: advbase.get(), advskew: advskew.get(), ..fields });
+                    assert_eq!(fields.demote, self.demote);
+                }
+                Action::Announce => {
+                    assert_eq!((self.host.state(), self.vips), (State::Master, Vips::Here), "nothing to announce");
+                }
+                Action::Demoted(demotion) => {
+                    assert_ne!(demotion.get(), self.demote, "no change");
+                    self.demote = demotion.get();
+                }
+            }
+        }
+        self.check();
+    }
+
+    fn see_transition(&mut self, Transition { from, to, cause, at }: Transition) {
+        assert_eq!(from, self.state, "the chain is broken");
+        assert_ne!(from, to);
+        assert_eq!(at, self.host.now);
+        self.state = to;
+        self.may_bow_out = match cause {
+            Cause::StepDown => true,
+            // A step down on the way may still owe one.
+            Cause::Shutdown => from == State::Master || self.may_bow_out,
+            _ => false,
+        };
+    }
+
+    /// What holds between any two calls.
+    fn check(&self) {
+        let status = self.host.engine.status();
+        assert_eq!(status.state, self.state, "a state without a transition");
+        assert_eq!(status.demotion.get(), self.demote, "a demotion without an action");
+        assert_eq!(self.state == State::Master, matches!(self.vips, Vips::Here | Vips::Taking), "{:?}", self.vips);
+        assert!(!self.stopping || self.state == State::Init, "the way back is closed");
+        assert_eq!(self.host.engine.is_stopped(), self.stopping && self.vips == Vips::Gone);
+        self.check_timers();
+    }
+
+    /// Which timers run shows when they run out.
+    fn check_timers(&self) {
+        let mut later = self.host.clone();
+        let Some(due) = later.engine.poll_timeout() else {
+            assert_eq!(self.state, State::Init, "no timer runs");
+            return;
+        };
+        later.now = due.max(later.now);
+        let actions = later.handle_timeout();
+        let sends = actions.iter().any(|action| matches!(action, Action::SendAdvert(_)));
+        match self.state {
+            State::Init => panic!("a timer runs in INIT"),
+            State::Backup => assert!(later.state() == State::Master, "an advert timer runs in BACKUP"),
+            State::Master => {
+                assert!(sends, "no advert timer runs in MASTER");
+                // Far beyond any master-down time.
+                later.now = later.now.after(Duration::from_secs(100_000));
+                let actions = later.handle_timeout();
+                let moves = |action: &Action| matches!(action, Action::Transition(_) | Action::TakeVips);
+                assert!(later.state() == State::Master && !actions.iter().any(moves), "a master-down timer runs");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(proptest_config())]
+
+    #[test]
+    fn no_sequence_of_inputs_breaks_a_promise(
+        config in configs(),
+        ops in prop::collection::vec(op(), 1..120),
+        stop in any::<bool>(),
+        ops_after in prop::collection::vec(op(), 1..20),
+    ) {
+        let mut witness = Witness::new(config);
+        witness.run(Op::Input(Input::LinkUp));
+        ops.into_iter().for_each(|op| witness.run(op));
+        if stop {
+            witness.run(Op::Input(Input::Shutdown));
+        }
+        ops_after.into_iter().for_each(|op| witness.run(op));
+    }
+
+    #[test]
+    fn no_input_makes_the_engine_panic(
+        config in configs(),
+        ops in prop::collection::vec(wild_op(), 1..120),
+        stop_at in 0..200usize,
+    ) {
+        let mut host = Host::new(config);
+        for (at, op) in ops.into_iter().enumerate() {
+            match op {
+                Op::Input(input) => host.engine.handle(input, host.now),
+                Op::Hear { family, fields: (advbase, advskew, demote), lag } => {
+                    let arrival = host.now.after(lag);
+                    let advert = HeardAdvert { family, source: PEER, advbase, advskew, demote, arrival };
+                    host.engine.handle(Input::Advert(advert), host.now);
+                }
+                Op::Wait(span) | Op::Sleep(span) => host.now = host.now.after(span),
+                Op::Timeout => host.engine.handle_timeout(host.now),
+                Op::VipsDone => host.engine.handle(Input::VipsTaken, host.now),
+            }
+            if at == stop_at {
+                host.engine.handle(Input::Shutdown, host.now);
+            }
+            host.actions();
+        }
+    }
+
+    #[test]
+    fn the_same_inputs_give_the_same_engine(config in configs(), ops in prop::collection::vec(op(), 1..60)) {
+        let [mut one, mut other] = [Witness::new(config.clone()), Witness::new(config)];
+        for op in ops {
+            one.run(op);
+            other.run(op);
+        }
+        prop_assert_eq!(one.host.engine, other.host.engine);
+    }
+}

@@ -1,0 +1,206 @@
+//! What takes several inputs: announcements, stops, faults and send errors.
+
+use super::*;
+
+const ANNOUNCE: Action = Action::Announce;
+
+#[test]
+fn the_announcement_follows_the_vips_and_is_repeated_with_the_second_next_advert() {
+    let mut host = Host::taking(config(1, 0)).later(A_MOMENT);
+    assert_eq!(host.handle(Input::VipsTaken), [ANNOUNCE]);
+    assert_eq!(host.sleep(), [send(1, 0, 0)]);
+    assert_eq!(host.sleep(), [send(1, 0, 0), ANNOUNCE]);
+    for _ in 0..5 {
+        assert_eq!(host.sleep(), [send(1, 0, 0)]);
+    }
+}
+
+#[test]
+fn nothing_is_announced_before_the_vips_are_here() {
+    let mut host = Host::taking(config(1, 0));
+    for _ in 0..5 {
+        assert_eq!(host.sleep(), [send(1, 0, 0)], "a slow up script");
+    }
+    assert_eq!(host.handle(Input::VipsTaken), [ANNOUNCE]);
+    assert_eq!(host.sleep(), [send(1, 0, 0)]);
+    assert_eq!(host.sleep(), [send(1, 0, 0), ANNOUNCE]);
+}
+
+#[test]
+fn a_master_that_left_does_not_repeat_its_announcement() {
+    let mut host = Host::master(config(1, 100)).later(A_MOMENT);
+    let advert = host.hears(1, 0, 0);
+    host.handle(Input::Advert(advert));
+    assert!(host.sleep().contains(&Action::TakeVips), "master again, its VIPs are still on the way");
+    for _ in 0..4 {
+        assert_eq!(host.sleep(), [send(1, 100, 0)]);
+    }
+}
+
+#[test]
+fn a_master_announces_to_another_at_most_once_an_own_interval() {
+    let mut host = Host::master(config(1, 0));
+    let hear = |host: &mut Host| {
+        let advert = host.hears(1, 50, 0);
+        host.handle(Input::Advert(advert))
+    };
+    let mut announced = std::vec![];
+    // A flood of 1,000 adverts a second for 3 s: the own adverts go on in between.
+    for _ in 0..3_000 {
+        host = host.later(A_MOMENT);
+        assert!(!host.handle_timeout().iter().any(|action| matches!(action, Action::TakeVips)));
+        for action in hear(&mut host) {
+            assert_eq!(action, ANNOUNCE);
+            announced.push(host.now);
+        }
+    }
+    assert!((3..=4).contains(&announced.len()), "{announced:?}");
+    for pair in announced.windows(2) {
+        assert!(pair[1].since(pair[0]) >= Duration::from_secs(1));
+    }
+    assert_eq!(host.state(), State::Master);
+}
+
+#[test]
+fn a_master_that_stops_gives_up_its_vips_first_and_bows_out_when_they_are_gone() {
+    let mut host = Host::master(config(1, 100)).later(A_MOMENT);
+    let actions = host.handle(Input::Shutdown);
+    let transition = host.transition(State::Master, State::Init, Cause::Shutdown);
+    assert_eq!(actions, [Action::ReleaseVips, transition]);
+    assert!(!host.engine.is_stopped());
+    assert_eq!(host.handle(Input::Shutdown), [], "asked twice");
+
+    host = host.later(Duration::from_secs(10));
+    assert_eq!(host.handle_timeout(), [], "a slow down script");
+    assert_eq!(host.handle(Input::VipsReleased), [bow_out(0)]);
+    assert!(host.engine.is_stopped());
+    assert_eq!(host.handle(Input::VipsReleased), [], "one bow-out is enough");
+}
+
+#[test]
+fn a_master_that_stops_before_its_vips_came_bows_out_too() {
+    let mut host = Host::taking(config(1, 100)).later(A_MOMENT);
+    assert_eq!(host.handle(Input::Shutdown)[0], Action::ReleaseVips);
+    assert_eq!(host.handle(Input::VipsReleased), [bow_out(0)]);
+}
+
+#[test]
+fn a_demoted_master_bows_out_as_one() {
+    let mut host = Host::master(config(1, 100)).later(A_MOMENT).demoted();
+    host.handle(Input::Shutdown);
+    assert_eq!(host.handle(Input::VipsReleased), [bow_out(240)]);
+}
+
+#[test]
+fn a_backup_that_stops_runs_the_down_script_and_does_not_bow_out() {
+    let mut host = Host::backup(config(1, 100)).later(A_MOMENT);
+    let actions = host.handle(Input::Shutdown);
+    let transition = host.transition(State::Backup, State::Init, Cause::Shutdown);
+    assert_eq!(actions, [Action::ReleaseVips, transition]);
+    assert!(!host.engine.is_stopped());
+    assert_eq!(host.handle(Input::VipsReleased), []);
+    assert!(host.engine.is_stopped());
+}
+
+#[test]
+fn a_host_without_a_link_stops_without_a_bow_out() {
+    let mut host = Host::new(config(1, 100));
+    assert_eq!(host.handle(Input::Shutdown), [Action::ReleaseVips]);
+    assert_eq!(host.handle(Input::VipsReleased), []);
+    assert!(host.engine.is_stopped());
+}
+
+#[test]
+fn a_former_master_that_stops_while_it_releases_does_not_bow_out() {
+    let mut host = Host::master(config(1, 100)).later(A_MOMENT);
+    let advert = host.hears(1, 0, 0);
+    host.handle(Input::Advert(advert));
+    assert!(!host.handle(Input::Shutdown).contains(&Action::ReleaseVips), "one is under way");
+    assert!(!host.engine.is_stopped());
+    assert_eq!(host.handle(Input::VipsReleased), []);
+    assert!(host.engine.is_stopped());
+}
+
+#[test]
+fn nothing_wakes_a_host_that_has_stopped() {
+    let mut host = Host::master(config(1, 100)).later(A_MOMENT);
+    host.handle(Input::Shutdown);
+    host.handle(Input::VipsReleased);
+    for input in [Input::LinkDown(LinkFault::InterfaceDown), Input::LinkUp, Input::VipsTaken, Input::StepDown] {
+        assert_eq!(host.handle(input), [], "{input:?}");
+    }
+    let advert = host.hears(255, 255, 255);
+    assert_eq!(host.handle(Input::Advert(advert)), []);
+    assert_eq!(host.next(), None);
+}
+
+#[test]
+fn stepping_down_releases_then_bows_out() {
+    let mut host = Host::master(config(1, 100)).later(A_MOMENT);
+    let actions = host.handle(Input::StepDown);
+    let transition = host.transition(State::Master, State::Backup, Cause::StepDown);
+    assert_eq!(actions, [Action::ReleaseVips, transition]);
+    assert_eq!(host.handle(Input::VipsReleased), [bow_out(0)]);
+    assert_eq!(host.handle(Input::VipsReleased), []);
+}
+
+#[test]
+fn a_host_that_is_master_again_before_its_vips_were_gone_does_not_bow_out() {
+    let mut host = Host::master(config(1, 100)).later(A_MOMENT);
+    host.handle(Input::StepDown);
+    assert!(host.sleep().contains(&Action::TakeVips));
+    assert_eq!(host.handle(Input::VipsReleased), []);
+}
+
+/// Another master has spoken since: a bow-out now would make the other backups masters beside it.
+#[test]
+fn a_host_that_hears_a_master_before_its_vips_were_gone_does_not_bow_out() {
+    let mut host = Host::master(config(1, 100)).later(A_MOMENT);
+    host.handle(Input::StepDown);
+    host = host.later(Duration::from_secs(1));
+    let advert = host.hears(1, 0, 0);
+    host.handle(Input::Advert(advert));
+    assert_eq!(host.handle(Input::VipsReleased), []);
+}
+
+#[test]
+fn a_fault_of_a_master_takes_its_vips_without_a_bow_out() {
+    use LinkFault::{InterfaceDown, NoAddress, NoCarrier, NoInterface};
+    for fault in [NoInterface, InterfaceDown, NoCarrier, NoAddress] {
+        let mut host = Host::master(config(1, 0)).later(A_MOMENT);
+        let actions = host.handle(Input::LinkDown(fault));
+        let transition = host.transition(State::Master, State::Init, Cause::LinkDown(fault));
+        assert_eq!(actions, [Action::ReleaseVips, transition]);
+        assert_eq!(host.handle(Input::VipsReleased), []);
+        assert_eq!(host.next(), None);
+
+        let actions = host.handle(Input::LinkUp);
+        assert_eq!(actions, [host.transition(State::Init, State::Backup, Cause::LinkUp)]);
+        assert_eq!(host.next(), Some(Duration::from_secs(3)));
+    }
+}
+
+#[test]
+fn three_send_errors_in_a_row_demote_and_three_successes_restore() {
+    let mut host = Host::master(config(1, 0));
+    let inputs = |host: &mut Host, failed: &[bool]| {
+        let mut changes = 0;
+        for failed in failed {
+            let actions = host.handle(if *failed { Input::AdvertFailed } else { Input::AdvertSent });
+            for action in &actions {
+                assert_eq!(*action, Action::Demoted(host.engine.status().demotion));
+            }
+            changes += actions.len();
+        }
+        changes
+    };
+    assert_eq!(inputs(&mut host, &[true, true, false, true, true, false]), 0, "never three in a row");
+    assert_eq!(host.sleep()[0], send(1, 0, 0));
+    assert_eq!(inputs(&mut host, &[true, true, true]), 1);
+    assert_eq!(host.sleep()[0], send(1, 0, 240));
+    assert_eq!(inputs(&mut host, &[true, true, true]), 0, "demoted once is enough");
+    assert_eq!(inputs(&mut host, &[false, false, true, false, false]), 0, "never three in a row");
+    assert_eq!(host.sleep()[0], send(1, 0, 240));
+    assert_eq!(inputs(&mut host, &[false]), 1);
+    assert_eq!(host.sleep()[0], send(1, 0, 0));
+}

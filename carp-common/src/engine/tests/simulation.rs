@@ -1,0 +1,266 @@
+//! Two hosts on a network with a fixed one-way delay, event by event: in the end there is one master.
+//!
+//! # How long the end may take
+//! Both hosts have the same T; `dead` is their dead time, `d` the delay, 3 ms at most.
+//! - The first to have been BACKUP for `dead` becomes MASTER and advertises. If the other one hears that
+//!   before its own time is up, there is one master: at the latest `dead + d` after the later start.
+//! - Otherwise the adverts cross: both become MASTER within `d` of each other and both yield. Each waits
+//!   `dead` from the advert that it heard, and longer by a span that depends on its address and on how often
+//!   this has happened. A round thus ends at the latest `d + dead + 250 ms` after it began. It ends in
+//!   another crossing only if the two spans are closer than `2 d`, for which the chance is at most
+//!   2 * 6 ms / 250 ms, below 5 %.
+//! - Five crossings in a row are thus one case in three million: the bound is that of five.
+//!
+//! After a heal, the first advert that arrives makes its receiver yield: one own interval and `d`. Only
+//! where both adverts are under way at once do both yield, and the bound is that of the crossings again.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MILLI: Duration = Duration::from_millis(1);
+const TIE_SPREAD: Duration = Duration::from_millis(250);
+const CROSSINGS: u32 = 5;
+
+/// Something on its way to a host.
+#[derive(Clone, Copy, Debug)]
+struct Delivery {
+    at: Time,
+    to: usize,
+    input: Input,
+}
+
+/// Two hosts, what is under way between them, and whether the network is whole.
+struct Network {
+    hosts: [Host; 2],
+    now: Time,
+    delay: Duration,
+    split: bool,
+    under_way: Vec<Delivery>,
+    /// Changes of state so far.
+    transitions: usize,
+    /// When the last one was.
+    last_change: Time,
+}
+
+impl Network {
+    fn new(configs: [Config; 2], starts: [Duration; 2], delay: Duration) -> Self {
+        let under_way = [0, 1].map(|to| Delivery { at: START.after(starts[to]), to, input: Input::LinkUp }).into();
+        let hosts = configs.map(Host::new);
+        Self { hosts, now: START, delay, split: false, under_way, transitions: 0, last_change: START }
+    }
+
+    /// Lets time pass, event by event: at each host inputs before timers.
+    fn run_until(&mut self, end: Time) {
+        loop {
+            let delivery = self.under_way.iter().map(|delivery| delivery.at).min();
+            let timer = self.hosts.iter().filter_map(|host| host.engine.poll_timeout()).min();
+            let Some(next) = delivery.into_iter().chain(timer).min().filter(|next| *next <= end) else { break };
+            self.now = next;
+            if delivery == Some(next) {
+                let at = self.under_way.iter().position(|delivery| delivery.at == next).unwrap();
+                let Delivery { to, input, .. } = self.under_way.swap_remove(at);
+                self.at(to, |host| host.handle(input));
+            } else {
+                let to = self.hosts.iter().position(|host| host.engine.poll_timeout() == Some(next)).unwrap();
+                self.at(to, Host::handle_timeout);
+            }
+        }
+        self.now = end;
+    }
+
+    fn run_for(&mut self, span: Duration) {
+        self.run_until(self.now.after(span));
+    }
+
+    /// Calls a host and does what it asks.
+    fn at(&mut self, index: usize, call: impl FnOnce(&mut Host) -> Vec<Action>) {
+        let host = &mut self.hosts[index];
+        host.now = self.now;
+        let source = host.engine.config.source;
+        for action in call(host) {
+            let (to, input, delay) = match action {
+                Action::SendAdvert(_) if self.split => continue,
+                Action::SendAdvert(AdvertFields { advbase, advskew, demote }) => {
+                    let arrival = self.now.after(self.delay);
+                    let families = self.hosts[index].engine.config.families;
+                    for family in families {
+                        let advert = HeardAdvert { family: *family, source, advbase, advskew, demote, arrival };
+                        self.under_way.push(Delivery { at: arrival, to: 1 - index, input: Input::Advert(advert) });
+                    }
+                    continue;
+                }
+                Action::TakeVips => (index, Input::VipsTaken, Duration::ZERO),
+                Action::ReleaseVips => (index, Input::VipsReleased, Duration::ZERO),
+                Action::Transition(_) => {
+                    self.transitions += 1;
+                    self.last_change = self.now;
+                    continue;
+                }
+                Action::Announce | Action::Demoted(_) => continue,
+            };
+            self.under_way.push(Delivery { at: self.now.after(delay), to, input });
+        }
+    }
+
+    fn masters(&self) -> usize {
+        self.hosts.iter().filter(|host| host.state() == State::Master).count()
+    }
+
+    /// Exactly one master now, and no change for ten more intervals.
+    fn assert_settled(&mut self, what: &str) {
+        assert_eq!(self.masters(), 1, "{what}: masters at {:?}", self.now.since(START));
+        let changes = self.transitions;
+        self.run_for(self.hosts[0].engine.config.interval().max(self.hosts[1].engine.config.interval()) * 10);
+        assert_eq!(self.transitions, changes, "{what}: it did not last");
+    }
+}
+
+/// Two hosts at skew 0, told apart by their addresses alone.
+fn equals(preempt: [bool; 2], sources: [IpAddr; 2]) -> [Config; 2] {
+    [0, 1].map(|host| Config { preempt: preempt[host], source: sources[host], ..config(1, 0) })
+}
+
+/// How long `crossings` rounds may take after the first one could begin.
+fn rounds(config: &Config, delay: Duration, crossings: u32) -> Duration {
+    delay + (delay + config.dead_time() + TIE_SPREAD) * crossings
+}
+
+fn offsets() -> impl Strategy<Value = Duration> {
+    // Exactly together, within the delay of each other, anywhere.
+    prop_oneof![Just(0), 0..4_000u64, 0..8_000_000u64].prop_map(Duration::from_micros)
+}
+
+fn delays() -> impl Strategy<Value = Duration> {
+    prop_oneof![Just(0), 0..=3_000u64].prop_map(Duration::from_micros)
+}
+
+fn two_sources() -> impl Strategy<Value = [IpAddr; 2]> {
+    any::<[IpAddr; 2]>().prop_filter("two addresses", |[one, other]| one != other)
+}
+
+proptest! {
+    #![proptest_config(proptest_config())]
+
+    #[test]
+    fn two_equal_hosts_always_agree_on_one_master(
+        preempt: [bool; 2],
+        sources in two_sources(),
+        start in offsets(),
+        delay in delays(),
+    ) {
+        let configs = equals(preempt, sources);
+        let bound = start + configs[0].dead_time() + rounds(&configs[0], delay, CROSSINGS);
+        let mut network = Network::new(configs, [Duration::ZERO, start], delay);
+        network.run_for(bound);
+        network.assert_settled("after the start");
+    }
+
+    #[test]
+    fn two_equal_hosts_of_both_families_agree_on_one_master(
+        sources in two_sources(),
+        start in offsets(),
+        delay in delays(),
+    ) {
+        let configs = equals([true; 2], sources).map(|config| Config { families: BOTH, ..config });
+        let bound = start + configs[0].dead_time() + rounds(&configs[0], delay, CROSSINGS);
+        let mut network = Network::new(configs, [Duration::ZERO, start], delay);
+        network.run_for(bound);
+        network.assert_settled("after the start");
+    }
+
+    #[test]
+    fn the_preferred_host_is_master_in_the_end_if_it_preempts(
+        sources in two_sources(),
+        advskews in [0..=100u8, 101..=254u8],
+        starts in [offsets(), offsets()],
+        delay in delays(),
+    ) {
+        let configs =
+            [0, 1].map(|host| Config { source: sources[host], ..preempting(1, advskews[host]) });
+        // Silence, takeover, and if the other one was first, its next advert.
+        let bound = starts[0].max(starts[1]) + configs[1].dead_time() + configs[1].interval() + delay * 2;
+        let mut network = Network::new(configs, starts, delay);
+        network.run_for(bound + MILLI);
+        prop_assert_eq!(network.hosts[0].state(), State::Master);
+        network.assert_settled("after the start");
+    }
+
+    #[test]
+    fn one_master_is_left_within_two_intervals_of_a_heal(
+        sources in two_sources(),
+        advskew in prop_oneof![Just(0u8), 1..=254u8],
+        preempt: [bool; 2],
+        start in offsets(),
+        delay in delays(),
+        split_for in 0..20_000_000u64,
+    ) {
+        let mut configs = equals(preempt, sources);
+        configs[1].advskew = Advskew::new(advskew).unwrap();
+        let slowest = configs[1].interval();
+        let mut network = Network::new(configs.clone(), [Duration::ZERO, start], delay);
+        network.run_for(start + configs[1].dead_time() + rounds(&configs[1], delay, CROSSINGS));
+        network.assert_settled("before the split");
+        network.split = true;
+        network.run_for(Duration::from_micros(split_for));
+        network.split = false;
+        network.run_for(slowest * 2);
+        network.assert_settled("after the heal");
+    }
+
+    /// They start in a split, so their adverts may stand in any phase to each other.
+    #[test]
+    fn one_master_is_left_after_the_first_meeting_of_two(
+        sources in two_sources(),
+        start in offsets(),
+        delay in delays(),
+        split_for in 0..20_000_000u64,
+    ) {
+        let configs = equals([false; 2], sources);
+        let [interval, dead] = [configs[0].interval(), configs[0].dead_time()];
+        let mut network = Network::new(configs.clone(), [Duration::ZERO, start], delay);
+        network.split = true;
+        network.run_for(start + dead + Duration::from_micros(split_for));
+        network.split = false;
+        let phase = Duration::from_nanos((start.as_nanos() % interval.as_nanos()) as u64);
+        let may_cross = phase.min(interval - phase) <= delay;
+        network.run_for(interval * 2 + if may_cross { rounds(&configs[0], delay, CROSSINGS) } else { Duration::ZERO });
+        network.assert_settled("after the heal");
+    }
+
+    #[test]
+    fn a_stop_of_the_master_hands_over_within_one_delay(
+        sources in two_sources(),
+        start in (1u64..5_000).prop_map(Duration::from_millis),
+        delay in delays(),
+        after in 0..5_000_000u64,
+    ) {
+        let configs = equals([false; 2], sources);
+        let mut network = Network::new(configs.clone(), [Duration::ZERO, start], delay);
+        network.run_for(start + configs[0].dead_time() + rounds(&configs[0], delay, CROSSINGS));
+        network.run_for(Duration::from_micros(after));
+        let [master, other] = if network.hosts[0].state() == State::Master { [0, 1] } else { [1, 0] };
+        network.at(master, |host| host.handle(Input::Shutdown));
+        network.run_for(delay);
+        prop_assert_eq!(network.hosts[master].state(), State::Init);
+        prop_assert_eq!(network.hosts[other].state(), State::Master);
+    }
+}
+
+/// The worst case, all of it: started in the same nanosecond, the longest delay, every pair of a small net.
+#[test]
+fn every_pair_of_neighbours_that_start_together_agrees_within_the_bound() {
+    let mut longest = Duration::ZERO;
+    for (one, other) in (1..=40).flat_map(|one| (1..one).map(move |other| (one, other))) {
+        let configs = equals([false; 2], [one, other].map(|last| IpAddr::from([10, 77, 0, last])));
+        let delay = MILLI * 3;
+        let bound = configs[0].dead_time() + rounds(&configs[0], delay, CROSSINGS);
+        let mut network = Network::new(configs, [Duration::ZERO; 2], delay);
+        network.run_for(bound);
+        longest = longest.max(network.last_change.since(START));
+        network.assert_settled(&std::format!("10.77.0.{one} and 10.77.0.{other}"));
+    }
+    // One crossing is certain here, so no pair can be faster than two dead times.
+    assert!(longest > Duration::from_secs(6), "{longest:?}");
+    std::println!("longest: {longest:?}");
+}

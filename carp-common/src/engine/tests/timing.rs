@@ -1,0 +1,236 @@
+//! When timers end: they run from an advert's arrival in the kernel, a late one neither bursts nor shifts
+//! those after it, each family has its own, a tie lengthens one master-down time, and stepping down holds.
+
+use std::{collections::BTreeSet, vec};
+
+use super::*;
+
+/// How long an advert lay in the kernel before the agent got round to it.
+const LAG: Duration = Duration::from_millis(400);
+const DEAD: Duration = span(3, 100);
+const OWN: Duration = span(1, 100);
+const TIE_SPREAD: Duration = Duration::from_millis(250);
+
+/// The host hears an advert that arrived `lag` ago; returns how long after the *arrival* the next timer ends.
+fn hear_late(host: &mut Host, lag: Duration, mut advert: HeardAdvert) -> Duration {
+    advert.arrival = host.now;
+    host.now = host.now.after(lag);
+    host.handle(Input::Advert(advert));
+    host.engine.poll_timeout().unwrap().since(advert.arrival)
+}
+
+#[test]
+fn master_down_runs_from_the_adverts_arrival_and_not_from_when_it_is_told() {
+    let mut host = Host::backup(config(1, 100)).later(OWN);
+    let advert = host.hears(1, 0, 0);
+    assert_eq!(hear_late(&mut host, LAG, advert), DEAD);
+}
+
+#[test]
+fn master_down_runs_from_the_arrival_of_the_advert_that_was_yielded_to() {
+    let mut host = Host::master(config(1, 100)).later(A_MOMENT);
+    let advert = host.hears(1, 0, 0);
+    assert_eq!(hear_late(&mut host, LAG, advert), DEAD, "a better master");
+
+    let mut host = Host::master(config(1, 100)).later(A_MOMENT);
+    let advert = host.hears(1, 100, 0);
+    let next = hear_late(&mut host, LAG, advert);
+    assert!((DEAD..DEAD + TIE_SPREAD).contains(&next), "an equal master: {next:?}");
+}
+
+#[test]
+fn an_older_advert_told_after_a_newer_one_does_no_harm() {
+    let mut host = Host::backup(config(1, 100)).later(OWN);
+    let [newer, older] = [host.hears(1, 0, 0), HeardAdvert { arrival: START, ..host.hears(1, 0, 0) }];
+    host.handle(Input::Advert(newer));
+    host.handle(Input::Advert(older));
+    assert_eq!(host.next(), Some(DEAD));
+    assert_eq!(host.engine.status().last_arrival, Some(newer.arrival));
+}
+
+#[test]
+fn an_advert_that_the_kernel_already_has_wins_over_a_late_timer() {
+    let mut host = Host::backup(config(1, 100));
+    let arrival = START.after(DEAD - A_MOMENT);
+    host = host.later(DEAD + LAG);
+    let advert = HeardAdvert { arrival, ..host.hears(1, 0, 0) };
+    host.handle(Input::Advert(advert));
+    assert_eq!(host.handle_timeout(), []);
+    assert_eq!(host.state(), State::Backup);
+}
+
+#[test]
+fn the_cause_of_a_takeover_names_the_silence_since_the_last_advert() {
+    let mut host = Host::backup(config(1, 0)).later(Duration::from_secs(2));
+    let advert = host.hears(1, 0, 0);
+    host.handle(Input::Advert(advert));
+    let mut host = host.later(Duration::from_millis(3_005));
+    let actions = host.handle_timeout();
+    let cause = Cause::MasterDown(Duration::from_millis(3_005));
+    assert_eq!(actions.last(), Some(&host.transition(State::Backup, State::Master, cause)));
+}
+
+#[test]
+fn a_timer_that_is_not_due_does_nothing() {
+    for host in [Host::backup(config(1, 0)), Host::master(config(1, 0))] {
+        let due = host.engine.poll_timeout().unwrap();
+        let mut early = host.clone();
+        early.now = Time::from_nanos(due.as_nanos() - 1);
+        assert_eq!(early.handle_timeout(), []);
+        assert_eq!(early.engine, host.engine);
+    }
+}
+
+#[test]
+fn a_late_advert_timer_does_not_shift_those_after_it() {
+    let mut host = Host::master(config(1, 100));
+    let first = host.engine.poll_timeout().unwrap();
+    for n in 1..=5 {
+        host.now = host.engine.poll_timeout().unwrap().after(LAG);
+        assert_eq!(host.handle_timeout()[0], send(1, 100, 0));
+        assert_eq!(host.engine.poll_timeout(), Some(first.after(OWN * n)));
+    }
+}
+
+#[test]
+fn after_a_stall_one_advert_leaves_and_no_burst() {
+    let mut host = Host::master(config(1, 100)).later(OWN * 9 + LAG);
+    assert_eq!(host.handle_timeout(), [send(1, 100, 0)]);
+    let next = host.next().unwrap();
+    assert!(next > Duration::ZERO && next <= OWN, "{next:?}");
+    assert_eq!(host.handle_timeout(), []);
+}
+
+#[test]
+fn each_familys_adverts_restart_its_own_timer_alone() {
+    for heard in BOTH {
+        let mut host = Host::backup(Config { families: BOTH, ..config(1, 100) });
+        for _ in 0..2 {
+            host = host.later(OWN);
+            let advert = HeardAdvert { family: *heard, ..host.hears(1, 0, 0) };
+            host.handle(Input::Advert(advert));
+            assert_eq!(host.engine.poll_timeout(), Some(START.after(DEAD)), "the other one still runs");
+        }
+        host.sleep();
+        assert_eq!(host.state(), State::Master, "only {heard:?} was heard: the other one expired");
+    }
+}
+
+#[test]
+fn a_host_that_hears_both_families_waits() {
+    let mut host = Host::backup(Config { families: BOTH, ..config(1, 100) });
+    for _ in 0..4 {
+        host = host.later(OWN);
+        for family in BOTH {
+            let advert = HeardAdvert { family: *family, ..host.hears(1, 0, 0) };
+            host.handle(Input::Advert(advert));
+        }
+        assert_eq!(host.next(), Some(DEAD));
+    }
+}
+
+/// By how much a tie lengthens the next master-down time of a host with this address.
+fn tie_delay(host: &mut Host) -> Duration {
+    let Config { advbase, advskew, .. } = host.engine.config;
+    let dead = host.engine.config.dead_time();
+    let advert = host.hears(advbase.get(), advskew.get(), 0);
+    host.handle(Input::Advert(advert));
+    host.next().unwrap().checked_sub(dead).expect("a tie should not shorten the master-down time")
+}
+
+#[test]
+fn ties_lengthen_by_spans_that_differ_from_host_to_host() {
+    let delays: BTreeSet<_> = (1..=254)
+        .map(|last| {
+            let source = IpAddr::from([192, 168, 178, last]);
+            tie_delay(&mut Host::master(Config { source, ..config(1, 0) }).later(A_MOMENT))
+        })
+        .collect();
+    assert!(delays.len() > 250, "{} different ones", delays.len());
+    assert!(*delays.last().unwrap() < TIE_SPREAD);
+    assert!(*delays.last().unwrap() - *delays.first().unwrap() > TIE_SPREAD * 9 / 10, "they use the whole span");
+}
+
+#[test]
+fn a_second_tie_lengthens_by_another_span() {
+    let mut host = Host::master(config(1, 0)).later(A_MOMENT);
+    let mut delays = vec![];
+    for _ in 0..4 {
+        delays.push(tie_delay(&mut host));
+        host.sleep();
+        assert_eq!(host.state(), State::Master);
+        host = host.later(A_MOMENT);
+    }
+    assert_eq!(delays.iter().collect::<BTreeSet<_>>().len(), delays.len(), "{delays:?}");
+}
+
+#[test]
+fn a_tie_below_advbase_1_lengthens_by_less_than_a_quarter_interval() {
+    for advskew in [0, 1, 5, 254] {
+        let mut host = Host::master(config(0, advskew)).later(Duration::from_micros(100));
+        let delay = tie_delay(&mut host);
+        assert!(delay < host.engine.config.interval() / 4, "{advskew}: {delay:?}");
+    }
+}
+
+#[test]
+fn a_tie_lengthens_one_master_down_time_only() {
+    let mut host = Host::master(config(1, 0)).later(A_MOMENT);
+    tie_delay(&mut host);
+    host = host.later(Duration::from_secs(1));
+    let advert = host.hears(1, 0, 0);
+    host.handle(Input::Advert(advert));
+    assert_eq!(host.next(), Some(Duration::from_secs(3)));
+}
+
+/// Either family's timer makes MASTER, so a tie must lengthen both: else two hosts whose adverts cross in
+/// both families end their waits together, for ever.
+#[test]
+fn a_tie_lengthens_the_master_down_time_of_both_families() {
+    let mut host = Host::master(Config { families: BOTH, ..config(1, 0) }).later(A_MOMENT);
+    for family in BOTH {
+        let advert = HeardAdvert { family: *family, ..host.hears(1, 0, 0) };
+        host.handle(Input::Advert(advert));
+    }
+    assert!(host.next() > Some(Duration::from_secs(3)), "{:?}", host.next());
+}
+
+#[test]
+fn after_stepping_down_a_host_does_not_preempt_for_three_seconds() {
+    for advbase in [0, 1] {
+        let mut host = Host::master(preempting(advbase, 10)).later(A_MOMENT);
+        host.handle(Input::StepDown);
+        let since = host.now;
+        for _ in 0..5 {
+            host = host.later(Duration::from_millis(500));
+            let advert = host.hears(advbase, 20, 1);
+            host.handle(Input::Advert(advert));
+            host.handle_timeout();
+            assert_eq!(host.state(), State::Backup, "{:?} after stepping down", host.now.since(since));
+        }
+        host = host.later(Duration::from_secs(2));
+        let advert = host.hears(advbase, 20, 0);
+        host.handle(Input::Advert(advert));
+        assert_eq!(host.state(), State::Master, "the hold is over");
+    }
+}
+
+#[test]
+fn after_stepping_down_a_host_that_is_alone_comes_back() {
+    for (advbase, hold) in [(0, Duration::from_secs(3)), (1, span(3, 10)), (2, span(6, 10))] {
+        let mut host = Host::master(config(advbase, 10)).later(A_MOMENT);
+        host.handle(Input::StepDown);
+        assert_eq!(host.next(), Some(hold), "advbase {advbase}");
+        host.sleep();
+        assert_eq!(host.state(), State::Master, "advbase {advbase}");
+    }
+}
+
+#[test]
+fn a_bow_out_ends_the_hold() {
+    let mut host = Host::master(config(1, 10)).later(A_MOMENT);
+    host.handle(Input::StepDown);
+    let advert = host.hears(255, 255, 0);
+    host.handle(Input::Advert(advert));
+    assert_eq!(host.state(), State::Master);
+}

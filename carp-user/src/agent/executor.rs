@@ -1,0 +1,254 @@
+//! Does what the engine decides.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use carp_common::{
+    abi::{Family, Sent, Vhost, VhostKey},
+    digest::DigestKey,
+    engine::{Action, AdvertFields, Engine, Input, LinkFault, State, Transition},
+    time::Time,
+};
+use log::{error, info, warn};
+use rtnetlink::Handle;
+use tokio::sync::mpsc;
+use zeroize::Zeroize;
+
+use super::{ROW, clock::now};
+use crate::{
+    config::Settings,
+    datapath::Xdp,
+    net::{PacketSocket, advert::AdvertSender, arp, interface::Interface, membership::Membership},
+    vips::VipKeeper,
+};
+
+/// The engine of a virtual host, and all that it acts through.
+pub(super) struct Executor {
+    settings: Arc<Settings>,
+    interface: String,
+    /// "eth0 vhid 1", as log lines begin.
+    name: String,
+    engine: Engine,
+    adverts: AdvertSender,
+    vips: VipKeeper,
+    link: Option<Link>,
+    membership: Option<Membership>,
+    /// Adverts that have left.
+    sent: u64,
+    /// The last error of sending an advert, so that it is said once.
+    send_error: Option<io::ErrorKind>,
+}
+
+/// The interface, while it is there.
+struct Link {
+    key: VhostKey,
+    mac: [u8; 6],
+    /// The addresses when the group was joined.
+    addresses: Vec<(Ipv4Addr, u8)>,
+    /// While the virtual host can work: what its adverts come from, and what was sent.
+    source: Option<(Ipv4Addr, Sent)>,
+}
+
+impl Executor {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        interface: String,
+        handle: Handle,
+        reports: mpsc::Sender<Input>,
+        now: Time,
+    ) -> Result<Self> {
+        let vhid = settings.vhid.get();
+        let socket = PacketSocket::open().context("cannot open a packet socket")?;
+        let vips = settings.vip_addresses();
+        Ok(Self {
+            name: format!("{interface} vhid {vhid}"),
+            engine: Engine::new(settings.engine(settings.source.unwrap_or(Ipv4Addr::UNSPECIFIED)), now),
+            adverts: AdvertSender::new(socket, &settings.passphrase, vhid, &vips, settings.destination),
+            vips: VipKeeper::start(handle, interface.clone(), Arc::clone(&settings), reports),
+            settings,
+            interface,
+            link: None,
+            membership: None,
+            sent: 0,
+            send_error: None,
+        })
+    }
+
+    pub(super) const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(super) const fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) const fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// The virtual host's key in the maps, while its interface is there.
+    pub(super) fn key(&self) -> Option<VhostKey> {
+        self.link.as_ref().map(|link| link.key)
+    }
+
+    /// At the start: ucarp's down script. (Without scripts, [`Self::repair_vips`] removes what is there.)
+    pub(super) fn clear_leftovers(&mut self) {
+        if self.settings.scripts.is_some() && !self.settings.neutral {
+            self.vips.want(0, false);
+        }
+    }
+
+    /// Takes note of the interface. `Ok(Err(fault))`: the virtual host cannot work on it.
+    pub(super) fn set_interface(&mut self, xdp: &mut Xdp, now: Option<&Interface>) -> Result<Result<(), LinkFault>> {
+        let Some(interface) = now else {
+            self.leave(xdp);
+            return Ok(Err(LinkFault::NoInterface));
+        };
+        if self.key().is_none_or(|key| key.ifindex() != interface.index) {
+            self.leave(xdp);
+            self.enter(xdp, interface)?;
+        }
+        self.join(interface);
+        let Some(link) = &mut self.link else { return Ok(Err(LinkFault::NoInterface)) };
+        link.mac = interface.mac;
+        let source = match interface.source(&self.settings) {
+            Ok(source) => source,
+            Err(fault) => {
+                link.source = None;
+                return Ok(Err(fault));
+            }
+        };
+        if link.source.is_none_or(|(known, _)| known != source) {
+            link.source = Some((source, Sent::new(IpAddr::V4(source))));
+        }
+        Ok(Ok(()))
+    }
+
+    /// Something may have added or removed VIPs: puts them right.
+    pub(super) fn repair_vips(&mut self, interface: Option<&Interface>) {
+        let Some(interface) = interface else { return };
+        let held = self.engine.status().state == State::Master;
+        if self.settings.vips.iter().any(|vip| interface.has(vip.address) != held) {
+            self.vips.repair(interface.index, held);
+        }
+    }
+
+    /// The VIP task has reached its goal.
+    pub(super) const fn settle_vips(&mut self) {
+        self.vips.settle();
+    }
+
+    /// Does everything that the engine wants done.
+    pub(super) fn act(&mut self, xdp: &mut Xdp) {
+        while let Some(action) = self.engine.poll_action() {
+            match action {
+                Action::SendAdvert(fields) => self.send_advert(xdp, fields),
+                Action::TakeVips => self.vips.want(self.ifindex(), true),
+                Action::ReleaseVips => self.vips.want(self.ifindex(), false),
+                Action::Announce => self.announce(),
+                Action::Transition(transition) => self.tell(&transition),
+                Action::Demoted(demotion) => match demotion.get() {
+                    0 => info!("{}: demotion ends", self.name),
+                    demotion => warn!("{}: demoted by {demotion}: adverts cannot be sent", self.name),
+                },
+            }
+        }
+    }
+
+    /// Attaches the program and makes the virtual host known.
+    fn enter(&mut self, xdp: &mut Xdp, interface: &Interface) -> Result<()> {
+        let key = VhostKey::new(interface.index, self.settings.vhid.get(), Family::V4);
+        let mut digest =
+            DigestKey::new(&self.settings.passphrase, self.settings.vhid.get(), &self.settings.vip_addresses());
+        let known = xdp.set_vhost(key, &Vhost::new(digest, ROW));
+        digest.zeroize();
+        known?;
+        let mode = xdp.attach(&self.interface, interface.index, interface.xdp_program)?;
+        info!("{}: {mode} on {}", self.name, self.interface);
+        self.link = Some(Link { key, mac: interface.mac, addresses: Vec::new(), source: None });
+        Ok(())
+    }
+
+    /// Forgets an interface that is gone.
+    fn leave(&mut self, xdp: &mut Xdp) {
+        if let Some(link) = self.link.take() {
+            xdp.detach();
+            xdp.remove_vhost(link.key);
+        }
+        self.membership = None;
+    }
+
+    /// Joins the group, again after every change of the interface: a membership does not always outlive one.
+    fn join(&mut self, interface: &Interface) {
+        let Some(link) = &mut self.link else { return };
+        let is_new = self.membership.is_none() || link.addresses != interface.addresses;
+        if !is_new || !interface.is_up {
+            return;
+        }
+        self.membership = None;
+        match Membership::join(self.settings.destination.ip, interface.index) {
+            Ok(membership) => {
+                self.membership = Some(membership);
+                link.addresses.clone_from(&interface.addresses);
+            }
+            // Said at each change: a switch that snoops may keep the adverts away.
+            Err(error) => warn!("{}: cannot join {}: {error}", self.name, self.settings.destination.ip),
+        }
+    }
+
+    fn send_advert(&mut self, xdp: &mut Xdp, fields: AdvertFields) {
+        let result = self.try_send_advert(xdp, fields);
+        let input = if result.is_ok() { Input::AdvertSent } else { Input::AdvertFailed };
+        match result {
+            Ok(()) => {
+                self.sent += 1;
+                if self.send_error.take().is_some() {
+                    info!("{}: adverts can be sent again", self.name);
+                }
+            }
+            Err(error) => {
+                if self.send_error.replace(error.kind()) != Some(error.kind()) {
+                    error!("{}: cannot send an advert: {error}", self.name);
+                }
+            }
+        }
+        self.engine.handle(input, now());
+    }
+
+    fn try_send_advert(&mut self, xdp: &mut Xdp, fields: AdvertFields) -> io::Result<()> {
+        let Some(Link { key, source: Some((source, sent)), .. }) = &mut self.link else {
+            return Err(io::ErrorKind::NetworkDown.into());
+        };
+        let counter = self.adverts.next_counter();
+        // Before it leaves: a reflection may be faster than this process.
+        sent.push(counter);
+        xdp.set_sent(*key, sent).map_err(io::Error::other)?;
+        self.adverts.send(key.ifindex(), *source, fields, counter)
+    }
+
+    fn announce(&self) {
+        let Some(link) = &self.link else { return };
+        for vip in &self.settings.vips {
+            let frame = arp::announcement(link.mac, vip.address);
+            if let Err(error) = self.adverts.socket().send(link.key.ifindex(), &frame) {
+                warn!("{}: cannot announce {vip}: {error}", self.name);
+            }
+        }
+    }
+
+    fn tell(&self, Transition { from, to, cause, .. }: &Transition) {
+        info!("{}: {from} -> {to}, {cause}", self.name);
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.key().map_or(0, |key| key.ifindex())
+    }
+}

@@ -1,0 +1,266 @@
+//! The one loop: inputs, then timers, then actions.
+//!
+//! ```text
+//! ring buffer --> Input::Advert --+
+//! netlink ------> Input::Link* ---+-> Engine::handle -> Action queue -> executor
+//! VIP task -----> Input::Vips* ---+        ^                              |
+//! signals ------> StepDown, Shutdown       +-- AdvertSent, AdvertFailed --+
+//! timerfd: only after all of these are drained, and after a look at the last-heard map
+//! ```
+
+mod clock;
+mod executor;
+mod refusals;
+
+use std::{io, sync::Arc};
+
+use anyhow::{Context, Result};
+use carp_common::{
+    abi::{Heard, SourceKey},
+    engine::{HeardAdvert, Input, LinkFault, State},
+    reason::Reason,
+    time::Time,
+};
+use log::{info, warn};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    select,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use self::{
+    clock::{Timer, now},
+    executor::Executor,
+    refusals::Refusals,
+};
+use crate::{
+    config::Settings,
+    datapath::Xdp,
+    net::{
+        self,
+        interface::{self, Interface},
+    },
+};
+
+/// Events handled before the timers get their turn: as many as the ring can hold.
+const EVENTS_A_ROUND: usize = 1024;
+/// Reports of the VIP task that wait to be handled.
+const REPORTS: usize = 16;
+/// Row of counters of the one virtual host.
+const ROW: u32 = 1;
+
+/// One virtual host at work.
+pub(crate) struct Agent {
+    executor: Executor,
+    xdp: AsyncFd<Xdp>,
+    links: watch::Receiver<Option<Interface>>,
+    reports: mpsc::Receiver<Input>,
+    signals: Signals,
+    timer: Timer,
+    refusals: Refusals,
+    /// What the interface was last said to lack, so that it is said once.
+    fault: Option<LinkFault>,
+}
+
+impl Agent {
+    /// Opens everything that the virtual host needs. The interface may still be missing.
+    pub(crate) async fn start(settings: Settings, interface: String) -> Result<Self> {
+        let settings = Arc::new(settings);
+        let xdp = Xdp::load()?;
+        let handle = net::connect()?;
+        let links = interface::watch(handle.clone(), interface.clone()).await?;
+        let (sender, reports) = mpsc::channel(REPORTS);
+        let executor = Executor::new(Arc::clone(&settings), interface, handle, sender, now())?;
+        // SAFETY: the ring's descriptor belongs to the Xdp, which never replaces it.
+        let xdp = unsafe { AsyncFd::register_with_interest(xdp, Interest::READABLE) };
+        let mut agent = Self {
+            executor,
+            xdp: xdp.map_err(io::Error::from).context("cannot wait for events")?,
+            links,
+            reports,
+            signals: Signals::new().context("cannot receive signals")?,
+            timer: Timer::new().context("cannot create a timer")?,
+            refusals: Refusals::new(ROW),
+            fault: None,
+        };
+        agent.executor.clear_leftovers();
+        // Whatever is in the way on an interface that is there stops the start, not only the first advert.
+        agent.handle_link()?;
+        agent.act()?;
+        Ok(agent)
+    }
+
+    /// Serves the virtual host until a signal ends it.
+    pub(crate) async fn run(mut self) -> Result<()> {
+        while !self.executor.engine().is_stopped() {
+            select! {
+                biased;
+                input = self.signals.next() => self.handle_signal(input),
+                ready = self.xdp.readable_mut() => ready?.clear_ready(),
+                changed = self.links.changed() => {
+                    changed.context("the task that watches the interface has ended")?;
+                    if let Err(error) = self.handle_link() {
+                        warn!("{error:#}");
+                    }
+                }
+                Some(report) = self.reports.recv() => self.handle_report(report),
+                fired = self.timer.fired() => fired?,
+            }
+            self.drain();
+            let now = now();
+            if self.executor.engine().poll_timeout().is_some_and(|due| due <= now) {
+                self.ask_kernel();
+                self.executor.engine_mut().handle_timeout(now);
+            }
+            self.act()?;
+            self.refusals.look(self.xdp.get_ref(), self.executor.name(), now);
+        }
+        self.xdp.get_mut().detach();
+        Ok(())
+    }
+
+    /// Does what the engine wants done, and sets the timer.
+    fn act(&mut self) -> io::Result<()> {
+        self.executor.act(self.xdp.get_mut());
+        self.timer.set(self.executor.engine().poll_timeout())
+    }
+
+    /// Handles all that is waiting, so that no timer overtakes it.
+    fn drain(&mut self) {
+        for _ in 0..EVENTS_A_ROUND {
+            let Some(event) = self.xdp.get_mut().next_event() else { break };
+            self.hear(event.source(), event.heard());
+        }
+        self.xdp.get_mut().flush_log();
+        while let Ok(report) = self.reports.try_recv() {
+            self.handle_report(report);
+        }
+    }
+
+    /// Before a timer counts: the kernel may have heard what the ring had no room for, or what it took for
+    /// a repeat.
+    fn ask_kernel(&mut self) {
+        let Some(key) = self.executor.key() else { return };
+        let known = self.executor.engine().status().last_arrival;
+        let mut missed: Vec<_> = self
+            .xdp
+            .get_ref()
+            .last_heard(key)
+            .map(|(source, last)| (source, last.heard()))
+            .filter(|(_, heard)| Some(heard.arrival()) > known)
+            .collect();
+        missed.sort_by_key(|(_, heard)| heard.arrival());
+        for (source, heard) in missed {
+            self.hear(source, heard);
+        }
+    }
+
+    fn hear(&mut self, source: SourceKey, heard: Heard) {
+        // An event from before the interface was deleted and came back.
+        if Some(source.vhost()) != self.executor.key() {
+            return;
+        }
+        let advert = HeardAdvert {
+            family: source.vhost().family(),
+            source: source.source(),
+            advbase: heard.advbase(),
+            advskew: heard.advskew(),
+            demote: heard.demote(),
+            arrival: heard.arrival(),
+        };
+        self.executor.engine_mut().handle(Input::Advert(advert), now());
+    }
+
+    fn handle_report(&mut self, report: Input) {
+        self.executor.settle_vips();
+        self.executor.engine_mut().handle(report, now());
+    }
+
+    /// Takes note of what the interface is like now.
+    fn handle_link(&mut self) -> Result<()> {
+        let interface = self.links.borrow_and_update().clone();
+        let found = self.executor.set_interface(self.xdp.get_mut(), interface.as_ref());
+        let fault = match &found {
+            Ok(Ok(())) => None,
+            Ok(Err(fault)) => Some(*fault),
+            Err(_) => Some(LinkFault::NoInterface),
+        };
+        let input = fault.map_or(Input::LinkUp, Input::LinkDown);
+        if let Some(fault) =
+            fault.filter(|_| self.fault != fault && self.executor.engine().status().state == State::Init)
+        {
+            info!("{}: INIT: {fault}; waiting for it", self.executor.name());
+        }
+        self.fault = fault;
+        self.executor.engine_mut().handle(input, now());
+        self.executor.repair_vips(interface.as_ref());
+        found.map(drop)
+    }
+
+    fn handle_signal(&mut self, input: SignalInput) {
+        match input {
+            SignalInput::Engine(input) => self.executor.engine_mut().handle(input, now()),
+            SignalInput::LogState => self.log_state(now()),
+        }
+    }
+
+    fn log_state(&self, now: Time) {
+        let status = self.executor.engine().status();
+        let heard = status.last_arrival.map_or_else(
+            || "no advert heard".to_owned(),
+            |arrival| format!("last advert heard {:.3} s ago", now.since(arrival).as_secs_f64()),
+        );
+        let counters: Vec<String> = Reason::ALL
+            .into_iter()
+            .filter_map(|reason| Some((reason, self.xdp.get_ref().counter(ROW, reason).ok()?)))
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| format!("{} {count}", reason.name()))
+            .collect();
+        info!(
+            "{}: {} for {:.0} s, demotion {}, {heard}; adverts sent: {}; received: {}",
+            self.executor.name(),
+            status.state,
+            now.since(status.since).as_secs_f64(),
+            status.demotion.get(),
+            self.executor.sent(),
+            if counters.is_empty() { "none".to_owned() } else { counters.join(", ") },
+        );
+    }
+}
+
+enum SignalInput {
+    Engine(Input),
+    LogState,
+}
+
+/// ucarp's signals: TERM, INT, QUIT and HUP end the agent, USR1 logs the state, USR2 steps a master down.
+struct Signals {
+    end: [Signal; 4],
+    log_state: Signal,
+    step_down: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let [terminate, interrupt, quit, hangup] =
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()].map(signal);
+        Ok(Self {
+            end: [terminate?, interrupt?, quit?, hangup?],
+            log_state: signal(SignalKind::user_defined1())?,
+            step_down: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn next(&mut self) -> SignalInput {
+        let [terminate, interrupt, quit, hangup] = &mut self.end;
+        select! {
+            _ = terminate.recv() => SignalInput::Engine(Input::Shutdown),
+            _ = interrupt.recv() => SignalInput::Engine(Input::Shutdown),
+            _ = quit.recv() => SignalInput::Engine(Input::Shutdown),
+            _ = hangup.recv() => SignalInput::Engine(Input::Shutdown),
+            _ = self.log_state.recv() => SignalInput::LogState,
+            _ = self.step_down.recv() => SignalInput::Engine(Input::StepDown),
+        }
+    }
+}

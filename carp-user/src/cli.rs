@@ -1,0 +1,268 @@
+//! carpd's command line: ucarp's, option for option, with its mistakes refused.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{BufRead, BufReader},
+    net::{IpAddr, Ipv4Addr},
+    os::unix::{ffi::OsStringExt, fs::PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use carp_common::{
+    digest::{MAX_PASSPHRASE, Passphrase},
+    engine::{Advbase, Advskew, DeadRatio, Vhid},
+    wire::{Destination, GROUP_V4},
+};
+use clap::{ArgAction, Parser, value_parser};
+use nix::syslog::Facility;
+use zeroize::Zeroizing;
+
+use crate::config::{Scripts, Settings, Vip};
+
+/// Longest name of an interface in bytes (IFNAMSIZ less its NUL).
+const MAX_INTERFACE: usize = 15;
+
+/// Keeps a virtual IP alive when a server dies: CARP for Linux, judged in the kernel.
+///
+/// Takes ucarp's options unchanged.
+#[derive(Parser)]
+#[command(name = "carpd", version, infer_long_args = true, args_override_self = true, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Interface of the virtual host [default: that of --srcip, or of the route to the VIP]
+    #[arg(short, long, value_name = "IF")]
+    interface: Option<String>,
+
+    /// The host's own address on it, the source of adverts [default: from the interface]
+    #[arg(short, long, value_name = "IP")]
+    srcip: Option<Ipv4Addr>,
+
+    /// Virtual host id, the same on all hosts that share the VIP: 1 to 255
+    #[arg(short, long, value_name = "ID", value_parser = value_parser!(u8).range(1..))]
+    vhid: u8,
+
+    /// Passphrase of 1 to 19 bytes, the same on all hosts; --passfile keeps it off the command line
+    #[arg(short, long, required_unless_present = "passfile", conflicts_with = "passfile")]
+    pass: Option<OsString>,
+
+    /// File with the passphrase in its first line
+    #[arg(short = 'o', long, value_name = "FILE")]
+    passfile: Option<PathBuf>,
+
+    /// Virtual IP, /32 unless a prefix length follows; may be given several times
+    #[arg(short, long, value_name = "IP[/LEN]", required = true, value_parser = parse_vip, action = ArgAction::Append)]
+    addr: Vec<Vip>,
+
+    /// Multicast group of the adverts
+    #[arg(short, long, value_name = "GROUP", default_value_t = GROUP_V4)]
+    mcast: Ipv4Addr,
+
+    /// Send adverts by Ethernet broadcast
+    #[arg(short = 'M', long)]
+    nomcast: bool,
+
+    /// Seconds between adverts: 0 to 255; 0 counts in --advskew alone
+    #[arg(short = 'b', long, value_name = "SECONDS", default_value_t = 1)]
+    advbase: u8,
+
+    /// Added to it, in 1/256 s: 0 to 254; the host with the smallest is preferred
+    #[arg(short = 'k', long, value_name = "SKEW", default_value_t = 0, value_parser = value_parser!(u8).range(..255))]
+    advskew: u8,
+
+    /// Silence of the master, in advertisement bases, until a backup takes over: 1 to 255
+    #[arg(short = 'r', long, value_name = "RATIO", default_value_t = 3, value_parser = value_parser!(u8).range(1..))]
+    deadratio: u8,
+
+    /// Take over from a master that advertises less often
+    #[arg(short = 'P', long)]
+    preempt: bool,
+
+    /// Do not run the down script at the start
+    #[arg(short, long)]
+    neutral: bool,
+
+    /// Accepted for ucarp's sake: carpd always cleans up at the end
+    #[arg(short = 'z', long)]
+    shutdown: bool,
+
+    /// Go on without carrier, or with the interface down
+    #[arg(short = 'S', long)]
+    ignoreifstate: bool,
+
+    /// Run SCRIPT IF VIP [XPARAM] on becoming master; the script adds the address
+    #[arg(short, long, value_name = "SCRIPT")]
+    upscript: Option<PathBuf>,
+
+    /// Run SCRIPT IF VIP [XPARAM] otherwise, also at the start and at the end; the script removes it
+    #[arg(short, long, value_name = "SCRIPT")]
+    downscript: Option<PathBuf>,
+
+    /// Last argument of both scripts
+    #[arg(short, long, value_name = "XPARAM")]
+    xparam: Option<OsString>,
+
+    /// How long a script may run until it is killed: 1 to 3600
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = value_parser!(u16).range(1..=3600))]
+    script_timeout: u16,
+
+    /// Syslog facility of the log under --daemonize
+    #[arg(short, long, default_value = "daemon", value_parser = parse_facility)]
+    facility: Facility,
+
+    /// Go into the background once everything is up
+    #[arg(short = 'B', long)]
+    daemonize: bool,
+
+    /// Log more
+    #[arg(short = 'D', long)]
+    debug: bool,
+}
+
+impl Args {
+    /// Whether to go into the background.
+    pub(crate) const fn daemonize(&self) -> bool {
+        self.daemonize
+    }
+
+    /// Whether to log more.
+    pub(crate) const fn debug(&self) -> bool {
+        self.debug
+    }
+
+    /// Where the log goes under --daemonize.
+    pub(crate) const fn facility(&self) -> Facility {
+        self.facility
+    }
+
+    /// The passphrase as it stands on the command line, where others can see it.
+    pub(crate) fn visible_passphrase(&self) -> Option<&OsString> {
+        self.pass.as_ref()
+    }
+
+    /// Checks everything that can be checked without touching the network.
+    pub(crate) fn settings(self) -> Result<Settings> {
+        if let Some(name) = &self.interface {
+            ensure!(
+                !name.is_empty() && name.len() <= MAX_INTERFACE && !name.contains(['/', ' ', '\0']),
+                "--interface: {name:?} cannot be an interface's name"
+            );
+        }
+        ensure!(self.mcast.is_multicast(), "--mcast: {} is no multicast address", self.mcast);
+        if let Some(source) = self.srcip {
+            ensure!(is_host(source), "--srcip: {source} cannot be a host's address");
+            ensure!(
+                self.addr.iter().all(|vip| vip.address != source),
+                "--addr and --srcip are the same, {source}: --srcip is the host's own address"
+            );
+        }
+        let passphrase = self.passphrase()?;
+        let mut vips: Vec<Vip> = Vec::new();
+        for vip in self.addr {
+            if vips.iter().all(|known| known.address != vip.address) {
+                vips.push(vip);
+            }
+        }
+        for script in [&self.upscript, &self.downscript].into_iter().flatten() {
+            check_script(script)?;
+        }
+        let scripts = (self.upscript.is_some() || self.downscript.is_some()).then_some(Scripts {
+            up: self.upscript,
+            down: self.downscript,
+            xparam: self.xparam,
+            time_limit: Duration::from_secs(self.script_timeout.into()),
+        });
+        Ok(Settings {
+            interface: self.interface,
+            source: self.srcip,
+            vhid: Vhid::new(self.vhid).context("--vhid: 1 to 255")?,
+            passphrase,
+            vips,
+            destination: if self.nomcast { Destination::broadcast(self.mcast) } else { Destination::group(self.mcast) },
+            advbase: Advbase::new(self.advbase).context("--advbase: 0 to 255")?,
+            advskew: Advskew::new(self.advskew).context("--advskew: 0 to 254")?,
+            dead_ratio: DeadRatio::new(self.deadratio).context("--deadratio: 1 to 255")?,
+            preempt: self.preempt,
+            neutral: self.neutral,
+            ignore_link_state: self.ignoreifstate,
+            scripts,
+        })
+    }
+
+    fn passphrase(&self) -> Result<Passphrase> {
+        let (option, text) = match (&self.pass, &self.passfile) {
+            (Some(pass), _) => ("--pass".to_owned(), Zeroizing::new(pass.clone().into_vec())),
+            (None, Some(file)) => (format!("--passfile {}", file.display()), first_line(file)?),
+            (None, None) => bail!("a passphrase is needed: --passfile FILE, or --pass PASSPHRASE"),
+        };
+        ensure!(!text.is_empty(), "{option}: the passphrase is empty");
+        Passphrase::new(&text).with_context(|| {
+            format!(
+                "{option}: the passphrase has {} bytes; CARP takes 1 to {MAX_PASSPHRASE}, none of them NUL",
+                text.len()
+            )
+        })
+    }
+}
+
+fn first_line(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let cannot_read = || format!("cannot read the passphrase from {}", path.display());
+    let file = File::open(path).with_context(cannot_read)?;
+    let mut line = Zeroizing::new(Vec::with_capacity(256));
+    // A passphrase has 19 bytes: no need to swallow a device.
+    BufReader::new(std::io::Read::take(file, 256)).read_until(b'\n', &mut line).with_context(cannot_read)?;
+    while line.last().is_some_and(|last| matches!(last, b'\n' | b'\r')) {
+        line.pop();
+    }
+    Ok(line)
+}
+
+fn check_script(path: &Path) -> Result<()> {
+    let metadata = path.metadata().with_context(|| format!("cannot use the script {}", path.display()))?;
+    ensure!(
+        metadata.is_file() && metadata.permissions().mode() & 0o111 != 0,
+        "cannot use the script {}: it is not an executable file (chmod +x?)",
+        path.display()
+    );
+    Ok(())
+}
+
+fn parse_vip(text: &str) -> Result<Vip> {
+    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
+    let address = match address.parse() {
+        Ok(IpAddr::V4(address)) => address,
+        Ok(IpAddr::V6(_)) => bail!("a VIP is an IPv4 address so far"),
+        Err(_) => bail!("no IP address"),
+    };
+    ensure!(is_host(address), "cannot be a host's address");
+    let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32).context("the prefix length is 0 to 32")?;
+    Ok(Vip { address, prefix })
+}
+
+fn is_host(address: Ipv4Addr) -> bool {
+    !(address.octets()[0] == 0 || address.is_loopback() || address.octets()[0] >= 224)
+}
+
+fn parse_facility(name: &str) -> Result<Facility> {
+    Ok(match name.strip_prefix("LOG_").unwrap_or(name).to_ascii_lowercase().as_str() {
+        "kern" => Facility::LOG_KERN,
+        "user" => Facility::LOG_USER,
+        "mail" => Facility::LOG_MAIL,
+        "daemon" => Facility::LOG_DAEMON,
+        "auth" | "security" => Facility::LOG_AUTH,
+        "syslog" => Facility::LOG_SYSLOG,
+        "lpr" => Facility::LOG_LPR,
+        "news" => Facility::LOG_NEWS,
+        "uucp" => Facility::LOG_UUCP,
+        "local0" => Facility::LOG_LOCAL0,
+        "local1" => Facility::LOG_LOCAL1,
+        "local2" => Facility::LOG_LOCAL2,
+        "local3" => Facility::LOG_LOCAL3,
+        "local4" => Facility::LOG_LOCAL4,
+        "local5" => Facility::LOG_LOCAL5,
+        "local6" => Facility::LOG_LOCAL6,
+        "local7" => Facility::LOG_LOCAL7,
+        _ => bail!("one of daemon, user, local0 to local7, auth, kern, lpr, mail, news, syslog, uucp"),
+    })
+}

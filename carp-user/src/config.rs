@@ -1,0 +1,98 @@
+//! The settings of a virtual host, checked: inside the agent they are valid.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use carp_common::{
+    abi::Family,
+    digest::Passphrase,
+    engine::{self, Advbase, Advskew, DeadRatio, Vhid},
+    wire::Destination,
+};
+
+/// A virtual IP address, and the prefix length that it has on the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vip {
+    /// The address.
+    pub(crate) address: Ipv4Addr,
+    /// Its prefix length, 0 to 32; 32 unless given.
+    pub(crate) prefix: u8,
+}
+
+impl fmt::Display for Vip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// The administrator's scripts. With one of them, the scripts own the addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Scripts {
+    /// Run on becoming MASTER.
+    pub(crate) up: Option<PathBuf>,
+    /// Run on leaving MASTER, at the end, and (unless `neutral`) at the start.
+    pub(crate) down: Option<PathBuf>,
+    /// Last argument of both, after interface and VIP.
+    pub(crate) xparam: Option<OsString>,
+    /// How long one may run.
+    pub(crate) time_limit: Duration,
+}
+
+/// A virtual host, and how to serve it.
+pub(crate) struct Settings {
+    /// Name of the interface; found by source address or route if not given.
+    pub(crate) interface: Option<String>,
+    /// Source address of adverts; found on the interface if not given.
+    pub(crate) source: Option<Ipv4Addr>,
+    /// Virtual host id.
+    pub(crate) vhid: Vhid,
+    /// The key.
+    pub(crate) passphrase: Passphrase,
+    /// The VIPs, at least one, all different.
+    pub(crate) vips: Vec<Vip>,
+    /// Where adverts go.
+    pub(crate) destination: Destination,
+    /// Advertisement base interval.
+    pub(crate) advbase: Advbase,
+    /// Advertisement skew.
+    pub(crate) advskew: Advskew,
+    /// How long a master may be silent, in advertisement bases.
+    pub(crate) dead_ratio: DeadRatio,
+    /// Whether to take over from a less preferred master.
+    pub(crate) preempt: bool,
+    /// Whether to leave the down script alone at the start.
+    pub(crate) neutral: bool,
+    /// Whether to go on without carrier, or with the interface down.
+    pub(crate) ignore_link_state: bool,
+    /// The scripts, if there are any.
+    pub(crate) scripts: Option<Scripts>,
+}
+
+impl Settings {
+    /// Whether `address` is one of the VIPs.
+    pub(crate) fn has_vip(&self, address: Ipv4Addr) -> bool {
+        self.vips.iter().any(|vip| vip.address == address)
+    }
+
+    /// The VIPs as the digest takes them.
+    pub(crate) fn vip_addresses(&self) -> Vec<IpAddr> {
+        self.vips.iter().map(|vip| IpAddr::V4(vip.address)).collect()
+    }
+
+    /// The part that the state machine needs.
+    pub(crate) fn engine(&self, source: Ipv4Addr) -> engine::Config {
+        engine::Config {
+            advbase: self.advbase,
+            advskew: self.advskew,
+            dead_ratio: self.dead_ratio,
+            preempt: self.preempt,
+            families: &[Family::V4],
+            source: IpAddr::V4(source),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! One agent for an interface and vhid.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{Read, Write},
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// Where the locks lie.
+const FOLDER: &str = "/run/carp";
+
+/// Held as long as this value; the kernel releases it when the process ends, however it ends.
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of this vhid on this interface in the own network namespace.
+    pub(crate) fn take(interface: &str, vhid: u8) -> Result<Self> {
+        let namespace = fs::metadata("/proc/self/ns/net").context("cannot read /proc/self/ns/net")?.ino();
+        fs::create_dir_all(FOLDER).with_context(|| format!("cannot create {FOLDER}"))?;
+        let path = Path::new(FOLDER).join(format!("{interface}-{vhid}-{namespace}.lock"));
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                file.read_to_string(&mut pid).ok();
+                bail!(
+                    "{interface} vhid {vhid} is served by another carpd, process {}: stop that one first",
+                    pid.trim()
+                );
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
+        // Only for the message above: a full disk is no reason not to serve the VIP.
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).ok();
+        Ok(Self { _file: file })
+    }
+}

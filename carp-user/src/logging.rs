@@ -1,0 +1,168 @@
+//! The log: stderr with the time, stderr with priorities where that is the journal, or syslog.
+//!
+//! Lines go to a thread of their own through a bounded channel. A reader that hangs (a journal that is
+//! stopped, a full pipe) must not hold up the adverts: what does not fit is dropped and counted.
+
+use std::{
+    env, fs,
+    io::{self, Write},
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use env_logger::{Builder, Env, Target, fmt::Formatter};
+use log::{Level, LevelFilter, Record};
+use nix::syslog::{Facility, LogFlags, Priority, Severity, openlog, syslog};
+
+/// Lines that wait for a slow reader.
+const BACKLOG: usize = 1024;
+/// How long the end of the process waits for lines to get out.
+const FLUSH: Duration = Duration::from_millis(500);
+
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Where log lines go.
+#[derive(Clone, Copy)]
+pub(crate) enum Sink {
+    /// stderr, each line with its time.
+    Stderr,
+    /// stderr, which systemd's journal reads: each line with its priority.
+    Journal,
+    /// The system log.
+    Syslog(Facility),
+}
+
+impl Sink {
+    /// stderr, as what reads it likes it.
+    pub(crate) fn stderr() -> Self {
+        if is_journal() { Self::Journal } else { Self::Stderr }
+    }
+}
+
+/// Whether stderr leads to systemd's journal ($JOURNAL_STREAM, systemd.exec(5)).
+pub(crate) fn is_journal() -> bool {
+    let Some(stream) = env::var("JOURNAL_STREAM").ok() else { return false };
+    let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() else { return false };
+    let Ok(metadata) = fs::File::from(stderr).metadata() else { return false };
+    stream == format!("{}:{}", metadata.dev(), metadata.ino())
+}
+
+/// Waits, when dropped, until the log is written, though not for long.
+pub(crate) struct LogGuard {
+    lines: SyncSender<Message>,
+    done: Receiver<()>,
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        if self.lines.try_send(Message::End).is_ok() {
+            self.done.recv_timeout(FLUSH).ok();
+        }
+    }
+}
+
+enum Message {
+    Line(Vec<u8>),
+    End,
+}
+
+/// Starts the log. RUST_LOG overrules `debug`.
+pub(crate) fn start(sink: Sink, debug: bool) -> Result<LogGuard> {
+    let (lines, waiting) = sync_channel(BACKLOG);
+    let (finished, done) = sync_channel(1);
+    if let Sink::Syslog(facility) = sink {
+        openlog(Some(c"carpd"), LogFlags::LOG_PID, facility).context("cannot open the system log")?;
+    }
+    thread::Builder::new()
+        .name("carpd-log".to_owned())
+        .spawn(move || {
+            write_lines(&waiting, sink);
+            finished.send(()).ok();
+        })
+        .context("cannot start the log's thread")?;
+    let level = if debug { LevelFilter::Debug } else { LevelFilter::Info };
+    Builder::new()
+        .filter_level(LevelFilter::Warn)
+        .filter_module("carp", level)
+        .parse_env(Env::default())
+        .format(move |line, record| format(line, record, sink))
+        .target(Target::Pipe(Box::new(Lines(lines.clone()))))
+        .try_init()
+        .context("cannot start the log")?;
+    Ok(LogGuard { lines, done })
+}
+
+fn format(line: &mut Formatter, record: &Record<'_>, sink: Sink) -> io::Result<()> {
+    match sink {
+        Sink::Stderr => writeln!(line, "{} {:<5} {}", line.timestamp_millis(), record.level(), record.args()),
+        Sink::Journal | Sink::Syslog(_) => writeln!(line, "<{}>{}", severity(record.level()) as i32, record.args()),
+    }
+}
+
+fn severity(level: Level) -> Severity {
+    match level {
+        Level::Error => Severity::LOG_ERR,
+        Level::Warn => Severity::LOG_WARNING,
+        Level::Info => Severity::LOG_INFO,
+        Level::Debug | Level::Trace => Severity::LOG_DEBUG,
+    }
+}
+
+/// The logger's end of the channel. env_logger writes each record whole.
+struct Lines(SyncSender<Message>);
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.try_send(Message::Line(line.to_vec())).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_lines(waiting: &Receiver<Message>, sink: Sink) {
+    while let Ok(Message::Line(line)) = waiting.recv() {
+        write_line(&line, sink);
+        let dropped = DROPPED.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            write_line(format!("{dropped} log lines were lost: the log is read too slowly\n").as_bytes(), sink);
+        }
+    }
+}
+
+fn write_line(line: &[u8], sink: Sink) {
+    match sink {
+        // Nobody is left to tell if this fails.
+        Sink::Stderr | Sink::Journal => drop(io::stderr().write_all(line)),
+        Sink::Syslog(facility) => {
+            let (severity, text) = split_severity(line);
+            syslog(Priority::new(severity, facility), &*String::from_utf8_lossy(text)).ok();
+        }
+    }
+}
+
+/// Splits the `<N>` that [`format`] puts before a line for the system log.
+fn split_severity(line: &[u8]) -> (Severity, &[u8]) {
+    match line.trim_ascii_end() {
+        [b'<', digit, b'>', text @ ..] => {
+            let severity = match digit {
+                b'3' => Severity::LOG_ERR,
+                b'4' => Severity::LOG_WARNING,
+                b'6' => Severity::LOG_INFO,
+                _ => Severity::LOG_DEBUG,
+            };
+            (severity, text)
+        }
+        text => (Severity::LOG_WARNING, text),
+    }
+}

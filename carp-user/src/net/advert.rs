@@ -1,0 +1,67 @@
+//! Sending adverts: counter, digest, frame.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use carp_common::{
+    digest::{Passphrase, message_prefix},
+    engine::AdvertFields,
+    wire::{Destination, Header, ipv4_frame},
+};
+use hmac::{Hmac, KeyInit, Mac};
+use sha1::Sha1;
+
+use super::PacketSocket;
+
+/// By how much the counter rises at least: a peer that adopts it and adds one never meets it.
+const COUNTER_STEP: u64 = 1 << 16;
+
+/// Sends the adverts of one virtual host.
+pub(crate) struct AdvertSender {
+    socket: PacketSocket,
+    vhid: u8,
+    destination: Destination,
+    /// The HMAC over everything before the counter.
+    prefix: Hmac<Sha1>,
+    counter: u64,
+}
+
+impl AdvertSender {
+    /// Prepares adverts of `vhid` with these VIPs.
+    pub(crate) fn new(
+        socket: PacketSocket,
+        passphrase: &Passphrase,
+        vhid: u8,
+        vips: &[IpAddr],
+        destination: Destination,
+    ) -> Self {
+        let mut prefix = Hmac::new_from_slice(passphrase.key()).expect("HMAC takes keys of any length");
+        message_prefix(vhid, vips, |piece| prefix.update(piece));
+        Self { socket, vhid, destination, prefix, counter: 0 }
+    }
+
+    /// The counter for the next advert: at least the wall clock in nanoseconds, and always rising, so that
+    /// it goes on rising after a restart of the agent or the machine.
+    pub(crate) fn next_counter(&mut self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.counter = self.counter.saturating_add(COUNTER_STEP).max(now);
+        self.counter
+    }
+
+    /// Sends one advert with the counter that [`Self::next_counter`] gave.
+    pub(crate) fn send(&self, ifindex: u32, source: Ipv4Addr, fields: AdvertFields, counter: u64) -> io::Result<()> {
+        let digest = self.prefix.clone().chain_update(counter.to_be_bytes()).finalize().into_bytes().into();
+        let AdvertFields { advbase, advskew, demote } = fields;
+        let header = Header { vhid: self.vhid, advskew, demote, advbase, counter, digest };
+        self.socket.send(ifindex, &ipv4_frame(&header, source, self.destination))
+    }
+
+    /// The socket, for other frames of the same virtual host.
+    pub(crate) const fn socket(&self) -> &PacketSocket {
+        &self.socket
+    }
+}

@@ -1,0 +1,232 @@
+//! An interface as it is now, and word of every change.
+//!
+//! Netlink events only say that something happened; what counts is read afresh each time. So a lost event
+//! or an overrun socket does no harm beyond the next look, which comes after ten seconds at the latest.
+
+use std::{net::IpAddr, net::Ipv4Addr, pin::pin, time::Duration};
+
+use carp_common::engine::LinkFault;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use log::{debug, warn};
+use rtnetlink::{
+    Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        RouteNetlinkMessage,
+        address::{AddressAttribute, AddressMessage},
+        link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
+        route::RouteAttribute,
+    },
+};
+use tokio::{sync::watch, time};
+
+use super::NetError;
+use crate::config::Settings;
+
+/// The longest time between two looks.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// ENODEV: there is no such interface.
+const NO_DEVICE: i32 = 19;
+
+/// What an interface is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Interface {
+    /// Its index.
+    pub(crate) index: u32,
+    /// Its hardware address; zeros if it has none of Ethernet's length.
+    pub(crate) mac: [u8; 6],
+    /// Administratively up.
+    pub(crate) is_up: bool,
+    /// Has carrier.
+    pub(crate) has_carrier: bool,
+    /// The XDP program that is attached to it.
+    pub(crate) xdp_program: Option<u32>,
+    /// Its IPv4 addresses, with their prefix lengths.
+    pub(crate) addresses: Vec<(Ipv4Addr, u8)>,
+}
+
+impl Interface {
+    /// The source address for adverts, or what is missing for a virtual host to work here.
+    pub(crate) fn source(&self, settings: &Settings) -> Result<Ipv4Addr, LinkFault> {
+        if !settings.ignore_link_state {
+            if !self.is_up {
+                return Err(LinkFault::InterfaceDown);
+            }
+            if !self.has_carrier {
+                return Err(LinkFault::NoCarrier);
+            }
+        }
+        let mut own = self.addresses.iter().filter(|(address, _)| !settings.has_vip(*address));
+        match settings.source {
+            Some(wanted) => own.find(|(address, _)| *address == wanted),
+            // The address in the VIP's network, else the first.
+            None => own
+                .clone()
+                .find(|(address, prefix)| in_network(settings.vips[0].address, *address, *prefix))
+                .or(own.next()),
+        }
+        .map(|(address, _)| *address)
+        .ok_or(LinkFault::NoAddress)
+    }
+
+    /// Whether it has this address.
+    pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|(own, _)| *own == address)
+    }
+}
+
+fn in_network(address: Ipv4Addr, network: Ipv4Addr, prefix: u8) -> bool {
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+    u32::from(address) & mask == u32::from(network) & mask
+}
+
+/// Reads an interface; `None` if there is none of this name.
+pub(crate) async fn look(handle: &Handle, name: &str) -> Result<Option<Interface>, NetError> {
+    let failed = || NetError::request(format!("read interface {name}"));
+    let link = match pin!(handle.link().get().match_name(name).execute()).try_next().await {
+        Ok(Some(link)) => link,
+        Ok(None) => return Ok(None),
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -NO_DEVICE => return Ok(None),
+        Err(error) => return Err(failed()(error)),
+    };
+    let index = link.header.index;
+    let addresses = addresses(handle).await?;
+    Ok(Some(interface(&link, addresses.into_iter().filter(|(i, ..)| *i == index).map(|(_, a, p)| (a, p)).collect())))
+}
+
+/// The name of the interface through which `address` is reached.
+pub(crate) async fn towards(handle: &Handle, address: Ipv4Addr) -> Result<String, NetError> {
+    let request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+    let route = pin!(handle.route().get(request).execute()).try_next().await.ok().flatten();
+    let index = route.into_iter().flat_map(|route| route.attributes).find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(index),
+        _ => None,
+    });
+    name_of(handle, index.ok_or(NetError::NoRoute(address))?).await
+}
+
+/// The name of the interface that has `address`.
+pub(crate) async fn with_address(handle: &Handle, address: Ipv4Addr) -> Result<String, NetError> {
+    let index = addresses(handle).await?.into_iter().find(|(_, own, _)| *own == address).map(|(index, ..)| index);
+    name_of(handle, index.ok_or(NetError::NoSuchAddress(address))?).await
+}
+
+/// Watches an interface: the receiver holds what it is like, and is told of every change.
+pub(crate) async fn watch(handle: Handle, name: String) -> Result<watch::Receiver<Option<Interface>>, NetError> {
+    let mut events = Box::pin(subscribe()?);
+    let (sender, receiver) = watch::channel(look(&handle, &name).await?);
+    tokio::spawn(async move {
+        let mut index = sender.borrow().as_ref().map(|interface| interface.index);
+        loop {
+            match time::timeout(LOOK_AGAIN, events.next()).await {
+                Ok(Some(event)) if !concerns(&event, &name, index) => continue,
+                Ok(Some(_)) | Err(_) => {}
+                Ok(None) => {
+                    warn!("{name}: the netlink socket was closed; opening another");
+                    match subscribe() {
+                        Ok(again) => events = Box::pin(again),
+                        // No descriptors, say: the next look is as good as an event.
+                        Err(error) => {
+                            warn!("{name}: {error}");
+                            time::sleep(LOOK_AGAIN).await;
+                        }
+                    }
+                }
+            }
+            match look(&handle, &name).await {
+                Ok(now) => {
+                    index = now.as_ref().map(|interface| interface.index);
+                    let changed = sender.send_if_modified(|known| {
+                        let changed = *known != now;
+                        *known = now;
+                        changed
+                    });
+                    debug!("{name}: looked, changed: {changed}");
+                }
+                Err(error) => warn!("{name}: {error}; the state of the interface is as it was"),
+            }
+            if sender.is_closed() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// Events about links and IPv4 addresses.
+fn subscribe() -> Result<impl Stream<Item = RouteNetlinkMessage> + Send, NetError> {
+    let (connection, _, messages) =
+        new_multicast_connection(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr]).map_err(NetError::Open)?;
+    tokio::spawn(connection);
+    Ok(messages.filter_map(async |(message, _): (NetlinkMessage<RouteNetlinkMessage>, _)| match message.payload {
+        NetlinkPayload::InnerMessage(message) => Some(message),
+        _ => None,
+    }))
+}
+
+/// Whether an event is about our interface.
+fn concerns(event: &RouteNetlinkMessage, name: &str, index: Option<u32>) -> bool {
+    match event {
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+            Some(link.header.index) == index || if_name(link) == Some(name)
+        }
+        RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+            Some(address.header.index) == index
+        }
+        _ => false,
+    }
+}
+
+/// All IPv4 addresses, with the indices of their interfaces.
+async fn addresses(handle: &Handle) -> Result<Vec<(u32, Ipv4Addr, u8)>, NetError> {
+    let messages: Vec<AddressMessage> =
+        handle.address().get().execute().try_collect().await.map_err(NetError::request("read addresses"))?;
+    Ok(messages
+        .iter()
+        .filter_map(|message| Some((message.header.index, local(message)?, message.header.prefix_len)))
+        .collect())
+}
+
+/// The own address: of a point-to-point interface, not the peer's.
+fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    })
+}
+
+async fn name_of(handle: &Handle, index: u32) -> Result<String, NetError> {
+    let failed = || NetError::request(format!("read the interface with index {index}"));
+    let link = pin!(handle.link().get().match_index(index).execute()).try_next().await.map_err(failed())?;
+    Ok(link.as_ref().and_then(if_name).unwrap_or_default().to_owned())
+}
+
+fn if_name(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+fn interface(link: &LinkMessage, addresses: Vec<(Ipv4Addr, u8)>) -> Interface {
+    let mac = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
+        _ => None,
+    });
+    let xdp_program = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Xdp(xdp) => xdp.iter().find_map(|part| match part {
+            LinkXdp::ProgId(id) if *id != 0 => Some(*id),
+            _ => None,
+        }),
+        _ => None,
+    });
+    Interface {
+        index: link.header.index,
+        mac: mac.unwrap_or_default(),
+        is_up: link.header.flags.contains(LinkFlags::Up),
+        // Not LowerUp alone: until the link is operational, what is sent is lost.
+        has_carrier: link.header.flags.contains(LinkFlags::Running),
+        xdp_program,
+        addresses,
+    }
+}

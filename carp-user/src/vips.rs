@@ -1,0 +1,164 @@
+//! Keeps the VIPs where they belong: on this host while it is MASTER, and nowhere here otherwise.
+//!
+//! A task of its own, so that neither a slow kernel nor a script that hangs holds up the adverts. The agent
+//! sets a goal; a later goal overrules an earlier one that is not reached yet, and ends its script.
+
+use std::{sync::Arc, time::Duration};
+
+use carp_common::engine::Input;
+use log::{error, warn};
+use rtnetlink::Handle;
+use tokio::{
+    select,
+    sync::{mpsc, watch},
+    time::sleep,
+};
+
+use crate::{
+    config::Settings,
+    net::{self, interface},
+    scripts::Run,
+};
+
+/// Time between two tries to add or remove a VIP.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Tries to remove a VIP before the agent is told that it is over all the same.
+const TRIES: u32 = 3;
+
+/// The agent's end: sets the goal.
+pub(crate) struct VipKeeper {
+    goal: watch::Sender<Option<Goal>>,
+    /// Whether the last goal was reached, and no other has been set since.
+    settled: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Goal {
+    ifindex: u32,
+    /// Whether the VIPs belong here.
+    held: bool,
+    /// Something else has changed the addresses: say so if it is true.
+    is_repair: bool,
+}
+
+impl VipKeeper {
+    /// Starts the task; it reports to `inputs` when a goal is reached.
+    pub(crate) fn start(
+        handle: Handle,
+        interface: String,
+        settings: Arc<Settings>,
+        inputs: mpsc::Sender<Input>,
+    ) -> Self {
+        let (goal, goals) = watch::channel(None);
+        tokio::spawn(Task { handle, interface, settings, inputs }.run(goals));
+        Self { goal, settled: true }
+    }
+
+    /// Wants the VIPs here, or gone. Answered with [`Input::VipsTaken`] or [`Input::VipsReleased`].
+    pub(crate) fn want(&mut self, ifindex: u32, held: bool) {
+        self.settled = false;
+        self.goal.send_replace(Some(Goal { ifindex, held, is_repair: false }));
+    }
+
+    /// The goal was reached, as the task has reported.
+    pub(crate) const fn settle(&mut self) {
+        self.settled = true;
+    }
+
+    /// Something else may have changed the addresses: looks, and puts them right. Answered as
+    /// [`Self::want`] if there was something to do. Does nothing while a goal is being pursued.
+    pub(crate) fn repair(&mut self, ifindex: u32, held: bool) {
+        if self.settled {
+            self.goal.send_replace(Some(Goal { ifindex, held, is_repair: true }));
+        }
+    }
+}
+
+struct Task {
+    handle: Handle,
+    interface: String,
+    settings: Arc<Settings>,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Task {
+    async fn run(self, mut goals: watch::Receiver<Option<Goal>>) {
+        while goals.changed().await.is_ok() {
+            loop {
+                let Some(goal) = *goals.borrow_and_update() else { break };
+                select! {
+                    biased;
+                    changed = goals.changed() => if changed.is_err() { return },
+                    () = self.pursue(goal) => break,
+                }
+                // Overruled: on to the new goal.
+                goals.mark_changed();
+            }
+        }
+    }
+
+    async fn pursue(&self, goal: Goal) {
+        let done = if goal.is_repair { self.repair(goal).await } else { self.reach(goal).await };
+        if done {
+            let report = if goal.held { Input::VipsTaken } else { Input::VipsReleased };
+            self.inputs.send(report).await.ok();
+        }
+    }
+
+    /// Takes or releases the VIPs, by script if there is one.
+    async fn reach(&self, goal: Goal) -> bool {
+        match &self.settings.scripts {
+            Some(scripts) => {
+                let script = if goal.held { &scripts.up } else { &scripts.down };
+                if let Some(script) = script {
+                    let (interface, vips) = (&self.interface, &self.settings.vips);
+                    Run { script, scripts, interface, vips }.run().await;
+                }
+            }
+            None if goal.held => self.add(goal.ifindex).await,
+            None => self.remove(goal.ifindex).await,
+        }
+        true
+    }
+
+    /// Puts right what something else has changed; `false` if nothing was wrong, or a script is in charge.
+    async fn repair(&self, goal: Goal) -> bool {
+        if self.settings.scripts.is_some() {
+            return false;
+        }
+        // What the agent saw may be older than what this task has done since.
+        let Ok(Some(now)) = interface::look(&self.handle, &self.interface).await else { return false };
+        let Some(wrong) = self.settings.vips.iter().find(|vip| now.has(vip.address) != goal.held) else { return false };
+        if goal.held {
+            warn!("{}: something else removed {wrong}, which this master needs: putting it back", self.interface);
+        } else {
+            warn!("{}: {wrong} is here although this host is not master: removing it", self.interface);
+        }
+        self.reach(goal).await
+    }
+
+    /// Adds the VIPs, trying until it works or is overruled: a master without them is of no use.
+    async fn add(&self, ifindex: u32) {
+        for vip in &self.settings.vips {
+            while let Err(error) = net::vip::add(&self.handle, ifindex, *vip).await {
+                error!("{}: {error}: trying again every {} s", self.interface, TRY_AGAIN.as_secs());
+                sleep(TRY_AGAIN).await;
+            }
+        }
+    }
+
+    /// Removes the VIPs. Gives up in the end, so that the agent can stop.
+    async fn remove(&self, ifindex: u32) {
+        for vip in &self.settings.vips {
+            for left in (0..TRIES).rev() {
+                let Err(error) = net::vip::remove(&self.handle, ifindex, vip.address).await else { break };
+                if left == 0 {
+                    error!("{}: {error}: giving up; remove it by hand (ip address del)", self.interface);
+                    break;
+                }
+                error!("{}: {error}: trying again", self.interface);
+                sleep(TRY_AGAIN).await;
+            }
+        }
+    }
+}
