@@ -441,15 +441,14 @@ const _: () = {
 mod pod {
     use super::{AdvertEvent, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey};
 
-    // SAFETY (all seven): repr(C) structs of integers and byte arrays without padding (the sizes above are
-    // the sums of the fields), for which every pattern of bits is a valid value.
-    unsafe impl aya::Pod for VhostKey {}
-    unsafe impl aya::Pod for Vhost {}
-    unsafe impl aya::Pod for Sent {}
-    unsafe impl aya::Pod for SourceKey {}
-    unsafe impl aya::Pod for LastHeard {}
-    unsafe impl aya::Pod for AdvertEvent {}
-    unsafe impl aya::Pod for Refused {}
+    macro_rules! pod {
+        ($($name:ident)*) => { $(
+            // SAFETY: a repr(C) struct of integers and byte arrays without padding (the sizes above are the
+            // sums of the fields), for which every pattern of bits is a valid value.
+            unsafe impl aya::Pod for $name {}
+        )* };
+    }
+    pod!(VhostKey Vhost Sent SourceKey LastHeard AdvertEvent Refused);
 }
 
 #[cfg(test)]

@@ -22,18 +22,14 @@ use crate::{
 /// Runs carpd with the arguments of this process.
 #[must_use]
 pub fn carpd() -> ExitCode {
-    let args = Args::parse();
-    match start(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("carpd: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run(Args::parse()).unwrap_or_else(|error| {
+        eprintln!("carpd: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-/// Everything up to the log: what fails here is said on stderr.
-fn start(args: Args) -> Result<()> {
+/// An error is for the terminal; what goes wrong once there is a log has been logged.
+fn run(args: Args) -> Result<ExitCode> {
     let hidden = args.visible_passphrase().map(|pass| title::hide(pass));
     let (debug, facility) = (args.debug(), args.facility());
     let in_background = args.daemonize();
@@ -49,7 +45,13 @@ fn start(args: Args) -> Result<()> {
     // Kernels before 5.11 count BPF maps against this limit; later ones do not.
     setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).ok();
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(serve(settings, parent)).inspect_err(|error| error!("{error:#}"))
+    let Err(error) = runtime.block_on(serve(settings, parent)) else { return Ok(ExitCode::SUCCESS) };
+    error!("{error:#}");
+    match sink {
+        Sink::Stderr | Sink::Journal => Ok(ExitCode::FAILURE),
+        // The terminal has not seen it.
+        Sink::Syslog(_) => Err(error),
+    }
 }
 
 async fn serve(settings: Settings, parent: Option<background::Parent>) -> Result<()> {

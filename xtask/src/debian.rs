@@ -2,6 +2,7 @@
 //! and the system's package lists and caches stay as they are.
 
 use std::collections::HashSet;
+use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,14 +37,11 @@ pub fn unpack(packages: Packages<'_>, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The folder below `root` where Debian puts this machine's libraries, such as `usr/lib/x86_64-linux-gnu`.
-pub fn libraries(root: &Path) -> Result<PathBuf> {
-    let lib = root.join("usr/lib");
-    let entries = fs::read_dir(&lib).with_context(|| format!("cannot read {}", lib.display()))?;
-    let mut folders = entries.flatten().map(|entry| entry.path());
-    folders
-        .find(|path| path.to_string_lossy().contains("-linux-gnu"))
-        .with_context(|| format!("{} has no folder for this kind of machine", lib.display()))
+/// Where packages put this machine's libraries, below the folder they are unpacked in: a search path, `root` in front of
+/// each folder.
+pub fn library_path(root: &str) -> String {
+    let machine = format!("{}-linux-gnu", env::consts::ARCH);
+    format!("{root}/usr/lib/{machine}:{root}/lib/{machine}")
 }
 
 /// apt, writing only below `scratch`.

@@ -59,11 +59,11 @@ impl Tool {
         let bin = folder.join("bin");
         fs::create_dir(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
         let starter = bin.join(self.name);
+        let (path, libraries) = (self.path, debian::library_path("$root"));
         let script = format!(
             "#!/bin/sh\n\
              root=$(dirname \"$0\")/..\n\
-             LD_LIBRARY_PATH=$(echo \"$root\"/usr/lib/*-linux-gnu*) exec \"$root/{}\" \"$@\"\n",
-            self.path
+             LD_LIBRARY_PATH={libraries} exec \"$root/{path}\" \"$@\"\n"
         );
         fs::write(&starter, script)
             .and_then(|()| fs::set_permissions(&starter, fs::Permissions::from_mode(0o755)))

@@ -34,8 +34,8 @@ then run `cargo xtask build` again:
 pub(super) struct Compiler {
     /// The folder with `bin/rustc`.
     sysroot: PathBuf,
-    /// Where rustc's libraries are, LLVM among them.
-    libraries: PathBuf,
+    /// Where rustc's libraries are, LLVM among them: a search path.
+    libraries: OsString,
     /// Whether `core` has to be built, from the source in the sysroot.
     build_std: bool,
 }
@@ -45,7 +45,7 @@ impl Compiler {
         if let Some(active) = Self::active()? {
             return Ok(Some(active));
         }
-        cache.find(DEBIAN).as_deref().map(Self::debian).transpose()
+        Ok(cache.find(DEBIAN).as_deref().map(Self::debian))
     }
 
     pub(super) fn find_or_fetch(cache: &Cache) -> Result<Self> {
@@ -55,9 +55,9 @@ impl Compiler {
         eprintln!("carp: the active Rust toolchain has no rust-src: fetching Debian's compiler (120 MB)");
         let folder = cache.find_or_make(DEBIAN, |folder| {
             debian::unpack(PACKAGES, folder)?;
-            Self::debian(folder)?.check()
+            Self::debian(folder).check()
         });
-        Self::debian(&folder.context(NO_COMPILER)?)
+        Ok(Self::debian(&folder.context(NO_COMPILER)?))
     }
 
     /// Lets `cargo` compile for BPF with this compiler.
@@ -85,12 +85,13 @@ impl Compiler {
         let answer = process::read(Command::new(rustc).args(["--print", "sysroot"]).current_dir(workspace()))?;
         let sysroot = PathBuf::from(answer.trim_end());
         let has_source = sysroot.join("lib/rustlib/src/rust/library/core").is_dir();
-        Ok(has_source.then(|| Self { libraries: sysroot.join("lib"), sysroot, build_std: true }))
+        Ok(has_source.then(|| Self { libraries: sysroot.join("lib").into(), sysroot, build_std: true }))
     }
 
     /// Debian's compiler, unpacked in `folder`.
-    fn debian(folder: &Path) -> Result<Self> {
-        Ok(Self { sysroot: folder.join("usr"), libraries: debian::libraries(folder)?, build_std: false })
+    fn debian(folder: &Path) -> Self {
+        let libraries = debian::library_path(&folder.to_string_lossy()).into();
+        Self { sysroot: folder.join("usr"), libraries, build_std: false }
     }
 
     /// Fails if the compiler does not run here, or has no `core` for BPF.
@@ -108,7 +109,7 @@ impl Compiler {
 
     /// Our libraries first: bpf-linker takes the first LLVM that it meets on this path.
     fn library_path(&self) -> OsString {
-        let mut path = OsString::from(&self.libraries);
+        let mut path = self.libraries.clone();
         if let Some(others) = env::var_os("LD_LIBRARY_PATH") {
             path.push(":");
             path.push(others);

@@ -247,12 +247,13 @@ proptest! {
     }
 }
 
-/// The worst case, all of it: started in the same nanosecond, the longest delay, every pair of a small net.
-#[test]
-fn every_pair_of_neighbours_that_start_together_agrees_within_the_bound() {
+/// The worst case: started in the same nanosecond, the longest delay, every pair of a small net. Returns how
+/// long the slowest pair took.
+fn slowest_pair_of_neighbours(families: &'static [Family]) -> Duration {
     let mut longest = Duration::ZERO;
-    for (one, other) in (1..=40).flat_map(|one| (1..one).map(move |other| (one, other))) {
-        let configs = equals([false; 2], [one, other].map(|last| IpAddr::from([10, 77, 0, last])));
+    for (one, other) in (1..=32).flat_map(|one| (1..one).map(move |other| (one, other))) {
+        let sources = [one, other].map(|last| IpAddr::from([10, 77, 0, last]));
+        let configs = equals([false; 2], sources).map(|config| Config { families, ..config });
         let delay = MILLI * 3;
         let bound = configs[0].dead_time() + rounds(&configs[0], delay, CROSSINGS);
         let mut network = Network::new(configs, [Duration::ZERO; 2], delay);
@@ -260,7 +261,18 @@ fn every_pair_of_neighbours_that_start_together_agrees_within_the_bound() {
         longest = longest.max(network.last_change.since(START));
         network.assert_settled(&std::format!("10.77.0.{one} and 10.77.0.{other}"));
     }
+    longest
+}
+
+#[test]
+fn every_pair_of_neighbours_that_start_together_agrees_within_the_bound() {
     // One crossing is certain here, so no pair can be faster than two dead times.
-    assert!(longest > Duration::from_secs(6), "{longest:?}");
-    std::println!("longest: {longest:?}");
+    assert!(slowest_pair_of_neighbours(&BOTH[..1]) > Duration::from_secs(6));
+}
+
+/// One crossing is one tie, though it is heard in two families: a host that counts it as peace tries the
+/// same span again.
+#[test]
+fn every_pair_of_neighbours_in_both_families_agrees_within_the_bound() {
+    assert!(slowest_pair_of_neighbours(BOTH) > Duration::from_secs(6));
 }
