@@ -68,7 +68,7 @@ pub(crate) struct Args {
     advbase: u8,
 
     /// Added to it, in 1/256 s: 0 to 254; the host with the smallest is preferred
-    #[arg(short = 'k', long, value_name = "SKEW", default_value_t = 0, value_parser = value_parser!(u8).range(..255))]
+    #[arg(short = 'k', long, value_name = "SKEW", default_value_t = 0, value_parser = value_parser!(u8).range(..=254))]
     advskew: u8,
 
     /// Silence of the master, in advertisement bases, until a backup takes over: 1 to 255

@@ -19,13 +19,32 @@ use crate::{
     privileges, title,
 };
 
+/// Exit code for a command line that cannot be understood, as with clap and most of Unix.
+const USAGE: u8 = 2;
+
 /// Runs carpd with the arguments of this process.
 #[must_use]
 pub fn carpd() -> ExitCode {
-    run(Args::parse()).unwrap_or_else(|error| {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            eprintln!("carpd: {}", one_line(&error));
+            return ExitCode::from(USAGE);
+        }
+    };
+    run(args).unwrap_or_else(|error| {
         eprintln!("carpd: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// What is wrong with the command line, without clap's paragraphs about usage.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let first: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let first = first.join(" ");
+    format!("{} (try --help)", first.strip_prefix("error: ").unwrap_or(&first))
 }
 
 /// An error is for the terminal; what goes wrong once there is a log has been logged.

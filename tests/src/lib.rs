@@ -5,6 +5,7 @@
 //! a user sees, namely frames, addresses, log lines and answers to a ping.
 //! Everything lives in anonymous namespaces and vanishes with the process.
 
+pub mod adverts;
 pub mod agent;
 pub mod arp_watch;
 pub mod capture;

@@ -1,22 +1,43 @@
 //! Frames built byte by byte from the protocol's description, and ways to spoil them.
+//!
+//! Also part of the tests of the XDP program, see [`table`](super::table).
 
-use super::*;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::{
+    Family::{self, V4, V6},
+    digest,
+};
+
+/// The virtual host of these frames.
+pub(crate) const OUR_VHID: u8 = 7;
+/// Its passphrase.
+pub(crate) const PASSPHRASE: &[u8] = b"secret";
 /// Where the digest begins in an advert.
-pub(super) const DIGEST_AT: usize = 16;
-/// The sender, in each family.
-pub(super) const SOURCE: [IpAddr; 2] = [
-    IpAddr::V4(core::net::Ipv4Addr::new(10, 77, 0, 1)),
-    IpAddr::V6(core::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
-];
+pub(crate) const DIGEST_AT: usize = 16;
+/// Both families.
+pub(crate) const BOTH: [Family; 2] = [V4, V6];
+
+/// The VIPs of the virtual host, in the order of the digest.
+pub(crate) fn vips() -> [IpAddr; 2] {
+    [Ipv4Addr::new(10, 77, 0, 100).into(), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100).into()]
+}
+
+/// Who sends the adverts of a family.
+pub(crate) fn source_of(family: Family) -> IpAddr {
+    match family {
+        V4 => Ipv4Addr::new(10, 77, 0, 1).into(),
+        V6 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into(),
+    }
+}
 
 /// What an advert says.
 #[derive(Clone, Copy)]
-pub(super) struct Fields {
-    pub(super) advbase: u8,
-    pub(super) advskew: u8,
-    pub(super) demote: u8,
-    pub(super) counter: u64,
+pub(crate) struct Fields {
+    pub(crate) advbase: u8,
+    pub(crate) advskew: u8,
+    pub(crate) demote: u8,
+    pub(crate) counter: u64,
 }
 
 impl Default for Fields {
@@ -26,7 +47,7 @@ impl Default for Fields {
 }
 
 /// Where the payload of a frame of this family begins.
-pub(super) fn payload_at(family: Family) -> usize {
+pub(crate) fn payload_at(family: Family) -> usize {
     match family {
         V4 => 34,
         V6 => 54,
@@ -35,23 +56,28 @@ pub(super) fn payload_at(family: Family) -> usize {
 
 /// An Ethernet frame; each method returns it changed.
 #[derive(Clone, Debug)]
-pub(super) struct EthernetFrame {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct EthernetFrame {
+    pub(crate) bytes: std::vec::Vec<u8>,
     family: Family,
 }
 
 impl EthernetFrame {
     /// A good advert of our virtual host.
-    pub(super) fn advert(family: Family, fields: Fields) -> Self {
+    pub(crate) fn advert(family: Family, fields: Fields) -> Self {
+        Self::signed(family, fields, &digest(fields.counter))
+    }
+
+    /// An advert of our virtual host with this digest.
+    pub(crate) fn signed(family: Family, fields: Fields, digest: &[u8; 20]) -> Self {
         let Fields { advbase, advskew, demote, counter } = fields;
         let mut payload = std::vec![0x21, OUR_VHID, advskew, 7, demote, advbase, 0, 0];
         payload.extend(counter.to_be_bytes());
-        payload.extend(digest(counter));
+        payload.extend(digest);
         Self::of(family, &payload).with_checksum()
     }
 
     /// Protocol 112 with this payload, and good headers.
-    pub(super) fn of(family: Family, payload: &[u8]) -> Self {
+    pub(crate) fn of(family: Family, payload: &[u8]) -> Self {
         let mut bytes = match family {
             V4 => std::vec![1, 0, 0x5e, 0, 0, 0x12, 0, 0, 0x5e, 0, 1, OUR_VHID, 8, 0],
             V6 => std::vec![0x33, 0x33, 0, 0, 0, 0x12, 0, 0, 0x5e, 0, 1, OUR_VHID, 0x86, 0xdd],
@@ -65,43 +91,43 @@ impl EthernetFrame {
             }
         }
         bytes.extend(payload);
-        Self { bytes, family }.with_source(SOURCE[usize::from(family == V6)]).with_payload_len(payload.len())
+        Self { bytes, family }.with_source(source_of(family)).with_payload_len(payload.len())
     }
 
     /// Other bytes at this place.
-    pub(super) fn with(mut self, at: usize, bytes: &[u8]) -> Self {
+    pub(crate) fn with(mut self, at: usize, bytes: &[u8]) -> Self {
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
         self
     }
 
     /// Another byte at this place of the advert, and the right checksum for it.
-    pub(super) fn in_payload(self, at: usize, byte: u8) -> Self {
+    pub(crate) fn in_payload(self, at: usize, byte: u8) -> Self {
         let at = payload_at(self.family) + at;
         self.with(at, &[byte]).with_checksum()
     }
 
     /// One bit wrong at this place of the advert.
-    pub(super) fn spoilt(mut self, at: usize) -> Self {
+    pub(crate) fn spoilt(mut self, at: usize) -> Self {
         self.bytes[payload_at(self.family) + at] ^= 0x10;
         self
     }
 
-    pub(super) fn with_inserted(mut self, at: usize, bytes: &[u8]) -> Self {
+    pub(crate) fn with_inserted(mut self, at: usize, bytes: &[u8]) -> Self {
         self.bytes.splice(at..at, bytes.iter().copied());
         self
     }
 
-    pub(super) fn with_protocol(self, protocol: u8) -> Self {
+    pub(crate) fn with_protocol(self, protocol: u8) -> Self {
         let at = if self.family == V4 { 23 } else { 20 };
         self.with(at, &[protocol]).with_checksum()
     }
 
-    pub(super) fn with_ttl(self, ttl: u8) -> Self {
+    pub(crate) fn with_ttl(self, ttl: u8) -> Self {
         let at = if self.family == V4 { 22 } else { 21 };
         self.with(at, &[ttl]).with_ip_checksum()
     }
 
-    pub(super) fn with_source(self, source: IpAddr) -> Self {
+    pub(crate) fn with_source(self, source: IpAddr) -> Self {
         match source {
             IpAddr::V4(v4) => self.with(26, &v4.octets()).with_ip_checksum(),
             IpAddr::V6(v6) => self.with(22, &v6.octets()),
@@ -109,7 +135,7 @@ impl EthernetFrame {
     }
 
     /// Says in the IP header that the payload is this long.
-    pub(super) fn with_payload_len(self, len: usize) -> Self {
+    pub(crate) fn with_payload_len(self, len: usize) -> Self {
         match self.family {
             V4 => self.with(16, &(len as u16 + 20).to_be_bytes()).with_ip_checksum(),
             V6 => self.with(18, &(len as u16).to_be_bytes()),
@@ -117,25 +143,25 @@ impl EthernetFrame {
     }
 
     /// More payload after the advert.
-    pub(super) fn with_trailer(mut self, trailer: &[u8]) -> Self {
+    pub(crate) fn with_trailer(mut self, trailer: &[u8]) -> Self {
         self.bytes.extend(trailer);
         let len = self.bytes.len() - payload_at(self.family);
         self.with_payload_len(len)
     }
 
     /// Bytes after the packet, as short frames have them.
-    pub(super) fn padded(mut self, len: usize) -> Self {
+    pub(crate) fn padded(mut self, len: usize) -> Self {
         self.bytes.resize(self.bytes.len() + len, 0xaa);
         self
     }
 
-    pub(super) fn cut_by(mut self, len: usize) -> Self {
+    pub(crate) fn cut_by(mut self, len: usize) -> Self {
         self.bytes.truncate(self.bytes.len() - len);
         self
     }
 
     /// The right checksums over the first 36 bytes of payload and over the IPv4 header.
-    pub(super) fn with_checksum(mut self) -> Self {
+    pub(crate) fn with_checksum(mut self) -> Self {
         let at = payload_at(self.family);
         let end = self.bytes.len().min(at + 36);
         self.bytes[at + 6..at + 8].fill(0);
@@ -163,22 +189,4 @@ fn internet(bytes: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !(sum as u16)
-}
-
-/// The digest by the crates.
-fn digest(counter: u64) -> [u8; 20] {
-    use hmac::{Hmac, KeyInit, Mac};
-
-    let mut key = [0; 20];
-    key[..PASSPHRASE.len()].copy_from_slice(PASSPHRASE);
-    let mut mac = Hmac::<sha1::Sha1>::new_from_slice(&key).unwrap();
-    mac.update(&[2, 1, OUR_VHID]);
-    for vip in vips() {
-        match vip {
-            IpAddr::V4(v4) => mac.update(&v4.octets()),
-            IpAddr::V6(v6) => mac.update(&v6.octets()),
-        }
-    }
-    mac.update(&counter.to_be_bytes());
-    mac.finalize().into_bytes().into()
 }
