@@ -32,7 +32,7 @@ pub(crate) fn source_of(family: Family) -> IpAddr {
 }
 
 /// What an advert says.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fields {
     pub(crate) advbase: u8,
     pub(crate) advskew: u8,

@@ -1,0 +1,87 @@
+//! What passes on the lab's wire that matters to CARP: adverts and announcements.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+
+use crate::adverts::{self, SeenAdvert};
+use crate::capture::{Capture, Frame};
+use crate::clock::BootTime;
+use crate::filter::Filter;
+use crate::host::{ETH0, Host};
+use crate::netns::Netns;
+use crate::node::LONG;
+use crate::packet::Arp;
+
+/// A [`Capture`] that is read as adverts and gratuitous ARP.
+pub struct Wire {
+    capture: Capture,
+}
+
+impl Wire {
+    /// What a host without an XDP program sees: the multicasts and broadcasts of all.
+    pub fn at(bystander: &Host) -> Result<Self> {
+        Self::on(bystander.ns(), ETH0)
+    }
+
+    /// What passes an interface.
+    pub fn on(ns: &Netns, ifname: &str) -> Result<Self> {
+        Ok(Self { capture: Capture::start(ns, ifname, Filter::Everything)? })
+    }
+
+    /// Waits for as many adverts of this source, sent from now on; returns the last.
+    pub fn wait_for_adverts(&self, source: Ipv4Addr, count: usize) -> Result<(BootTime, SeenAdvert)> {
+        let now = BootTime::now();
+        let mut left = count;
+        self.wait_for_advert(&format!("advert {count} of {source}"), |at, advert| {
+            left -= usize::from(at >= now && advert.source == source);
+            left == 0
+        })
+    }
+
+    /// Waits for the next advert like this.
+    pub fn wait_for_advert(
+        &self,
+        what: &str,
+        mut wanted: impl FnMut(BootTime, &SeenAdvert) -> bool,
+    ) -> Result<(BootTime, SeenAdvert)> {
+        let mut seen = None;
+        let frame = self.capture.wait_for(what, LONG, |frame| {
+            seen = adverts::parse(frame).filter(|advert| wanted(frame.at, advert));
+            seen.is_some()
+        })?;
+        seen.map(|advert| (frame.at, advert)).context("the wait was for an advert")
+    }
+
+    /// Waits for the next announcement of an address by a host, at or after this moment.
+    pub fn wait_for_announcement(&self, host: &Host, address: Ipv4Addr, from: BootTime) -> Result<BootTime> {
+        let what = format!("{} announces {address}", host.name());
+        let frame =
+            self.capture.wait_for(&what, LONG, |frame| frame.at >= from && is_announcement(frame, host, address))?;
+        Ok(frame.at)
+    }
+
+    /// All adverts of this source so far.
+    pub fn adverts_of(&self, source: Ipv4Addr) -> Vec<(BootTime, SeenAdvert)> {
+        let seen = self.capture.frames();
+        seen.iter()
+            .filter_map(|frame| Some((frame.at, adverts::parse(frame)?)))
+            .filter(|(_, advert)| advert.source == source)
+            .collect()
+    }
+
+    /// When a host announced an address.
+    pub fn announcements_of(&self, host: &Host, address: Ipv4Addr) -> Vec<BootTime> {
+        let frames = self.capture.frames();
+        frames.iter().filter(|frame| is_announcement(frame, host, address)).map(|frame| frame.at).collect()
+    }
+
+    /// Everything so far.
+    pub fn frames(&self) -> Vec<Frame> {
+        self.capture.frames()
+    }
+}
+
+fn is_announcement(frame: &Frame, host: &Host, address: Ipv4Addr) -> bool {
+    Arp::from_frame(&frame.bytes) == Some(Arp::gratuitous(host.mac(), address))
+}

@@ -1,0 +1,143 @@
+//! An agent that ends by a signal, or steps down: nobody waits for a dead time.
+
+use std::io::ErrorKind;
+use std::net::UdpSocket;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use carp_tests::node::{OTHER, PREFERRED};
+use carp_tests::{BootTime, Host, LONG, Lab, Node, VIP, Wire, eventually};
+use nix::sys::signal::Signal;
+
+/// Its dead time is 11.8 s: too long to be the reason for a takeover.
+const PATIENT: &str = "--advbase=0 --advskew=80 --deadratio=38";
+
+#[test]
+fn a_master_that_ends_gives_up_the_address_then_bows_out_and_the_backup_follows_at_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
+    let preferred = format!("{PREFERRED} --preempt");
+    let [mut master, backup] = Node::start_pair((&a, &preferred), (&b, PATIENT))?;
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+        if backup.changes().len() > 1 {
+            master = Node::start(&a, &preferred)?;
+            backup.wait_for("MASTER -> BACKUP")?;
+        }
+        let wire = Wire::at(&bystander)?;
+        wire.wait_for_adverts(a.ip(), 1)?;
+        let left = bows_out(&wire, &a, || master.agent().signal(signal)).with_context(|| format!("{signal}"))?;
+
+        let takeover = backup.wait_for("BACKUP -> MASTER")?;
+        assert_eq!(takeover.cause, "10.77.0.1 leaves");
+        assert!(takeover.at.since(left) < Duration::from_secs(2));
+        wire.wait_for_announcement(&b, VIP, left)?;
+        assert!(master.agent_mut().wait(LONG)?.success(), "{signal}");
+        assert_eq!(master.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER", "MASTER -> INIT"]);
+        assert!(!a.has_address(VIP)?);
+        let (last, _) = wire.adverts_of(a.ip()).pop().context("no advert of a")?;
+        assert_eq!(last, left, "the bow-out is the last advert");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backup_that_ends_leaves_without_a_word_and_disturbs_nobody() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
+    let [master, mut backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
+    let wire = Wire::at(&bystander)?;
+    assert!(backup.agent_mut().stop_and_wait(LONG)?.success());
+    assert_eq!(backup.changes(), ["INIT -> BACKUP", "BACKUP -> INIT"]);
+    wire.wait_for_adverts(a.ip(), 2)?;
+    assert_eq!(wire.adverts_of(b.ip()), []);
+    assert_eq!(master.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
+#[test]
+fn a_master_told_to_step_down_leaves_for_some_seconds_although_it_preempts() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
+    let [master, backup] = Node::start_pair((&a, &format!("{PREFERRED} --preempt")), (&b, PATIENT))?;
+    let wire = Wire::at(&bystander)?;
+    wire.wait_for_adverts(a.ip(), 1)?;
+
+    let left = bows_out(&wire, &a, || master.agent().signal(Signal::SIGUSR2))?;
+    let down = master.wait_for("MASTER -> BACKUP")?;
+    assert_eq!(down.cause, "asked to step down");
+    assert_eq!(backup.wait_for("BACKUP -> MASTER")?.cause, "10.77.0.1 leaves");
+    wire.wait_for_announcement(&b, VIP, left)?;
+    let (silent_until, _) = wire.wait_for_advert("a's next", |at, advert| at > left && advert.source == a.ip())?;
+    assert!(silent_until.since(left) >= Duration::from_millis(2900), "back too soon");
+    let back = master.wait_for("BACKUP -> MASTER")?;
+    assert!(back.cause.starts_with("preempting 10.77.0.2"), "{back:?}");
+    backup.wait_for("MASTER -> BACKUP")?;
+    wire.wait_for_announcement(&a, VIP, silent_until)?;
+    assert_eq!(master.changes().len(), 4);
+    assert_eq!(backup.changes().len(), 3);
+    Ok(())
+}
+
+#[test]
+fn a_backup_told_to_step_down_has_nothing_to_step_down_from() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
+    let [master, backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
+    let wire = Wire::at(&bystander)?;
+    backup.agent().signal(Signal::SIGUSR2)?;
+    wire.wait_for_adverts(a.ip(), 2)?;
+    assert!(backup.report()?.text.contains("vhid 1: BACKUP for "));
+    assert_eq!(wire.adverts_of(b.ip()), []);
+    assert_eq!(backup.changes(), ["INIT -> BACKUP"]);
+    assert_eq!(master.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
+#[test]
+fn a_request_for_the_state_is_answered_with_state_and_counters() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
+    let [master, backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
+    Wire::at(&bystander)?.wait_for_adverts(a.ip(), 3)?;
+    let told = backup.report()?;
+    assert!(told.text.contains("eth0 vhid 1: BACKUP for ") && told.text.contains("adverts sent: 0;"), "{}", told.text);
+    assert!(told.count("ipackets") >= 3, "{}", told.text);
+    let told = master.report()?.text;
+    assert!(told.contains("MASTER for ") && told.contains("demotion 0, no advert heard;"), "{told}");
+    assert!(told.ends_with("received: none"), "{told}");
+    Ok(())
+}
+
+/// Has the master on a host leave, and asserts that the address is gone when the bow-out is sent.
+/// Returns when that was.
+fn bows_out(wire: &Wire, host: &Host, leave: impl FnOnce() -> Result<()>) -> Result<BootTime> {
+    eventually("the master has the address", LONG, || host.has_address(VIP))?;
+    let (left, held) = thread::scope(|scope| {
+        let held = scope.spawn(|| held_until(host));
+        leave()?;
+        let own = |source| source == host.ip();
+        let (left, _) = wire.wait_for_advert("a bow-out", |_, advert| own(advert.source) && advert.is_bow_out())?;
+        let held = held.join().expect("its panic has been told");
+        anyhow::Ok((left, held?))
+    })?;
+    ensure!(held < left, "the address was there until {held} or later, but the bow-out left at {left}");
+    Ok(left)
+}
+
+/// A moment before which a host lost the VIP by no more than it takes to bind a socket.
+fn held_until(host: &Host) -> Result<BootTime> {
+    let started = BootTime::now();
+    host.ns().run(|| {
+        let mut held = started;
+        loop {
+            let now = BootTime::now();
+            match UdpSocket::bind((VIP, 0)) {
+                Ok(_) => held = now,
+                Err(error) if error.kind() == ErrorKind::AddrNotAvailable => return Ok(held),
+                Err(error) => return Err(error).context("binding to the VIP"),
+            }
+            ensure!(now.since(started) < LONG, "the address does not go");
+        }
+    })
+}

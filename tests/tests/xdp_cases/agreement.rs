@@ -1,0 +1,185 @@
+//! The kernel and the host agree: random frames, mutated from good ones, judged by both.
+//!
+//! The same code runs in both, but through the BPF backend, the verifier's rewrites and the JIT in one of
+//! them; and the maps and packet accessors around it are different ones.
+
+use std::collections::BTreeMap;
+
+use carp_common::{
+    abi::{Refused, Sent, VhostKey},
+    reason::Reason,
+    verdict::{Verdict, judge},
+};
+
+use crate::xdp_support::{
+    Family::{V4, V6},
+    HostTables, IFINDEX, TestVhost,
+    frames::{BOTH, DIGEST_AT, EthernetFrame, Fields, OUR_VHID, payload_at, source_of},
+    program::{Program, XdpAction},
+    table::TABLE,
+};
+
+const FRAMES: usize = 20_000;
+/// Another run: `CARP_TEST_SEED=...`.
+const SEED: u64 = 0x00c0_ffee_ca5b_0112;
+/// The kernel takes no shorter frame for a test run.
+const SHORTEST: usize = 14;
+
+#[test]
+fn the_kernel_and_the_host_agree_on_random_frames() {
+    let seed = std::env::var("CARP_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(SEED);
+    println!("CARP_TEST_SEED={seed}");
+    let mut random = Random(seed);
+    let mut program = Program::for_our_vhost();
+    let mut host = HostTables::default();
+    host.serve(&TestVhost::ours());
+    for family in BOTH {
+        let key = VhostKey::new(IFINDEX, OUR_VHID, family);
+        let mut sent = Sent::new(source_of(family));
+        sent.push(OUR_LAST_COUNTER);
+        program.sent(key, sent);
+        host.sent(key, sent);
+    }
+
+    let mut expected = BTreeMap::new();
+    let mut events = 0;
+    for number in 0..FRAMES {
+        let frame = random.frame();
+        let what = || format!("CARP_TEST_SEED={seed}, frame {number}: {frame:02x?}");
+        let verdict = judge(frame.as_slice(), IFINDEX, &mut host);
+        let action = program.run(&frame);
+        let (as_action, counter) = match verdict {
+            Verdict::Foreign => (XdpAction::Pass, None),
+            Verdict::Other(row, source) => (XdpAction::Pass, Some((row, Reason::Other, Some(source)))),
+            Verdict::Refused(row, reason, source) => (XdpAction::Drop, Some((row, reason, Some(source)))),
+            Verdict::Valid(row, advert) => {
+                let v4 = advert.source.vhost() == VhostKey::new(IFINDEX, OUR_VHID, V4);
+                let heard = program.heard(&advert.source).unwrap_or_else(|| panic!("not heard, {}", what())).heard();
+                let fields = (heard.counter(), heard.advbase(), heard.advskew(), heard.demote());
+                assert_eq!(fields, (advert.counter, advert.advbase, advert.advskew, advert.demote), "{}", what());
+                (XdpAction::Pass, Some((row, if v4 { Reason::Ipackets } else { Reason::Ipackets6 }, None)))
+            }
+        };
+        assert_eq!(action, as_action, "{verdict:?}, {}", what());
+        if let Some((row, reason, source)) = counter {
+            let count = expected.entry((row, reason)).or_insert(0);
+            *count += 1;
+            assert_eq!(program.count(row, reason), *count, "{verdict:?}, {}", what());
+            let last = source.map(|_| program.refused(row, reason));
+            assert_eq!(last.map(described), source.map(described), "{}", what());
+        }
+        if number % 500 == 0 {
+            events += program.events().len() as u64;
+        }
+    }
+    events += program.events().len() as u64;
+
+    let mut counted = program.counts();
+    let repeats: u64 = counted.extract_if(.., |counter, _| counter.1 == Reason::Repeat).map(|entry| entry.1).sum();
+    assert_eq!(counted, expected, "all counters, CARP_TEST_SEED={seed}");
+    let valid: u64 =
+        counted.iter().filter(|entry| !entry.0.1.is_refusal() && entry.0.1 != Reason::Other).map(|e| e.1).sum();
+    assert_eq!(valid, events + repeats, "each valid advert woke the agent or repeated one");
+    println!("{counted:?}, {repeats} repeats");
+    assert_all_are_seen(&counted);
+}
+
+/// The test is worth something only if frames get as far as each check.
+fn assert_all_are_seen(counted: &BTreeMap<(u32, Reason), u64>) {
+    for family in BOTH {
+        let row = crate::xdp_support::row_of(family);
+        let ipackets = if family == V6 { Reason::Ipackets6 } else { Reason::Ipackets };
+        let reasons = [Reason::BadTtl, Reason::BadSum, Reason::BadAddrs, Reason::BadAuth, Reason::Echo, Reason::Other];
+        for reason in reasons.into_iter().chain([ipackets]) {
+            let count = counted.get(&(row, reason)).copied().unwrap_or(0);
+            assert!(count >= 20, "only {count} frames of {family:?} were counted as {reason:?}");
+        }
+    }
+}
+
+fn described(refused: Refused) -> (std::net::IpAddr, [u8; 6], u8) {
+    (refused.source(), refused.mac(), refused.vhid())
+}
+
+/// What we sent last ourselves.
+const OUR_LAST_COUNTER: u64 = 0xdead_beef;
+
+/// SplitMix64: the same numbers from the same seed, everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+
+    /// A frame: usually a good advert with a few changes.
+    fn frame(&mut self) -> Vec<u8> {
+        if self.one_in(50) {
+            let len = SHORTEST + self.below(150);
+            return (0..len).map(|_| self.next() as u8).collect();
+        }
+        let family = self.pick(&BOTH);
+        let mut frame = if self.one_in(3) {
+            let (_, families, build, _) = self.pick(TABLE);
+            build(self.pick(families))
+        } else {
+            self.advert(family)
+        };
+        if self.one_in(4) {
+            let len = self.below(12);
+            let trailer: Vec<u8> = (0..len).map(|_| self.next() as u8).collect();
+            frame = if self.one_in(2) { frame.with_trailer(&trailer) } else { frame.padded(len) };
+        }
+        for _ in 0..self.pick(&[0, 0, 1, 1, 1, 2, 4]) {
+            self.change(&mut frame.bytes);
+        }
+        // Right checksums let what was changed get as far as the digest.
+        if frame.bytes.len() >= payload_at(V6) + 36 && self.one_in(2) {
+            frame = frame.with_checksum();
+        }
+        if self.one_in(12) {
+            frame.bytes.truncate(SHORTEST + self.below(frame.bytes.len() - SHORTEST));
+        }
+        frame.bytes
+    }
+
+    fn advert(&mut self, family: crate::xdp_support::Family) -> EthernetFrame {
+        let counter = if self.one_in(8) { OUR_LAST_COUNTER } else { self.next() };
+        let [advbase, advskew, demote, ..] = self.next().to_ne_bytes();
+        let frame = EthernetFrame::advert(family, Fields { advbase, advskew, demote, counter });
+        match self.below(12) {
+            0 => frame.with_ttl(self.next() as u8),
+            1 => frame.spoilt(DIGEST_AT + self.below(20)).with_checksum(),
+            2 => frame.with(if family == V4 { 26 } else { 22 }, &[self.pick(&[0, 127, 224, 0xff])]).with_checksum(),
+            _ => frame,
+        }
+    }
+
+    /// Changes a byte: one bit of it, or to a value that means something somewhere.
+    fn change(&mut self, frame: &mut [u8]) {
+        let at = self.below(frame.len());
+        frame[at] = match self.below(3) {
+            0 => frame[at] ^ (1 << self.below(8)),
+            1 => self.next() as u8,
+            _ => {
+                self.pick(&[0, 1, 6, 7, 8, 35, 36, 37, 44, 56, 57, 112, 0x21, 0x31, 0x40, 0x45, 0x60, 0x86, 0xdd, 255])
+            }
+        };
+    }
+}

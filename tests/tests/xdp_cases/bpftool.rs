@@ -1,0 +1,89 @@
+//! `bpftool` reads well: names, licence, and maps with the names of their fields.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use carp_common::abi::{PROGRAM, map};
+
+use crate::xdp_support::{
+    Family::V4,
+    frames::{EthernetFrame, Fields},
+    object,
+    program::Program,
+    table::good,
+};
+
+/// bpftool, from the folders that `cargo xtask test` provides or from the PATH.
+fn bpftool() -> PathBuf {
+    let folders = [env::var_os("CARP_TEST_TOOLS"), env::var_os("PATH"), Some(OsString::from("/usr/sbin:/sbin"))];
+    folders
+        .iter()
+        .flatten()
+        .flat_map(env::split_paths)
+        .map(|folder| folder.join("bpftool"))
+        .find(|path| path.is_file())
+        .expect("bpftool: run this through `cargo xtask test`, which brings it, or install it")
+}
+
+/// What `bpftool -j` says, without white space.
+fn told(args: &[&str]) -> String {
+    let Output { status, stdout, stderr } = Command::new(bpftool()).arg("-j").args(args).output().expect("run bpftool");
+    let text = String::from_utf8(stdout).expect("bpftool writes UTF-8");
+    assert!(status.success(), "bpftool {args:?}: {text}{}", String::from_utf8_lossy(&stderr));
+    text.chars().filter(|c| !c.is_whitespace()).collect()
+}
+
+#[track_caller]
+fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+}
+
+#[test]
+fn the_program_shows_its_name_its_btf_and_its_maps() {
+    let program = Program::for_our_vhost();
+    let info = program.info();
+    let text = told(&["prog", "show", "id", &info.id().to_string()]);
+    let name = format!("\"name\":\"{PROGRAM}\"");
+    assert_says(&text, &["\"type\":\"xdp\"", &name, "\"gpl_compatible\":true", "\"btf_id\":", "\"jited\":true"]);
+    assert_eq!(info.map_ids().unwrap().map(|ids| !ids.is_empty()), Some(true));
+}
+
+#[test]
+fn the_licence_is_that_of_the_code() {
+    let licence = b"Dual MIT/GPL\0";
+    assert!(object().windows(licence.len()).any(|bytes| bytes == licence));
+}
+
+#[test]
+fn every_map_has_its_name_and_shows_the_names_of_its_fields() {
+    let mut program = Program::for_our_vhost();
+    program.run(&good(V4).bytes);
+    program.run(&EthernetFrame::advert(V4, Fields { counter: 9, ..Fields::default() }).with_ttl(3).bytes);
+    let key = carp_common::abi::VhostKey::new(1, 7, V4);
+    program.sent(key, carp_common::abi::Sent::new([10, 77, 0, 1].into()));
+
+    let ids = program.info().map_ids().unwrap().expect("ids of the maps");
+    let names: Vec<(u32, String)> =
+        ids.into_iter().map(|id| (id, told(&["map", "show", "id", &id.to_string()]))).collect();
+    let dump = |name: &str| {
+        let quoted = format!("\"name\":\"{name}\"");
+        let (id, _) = names.iter().find(|(_, text)| text.contains(&quoted)).unwrap_or_else(|| panic!("no map {name}"));
+        told(&["map", "dump", "id", &id.to_string()])
+    };
+    assert_says(&dump(map::VHOSTS), &["\"ifindex\":1", "\"vhid\":7", "\"family\":4", "\"row\":5", "\"counter_at\":"]);
+    assert_says(&dump(map::SENT), &["\"ifindex\":1", "\"source\":[", "\"counters\":[0,0"]);
+    assert_says(
+        &dump(map::LAST_HEARD),
+        &["\"vhost\":{\"ifindex\":1,\"vhid\":7", "\"arrival\":", "\"counter\":1234605616436508552", "\"advbase\":1"],
+    );
+    assert_says(&dump(map::REFUSED), &["\"source\":[", "\"mac\":[", "\"vhid\":7"]);
+    assert_says(&dump(map::COUNTERS), &["\"key\":50,\"values\":[{\"cpu\":0,\"value\":"]);
+    let quoted = format!("\"name\":\"{}\"", map::EVENTS);
+    assert!(names.iter().any(|(_, text)| text.contains(&quoted)), "no map {}", map::EVENTS);
+}

@@ -1,0 +1,102 @@
+//! What the tests and the benchmark of the XDP program share.
+
+// The benchmark uses less of it than the tests.
+#![allow(dead_code)]
+
+#[path = "../../../carp-common/src/verdict/tests/frames.rs"]
+pub(crate) mod frames;
+pub(crate) mod pcap;
+pub(crate) mod program;
+#[path = "../../../carp-common/src/verdict/tests/table.rs"]
+pub(crate) mod table;
+
+use std::{collections::HashMap, net::IpAddr};
+
+use carp_common::{
+    abi::{Sent, Vhost, VhostKey},
+    digest::{Blocks, DigestKey, Passphrase},
+    verdict::Tables,
+};
+// The shared files find these here.
+pub(crate) use carp_common::{abi::Family, reason::Reason};
+
+/// The XDP program as it was compiled.
+pub(crate) fn object() -> &'static [u8] {
+    carp_user::datapath::OBJECT
+}
+
+/// The interface that a test run sees: the loopback of its network namespace.
+pub(crate) const IFINDEX: u32 = 1;
+
+/// A virtual host's secret part.
+#[derive(Clone)]
+pub(crate) struct TestVhost {
+    pub(crate) vhid: u8,
+    pub(crate) key: DigestKey,
+}
+
+impl TestVhost {
+    pub(crate) fn new(vhid: u8, passphrase: &[u8], vips: &[IpAddr]) -> Self {
+        let passphrase = Passphrase::new(passphrase).expect("a passphrase of 1 to 19 bytes");
+        Self { vhid, key: DigestKey::new(&passphrase, vhid, vips) }
+    }
+
+    /// The virtual host of the frames in [`frames`].
+    pub(crate) fn ours() -> Self {
+        Self::new(frames::OUR_VHID, frames::PASSPHRASE, &frames::vips())
+    }
+
+    /// The digest of an advert with this counter.
+    pub(crate) fn digest(&self, counter: u64) -> [u8; 20] {
+        let words = self.key.digest(counter, &mut Blocks::default());
+        let mut digest = [0; 20];
+        for (bytes, word) in digest.chunks_exact_mut(4).zip(words) {
+            bytes.copy_from_slice(&word.to_be_bytes());
+        }
+        digest
+    }
+}
+
+/// The digest of an advert to [`TestVhost::ours`].
+pub(crate) fn digest(counter: u64) -> [u8; 20] {
+    TestVhost::ours().digest(counter)
+}
+
+/// The row of counters of a virtual host in the tests: one for each family, to tell them apart.
+pub(crate) fn row_of(family: Family) -> u32 {
+    match family {
+        Family::V4 => 5,
+        Family::V6 => 6,
+    }
+}
+
+/// The tables on the host.
+#[derive(Default)]
+pub(crate) struct HostTables {
+    vhosts: HashMap<VhostKey, Vhost>,
+    sent: HashMap<VhostKey, Sent>,
+    blocks: Blocks,
+}
+
+impl HostTables {
+    pub(crate) fn serve(&mut self, vhost: &TestVhost) {
+        for family in frames::BOTH {
+            let key = VhostKey::new(IFINDEX, vhost.vhid, family);
+            self.vhosts.insert(key, Vhost::new(vhost.key, row_of(family)));
+        }
+    }
+
+    pub(crate) fn sent(&mut self, key: VhostKey, sent: Sent) {
+        self.sent.insert(key, sent);
+    }
+}
+
+impl Tables for HostTables {
+    fn vhost(&mut self, key: &VhostKey) -> Option<(&Vhost, &mut Blocks)> {
+        Some((self.vhosts.get(key)?, &mut self.blocks))
+    }
+
+    fn sent(&self, key: &VhostKey) -> Option<&Sent> {
+        self.sent.get(key)
+    }
+}

@@ -1,0 +1,196 @@
+//! The XDP program, loaded, and its maps.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{ProgramInfo, TestRun, TestRunOptions, Xdp},
+};
+use carp_common::{
+    abi::{self, Family, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index, map},
+    reason::Reason,
+};
+
+use super::{IFINDEX, TestVhost, frames::BOTH, object, row_of};
+
+/// What the program did with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum XdpAction {
+    Drop,
+    Pass,
+}
+
+/// An event as it stands in the ring, taken apart byte by byte: a second reading of the layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) ifindex: u32,
+    pub(crate) vhid: u8,
+    pub(crate) family: u8,
+    pub(crate) source: IpAddr,
+    pub(crate) arrival: u64,
+    pub(crate) counter: u64,
+    pub(crate) advbase: u8,
+    pub(crate) advskew: u8,
+    pub(crate) demote: u8,
+    pub(crate) mac: [u8; 6],
+}
+
+impl Event {
+    fn parse(bytes: &[u8]) -> Self {
+        assert_eq!(bytes.len(), 56, "size of an event");
+        Self {
+            ifindex: u32::from_ne_bytes(part(bytes, 0)),
+            vhid: bytes[4],
+            family: bytes[5],
+            source: abi::address(part(bytes, 8)),
+            arrival: u64::from_ne_bytes(part(bytes, 24)),
+            counter: u64::from_ne_bytes(part(bytes, 32)),
+            advbase: bytes[40],
+            advskew: bytes[41],
+            demote: bytes[42],
+            mac: part(bytes, 48),
+        }
+    }
+}
+
+fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes[at..at + N].try_into().expect("inside of an event")
+}
+
+/// The loaded program and its maps.
+pub(crate) struct Program {
+    ebpf: Ebpf,
+    vhosts: HashMap<MapData, VhostKey, Vhost>,
+    sent: HashMap<MapData, VhostKey, Sent>,
+    heard: HashMap<MapData, SourceKey, LastHeard>,
+    counters: PerCpuArray<MapData, u64>,
+    refused: Array<MapData, Refused>,
+    events: RingBuf<MapData>,
+}
+
+impl Program {
+    /// Loads the program, with no virtual host.
+    pub(crate) fn load() -> Self {
+        let mut ebpf = Ebpf::load(object()).expect("load the XDP object (this needs root)");
+        let xdp: &mut Xdp = ebpf.program_mut(abi::PROGRAM).expect("the program").try_into().expect("an XDP program");
+        xdp.load().expect("load the XDP program (this needs root)");
+        Self {
+            vhosts: take(&mut ebpf, map::VHOSTS),
+            sent: take(&mut ebpf, map::SENT),
+            heard: take(&mut ebpf, map::LAST_HEARD),
+            counters: take(&mut ebpf, map::COUNTERS),
+            refused: take(&mut ebpf, map::REFUSED),
+            events: take(&mut ebpf, map::EVENTS),
+            ebpf,
+        }
+    }
+
+    /// Loads the program for the virtual host of the frames, in both families.
+    pub(crate) fn for_our_vhost() -> Self {
+        let mut program = Self::load();
+        program.serve(&TestVhost::ours());
+        program
+    }
+
+    /// Configures a virtual host in both families.
+    pub(crate) fn serve(&mut self, vhost: &TestVhost) {
+        self.serve_on(IFINDEX, vhost);
+    }
+
+    /// Configures a virtual host on another interface than the one that test runs see.
+    pub(crate) fn serve_on(&mut self, ifindex: u32, vhost: &TestVhost) {
+        for family in BOTH {
+            let key = VhostKey::new(ifindex, vhost.vhid, family);
+            self.vhosts.insert(key, Vhost::new(vhost.key, row_of(family)), 0).expect("configure a virtual host");
+        }
+    }
+
+    /// Tells the program what we sent ourselves.
+    pub(crate) fn sent(&mut self, key: VhostKey, sent: Sent) {
+        self.sent.insert(key, sent, 0).expect("write the sent map");
+    }
+
+    /// Runs the program over a frame.
+    pub(crate) fn run(&self, frame: &[u8]) -> XdpAction {
+        match self.run_repeatedly(frame, 1).0 {
+            1 => XdpAction::Drop,
+            2 => XdpAction::Pass,
+            action => panic!("the program returned {action}"),
+        }
+    }
+
+    /// Runs it `repeat` times; returns the last return value and the mean duration.
+    pub(crate) fn run_repeatedly(&self, frame: &[u8], repeat: u32) -> (u32, Duration) {
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+        let result = self.xdp().test_run(options).expect("BPF_PROG_TEST_RUN");
+        (result.return_value, result.duration)
+    }
+
+    /// What the kernel knows of the program.
+    pub(crate) fn info(&self) -> ProgramInfo {
+        self.xdp().info().expect("information about the program")
+    }
+
+    fn xdp(&self) -> &Xdp {
+        self.ebpf.program(abi::PROGRAM).expect("the program").try_into().expect("an XDP program")
+    }
+
+    /// A counter, over all CPUs.
+    pub(crate) fn count(&self, row: u32, reason: Reason) -> u64 {
+        self.counters.get(&counter_index(row, reason), 0).expect("read a counter").iter().sum()
+    }
+
+    /// All counters that are not 0, of no virtual host and of ours.
+    pub(crate) fn counts(&self) -> BTreeMap<(u32, Reason), u64> {
+        let rows = [0, row_of(Family::V4), row_of(Family::V6)];
+        rows.into_iter()
+            .flat_map(|row| Reason::ALL.map(|reason| ((row, reason), self.count(row, reason))))
+            .filter(|(_, count)| *count != 0)
+            .collect()
+    }
+
+    /// The last refused source.
+    pub(crate) fn refused(&self, row: u32, reason: Reason) -> Refused {
+        self.refused.get(&counter_index(row, reason), 0).expect("read a refused source")
+    }
+
+    /// The last valid advert of a source.
+    pub(crate) fn heard(&self, source: &SourceKey) -> Option<LastHeard> {
+        self.heard.get(source, 0).ok()
+    }
+
+    /// Makes the program believe that it last woke the agent about this source `age` earlier than it did.
+    pub(crate) fn age(&mut self, source: &SourceKey, age: Duration) {
+        let heard = self.heard(source).expect("an entry to age").heard();
+        let notified = heard.arrival().as_nanos().saturating_sub(age.as_nanos() as u64);
+        self.heard.insert(source, LastHeard::new(heard, notified), 0).expect("write the last-heard map");
+    }
+
+    /// Makes the program forget whom it has heard, so that nothing is a repeat.
+    pub(crate) fn forget(&mut self) {
+        let sources: Vec<_> = self.heard.keys().map(|source| source.expect("a key of the last-heard map")).collect();
+        for source in sources {
+            self.heard.remove(&source).expect("remove an entry of the last-heard map");
+        }
+    }
+
+    /// Runs the program over a frame; also tells which counters that moved.
+    pub(crate) fn judge(&self, frame: &[u8]) -> (XdpAction, Vec<(u32, Reason)>) {
+        let before = self.counts();
+        let action = self.run(frame);
+        let after = self.counts();
+        let moved = after.into_iter().filter(|(counter, count)| before.get(counter).copied().unwrap_or(0) != *count);
+        (action, moved.map(|(counter, _)| counter).collect())
+    }
+
+    /// All events in the ring.
+    pub(crate) fn events(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.events.next().map(|item| Event::parse(&item))).collect()
+    }
+}
+
+fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> M {
+    let map = ebpf.take_map(name).unwrap_or_else(|| panic!("the object has no map {name}"));
+    M::try_from(map).unwrap_or_else(|error| panic!("map {name}: {error}"))
+}
