@@ -19,7 +19,7 @@ use carp_common::{
 /// Judges one frame. Marked for multi-buffer frames, so that native mode works at any MTU: an advert always
 /// lies within the first buffer.
 #[xdp(frags)]
-pub fn carp_advert(ctx: XdpContext) -> u32 {
+fn carp_advert(ctx: XdpContext) -> u32 {
     match judge(&packet::Packet::of(&ctx), ctx.ingress_ifindex() as u32, &mut maps::Maps) {
         Verdict::Foreign => xdp_action::XDP_PASS,
         Verdict::Other(row, source) => {

@@ -91,11 +91,11 @@ pub(crate) struct Args {
     #[arg(short = 'S', long)]
     ignoreifstate: bool,
 
-    /// Run SCRIPT IF VIP [XPARAM] on becoming master; the script adds the address
+    /// Run SCRIPT with interface, VIP and XPARAM on becoming master; the script adds the address
     #[arg(short, long, value_name = "SCRIPT")]
     upscript: Option<PathBuf>,
 
-    /// Run SCRIPT IF VIP [XPARAM] otherwise, also at the start and at the end; the script removes it
+    /// Run SCRIPT likewise on leaving it, at the start and at the end; the script removes the address
     #[arg(short, long, value_name = "SCRIPT")]
     downscript: Option<PathBuf>,
 

@@ -151,7 +151,7 @@ fn write_line(line: &[u8], sink: Sink) {
     }
 }
 
-/// Splits the `<N>` that [`format`] puts before a line for the system log.
+/// Splits the `<N>` that [`format()`] puts before a line for the system log.
 fn split_severity(line: &[u8]) -> (Severity, &[u8]) {
     match line.trim_ascii_end() {
         [b'<', digit, b'>', text @ ..] => {

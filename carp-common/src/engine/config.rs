@@ -65,10 +65,18 @@ pub struct Config {
 }
 
 impl Config {
-    /// The own advertisement interval: advbase + advskew/256 s.
+    /// The own advertisement interval: advbase + advskew/256 s, and 1/256 s where both are 0.
     #[must_use]
     pub fn interval(&self) -> Duration {
-        interval(self.advbase.get(), self.advskew.get())
+        match (self.advbase.get(), self.advskew.get()) {
+            (0, 0) => skew_time(1),
+            (advbase, advskew) => rank(advbase, advskew),
+        }
+    }
+
+    /// What decides who is preferred.
+    pub(super) fn rank(&self) -> Duration {
+        rank(self.advbase.get(), self.advskew.get())
     }
 
     /// How long a backup waits for an advert: `dead_ratio` times advbase, and the own skew once; at
@@ -83,13 +91,9 @@ impl Config {
     }
 }
 
-/// The interval that an advert with these fields announces; 1/256 s where both are 0.
-#[must_use]
-pub fn interval(advbase: u8, advskew: u8) -> Duration {
-    match (advbase, advskew) {
-        (0, 0) => skew_time(1),
-        _ => Duration::from_secs(u64::from(advbase)) + skew_time(advskew),
-    }
+/// advbase + advskew/256 s: the smaller, the more preferred. At 0/0 it is smaller than the interval.
+pub(super) fn rank(advbase: u8, advskew: u8) -> Duration {
+    Duration::from_secs(u64::from(advbase)) + skew_time(advskew)
 }
 
 /// advskew in whole microseconds, cut as the BSDs cut it.

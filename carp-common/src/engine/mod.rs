@@ -35,14 +35,14 @@ use core::{
     time::Duration,
 };
 
-use self::timers::Timers;
 pub use self::{
     action::{Action, AdvertFields},
-    config::{Advbase, Advskew, Config, DeadRatio, Vhid, interval},
+    config::{Advbase, Advskew, Config, DeadRatio, Vhid},
     demotion::Demotion,
     input::{HeardAdvert, Input, LinkFault},
     state::{Cause, State, Transition},
 };
+use self::{config::rank, timers::Timers};
 use crate::{time::Time, wire::BOW_OUT};
 
 /// After stepping down on request, a host does not preempt for at least this long.
@@ -171,10 +171,13 @@ impl Engine {
     }
 
     fn handle_advert(&mut self, advert: &HeardAdvert, now: Time) {
-        if self.state == State::Init {
-            return;
+        if !advert.is_bow_out() {
+            // Another master is there before our VIPs are gone: no longer ours to hand over.
+            self.bow_out_due = false;
         }
-        self.last_arrival = self.last_arrival.max(Some(advert.arrival));
+        if self.state != State::Init {
+            self.last_arrival = self.last_arrival.max(Some(advert.arrival));
+        }
         match self.state {
             State::Init => {}
             State::Backup => self.hear_as_backup(advert, now),
@@ -194,13 +197,15 @@ impl Engine {
             self.set_state(State::Master, cause, now);
             return;
         }
-        self.ties = 0;
+        // Not by the advert that follows at once in the other family.
+        if advert.arrival.since(self.since) >= self.config.interval() / 2 {
+            self.ties = 0;
+        }
         self.timers.start_master_down(advert.family, advert.arrival.after(self.config.dead_time()));
     }
 
     fn reason_to_take_over(&self, advert: &HeardAdvert) -> Option<Cause> {
-        let mine = self.config.interval();
-        let peers = interval(advert.advbase, advert.advskew);
+        let (mine, peers) = (self.config.rank(), rank(advert.advbase, advert.advskew));
         let demotion = self.demotion.get();
         if self.config.preempt && mine < peers && advert.demote >= demotion {
             Some(Cause::Preempt(*advert))
@@ -214,25 +219,17 @@ impl Engine {
     }
 
     fn hear_as_master(&mut self, advert: &HeardAdvert, now: Time) {
-        let mine = self.config.interval();
-        let peers = interval(advert.advbase, advert.advskew);
+        let (mine, peers) = (self.config.rank(), rank(advert.advbase, advert.advskew));
         let demotion = self.demotion.get();
         if advert.demote < demotion || (mine > peers && advert.demote == demotion) {
             self.set_state(State::Backup, Cause::BetterMaster(*advert), now);
-            self.wait_for(advert, Duration::ZERO);
         } else if mine == peers && advert.demote == demotion {
-            self.set_state(State::Backup, Cause::EqualMaster(*advert), now);
             self.ties = self.ties.saturating_add(1);
-            self.wait_for(advert, self.tie_delay());
+            self.set_state(State::Backup, Cause::EqualMaster(*advert), now);
         } else if self.vips_here && now >= self.announced_until {
-            self.announced_until = now.after(mine);
+            self.announced_until = now.after(self.config.interval());
             self.actions.push_back(Action::Announce);
         }
-    }
-
-    /// After yielding: the master-down time runs from the advert that was yielded to.
-    fn wait_for(&mut self, advert: &HeardAdvert, longer: Duration) {
-        self.timers.start_master_down(advert.family, advert.arrival.after(self.config.dead_time() + longer));
     }
 
     /// By how much a tie lengthens the next master-down time: differs from host to host, and from one tie
@@ -284,13 +281,14 @@ impl Engine {
         if self.state != State::Master {
             return;
         }
-        let hold = now.after(self.config.dead_time().max(STEP_DOWN_HOLD));
         self.set_state(State::Backup, Cause::StepDown, now);
         self.bow_out_due = true;
-        self.hold = Some(hold);
-        for family in self.config.families {
-            self.timers.start_master_down(*family, hold);
-        }
+        self.hold = Some(now.after(self.hold_time()));
+    }
+
+    /// How long a host that has stepped down stays so, unless it is needed.
+    fn hold_time(&self) -> Duration {
+        self.config.dead_time().max(STEP_DOWN_HOLD)
     }
 
     fn handle_shutdown(&mut self, now: Time) {
@@ -318,7 +316,7 @@ impl Engine {
         self.since = now;
         self.hold = None;
         self.bow_out_due = false;
-        self.set_timers(now);
+        self.set_timers(cause, now);
         if to == State::Master {
             self.releasing = false;
             self.send_advert();
@@ -332,14 +330,29 @@ impl Engine {
         self.actions.push_back(Action::Transition(Transition { from, to, cause, at: now }));
     }
 
-    /// The one place that decides which timers run in a state (`carp_setrun`).
-    fn set_timers(&mut self, now: Time) {
+    /// The one place that decides which timers run in a state that has just been entered (`carp_setrun`).
+    fn set_timers(&mut self, cause: Cause, now: Time) {
         self.timers = Timers::default();
         match self.state {
             State::Init => {}
             State::Backup => {
+                let dead_time = self.config.dead_time();
+                let due = match cause {
+                    // From when the advert arrived in the kernel, not from when we got round to it.
+                    Cause::BetterMaster(advert) => advert.arrival.after(dead_time),
+                    Cause::EqualMaster(advert) => advert.arrival.after(dead_time + self.tie_delay()),
+                    Cause::StepDown => now.after(self.hold_time()),
+                    Cause::LinkUp
+                    | Cause::LinkDown(_)
+                    | Cause::MasterDown(_)
+                    | Cause::BowOut(_)
+                    | Cause::Preempt(_)
+                    | Cause::DemotedMaster(_)
+                    | Cause::SlowMaster(_)
+                    | Cause::Shutdown => now.after(dead_time),
+                };
                 for family in self.config.families {
-                    self.timers.start_master_down(*family, now.after(self.config.dead_time()));
+                    self.timers.start_master_down(*family, due);
                 }
             }
             State::Master => self.timers.advert = Some(now.after(self.config.interval())),
