@@ -12,6 +12,8 @@
 //! the frame, which may be padded. The order of the checks is that of `carp_proto_input` in the BSDs'
 //! `ip_carp.c`: TTL, checksum, source, digest, own echo. The verdict passes what tcpdump should still show.
 
+use core::hint::black_box;
+
 use crate::{
     abi::{Advert, Family, Refused, Sent, SourceKey, Vhost, VhostKey, mapped},
     checksum,
@@ -30,6 +32,9 @@ pub trait Frame {
 
     /// Whether the frame has at least `len` bytes.
     fn has(&self, len: usize) -> bool;
+
+    /// What follows the first `offset` bytes.
+    fn skip(&self, offset: usize) -> impl Frame;
 }
 
 impl Frame for [u8] {
@@ -39,6 +44,24 @@ impl Frame for [u8] {
 
     fn has(&self, len: usize) -> bool {
         self.len() >= len
+    }
+
+    fn skip(&self, offset: usize) -> impl Frame {
+        self.get(offset..).unwrap_or_default()
+    }
+}
+
+impl<F: Frame + ?Sized> Frame for &F {
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        (**self).read(offset)
+    }
+
+    fn has(&self, len: usize) -> bool {
+        (**self).has(len)
+    }
+
+    fn skip(&self, offset: usize) -> impl Frame {
+        (**self).skip(offset)
     }
 }
 
@@ -67,13 +90,19 @@ pub enum Verdict {
 /// Judges a frame that arrived on the interface `ifindex`.
 #[inline(always)]
 pub fn judge<F: Frame + ?Sized, T: Tables>(frame: &F, ifindex: u32, tables: &mut T) -> Verdict {
+    // Both families prove the same length to the verifier, or it would not see one case in them below.
+    if !frame.has(ETHERNET_LEN + IPV4_LEN) {
+        return Verdict::Foreign;
+    }
     let Some([type_0, type_1]) = frame.read(ETHERNET_LEN - 2) else { return Verdict::Foreign };
     let packet = match u16::from_be_bytes([type_0, type_1]) {
         ETHERTYPE_IPV4 => ipv4(frame),
         ETHERTYPE_IPV6 => ipv6(frame),
         _ => None,
     };
-    packet.and_then(|packet| judge_packet(frame, ifindex, tables, &packet)).unwrap_or(Verdict::Foreign)
+    // Behind the black box, the two families are one case to the compiler and, since offsets of one byte are
+    // not followed through memory, to the kernel's verifier: half the code, and half the states to explore.
+    packet.and_then(|packet| judge_packet(frame, ifindex, tables, black_box(&packet))).unwrap_or(Verdict::Foreign)
 }
 
 /// What the checks need of the IP header before an advert. Addresses stay in the frame until they are
@@ -81,14 +110,14 @@ pub fn judge<F: Frame + ?Sized, T: Tables>(frame: &F, ifindex: u32, tables: &mut
 struct Packet {
     family: Family,
     /// Where the source address stands in the frame.
-    source_at: usize,
+    source_at: u8,
     /// Whether the source can be a host's address.
     is_host: bool,
     ttl: u8,
     /// Where the payload begins in the frame.
-    at: usize,
+    at: u8,
     /// Length of the payload, as the IP header says.
-    len: usize,
+    len: u16,
 }
 
 /// Reads an IPv4 header; `None` if its payload is not CARP's business.
@@ -97,7 +126,7 @@ fn ipv4<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
     const SOURCE_AT: usize = ETHERNET_LEN + 12;
     // Most frames on a busy interface end here.
     let [ttl, protocol] = frame.read(ETHERNET_LEN + 8)?;
-    if protocol != PROTOCOL || !frame.has(ETHERNET_LEN + IPV4_LEN) {
+    if protocol != PROTOCOL {
         return None;
     }
     let [version_ihl, _, len_0, len_1, _, _, fragment_0, fragment_1] = frame.read(ETHERNET_LEN)?;
@@ -108,11 +137,11 @@ fn ipv4<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
     let [net] = frame.read(SOURCE_AT)?;
     Some(Packet {
         family: Family::V4,
-        source_at: SOURCE_AT,
+        source_at: SOURCE_AT as u8,
         is_host: !matches!(net, 0 | 127 | 224..),
         ttl,
-        at: ETHERNET_LEN + IPV4_LEN,
-        len: usize::from(u16::from_be_bytes([len_0, len_1])).saturating_sub(IPV4_LEN),
+        at: (ETHERNET_LEN + IPV4_LEN) as u8,
+        len: u16::from_be_bytes([len_0, len_1]).saturating_sub(IPV4_LEN as u16),
     })
 }
 
@@ -131,12 +160,12 @@ fn ipv6<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
     }
     Some(Packet {
         family: Family::V6,
-        source_at: SOURCE_AT,
+        source_at: SOURCE_AT as u8,
         // :: and ::1 are no host's, nor is a group; the rest of ::/8 is in no use.
         is_host: !matches!(net, 0 | 0xff),
         ttl: hop_limit,
-        at: ETHERNET_LEN + IPV6_LEN,
-        len: u16::from_be_bytes([len_0, len_1]).into(),
+        at: (ETHERNET_LEN + IPV6_LEN) as u8,
+        len: u16::from_be_bytes([len_0, len_1]),
     })
 }
 
@@ -148,13 +177,18 @@ fn judge_packet<F: Frame + ?Sized, T: Tables>(
     tables: &mut T,
     packet: &Packet,
 ) -> Option<Verdict> {
-    let at = packet.at;
+    let payload = frame.skip(packet.at.into());
     let not_ours = |row, vhid| Some(Verdict::Other(row, refused(frame, packet, vhid)?));
-    // The first comparison is what the kernel's verifier goes by: it does not follow a length from a header.
-    if !frame.has(at + ADVERT_LEN) || packet.len < ADVERT_LEN || !frame.has(at + packet.len) {
+    // What the kernel's verifier goes by; it does not follow a length that comes from a header, and without
+    // the black box the compiler would infer this comparison from the next.
+    if !payload.has(ADVERT_LEN) {
         return not_ours(0, 0);
     }
-    let [version_type, vhid, advskew, authlen, demote, advbase] = frame.read(at)?;
+    let len = usize::from(black_box(packet.len));
+    if len < ADVERT_LEN || !payload.has(len) {
+        return not_ours(0, 0);
+    }
+    let [version_type, vhid, advskew, authlen, demote, advbase] = payload.read(0)?;
     if version_type != VERSION_TYPE || authlen != AUTHLEN {
         return not_ours(0, vhid);
     }
@@ -162,14 +196,14 @@ fn judge_packet<F: Frame + ?Sized, T: Tables>(
     let Some((vhost, blocks)) = tables.vhost(&key) else { return not_ours(0, vhid) };
     let row = vhost.row();
 
-    let counter = u64::from_be_bytes(frame.read(at + 8)?);
+    let counter = u64::from_be_bytes(payload.read(8)?);
     let reason = if packet.ttl != TTL {
         Reason::BadTtl
-    } else if !has_checksums(frame, packet)? {
+    } else if !has_checksums(frame, packet, &payload)? {
         Reason::BadSum
     } else if !packet.is_host {
         Reason::BadAddrs
-    } else if !has_digest(frame, at + 16, &vhost.key().digest(counter, blocks))? {
+    } else if !has_digest(&payload, &vhost.key().digest(counter, blocks))? {
         Reason::BadAuth
     } else {
         let source = source(frame, packet)?;
@@ -180,7 +214,7 @@ fn judge_packet<F: Frame + ?Sized, T: Tables>(
         }
         Reason::Echo
     };
-    if packet.len == ADVERT_LEN {
+    if len == ADVERT_LEN {
         Some(Verdict::Refused(row, reason, refused(frame, packet, vhid)?))
     } else {
         not_ours(row, vhid)
@@ -190,23 +224,22 @@ fn judge_packet<F: Frame + ?Sized, T: Tables>(
 /// Whether the checksums of the advert and of the IPv4 header before it hold. (The stack checks the latter
 /// too, but only after XDP.)
 #[inline(always)]
-fn has_checksums<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<bool> {
+fn has_checksums<F: Frame + ?Sized>(frame: &F, packet: &Packet, payload: &impl Frame) -> Option<bool> {
     let header = match packet.family {
         Family::V4 => checksum::internet(&frame.read::<IPV4_LEN>(ETHERNET_LEN)?),
         Family::V6 => 0,
     };
-    Some(header == 0 && checksum::internet(&frame.read::<ADVERT_LEN>(packet.at)?) == 0)
+    Some(header == 0 && checksum::internet(&payload.read::<ADVERT_LEN>(0)?) == 0)
 }
 
-/// Whether the digest at `at` is the expected one. In constant time: how much of a wrong digest is right
+/// Whether the digest of an advert is the expected one. In constant time: how much of a wrong digest is right
 /// must not show.
 #[inline(always)]
-fn has_digest<F: Frame + ?Sized>(frame: &F, at: usize, expected: &[u32; 5]) -> Option<bool> {
+fn has_digest(payload: &impl Frame, expected: &[u32; 5]) -> Option<bool> {
+    let heard = [payload.read(16)?, payload.read(20)?, payload.read(24)?, payload.read(28)?, payload.read(32)?];
     let mut difference = 0;
-    let mut word = 0;
-    while word < expected.len() {
-        difference |= expected[word] ^ u32::from_be_bytes(frame.read(at + 4 * word)?);
-        word += 1;
+    for (heard, expected) in heard.into_iter().zip(expected) {
+        difference |= u32::from_be_bytes(heard) ^ expected;
     }
     Some(difference == 0)
 }
@@ -214,8 +247,8 @@ fn has_digest<F: Frame + ?Sized>(frame: &F, at: usize, expected: &[u32; 5]) -> O
 #[inline(always)]
 fn source<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<[u8; 16]> {
     match packet.family {
-        Family::V4 => frame.read(packet.source_at).map(mapped),
-        Family::V6 => frame.read(packet.source_at),
+        Family::V4 => frame.read(packet.source_at.into()).map(mapped),
+        Family::V6 => frame.read(packet.source_at.into()),
     }
 }
 

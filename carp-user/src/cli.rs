@@ -266,3 +266,6 @@ fn parse_facility(name: &str) -> Result<Facility> {
         _ => bail!("one of daemon, user, local0 to local7, auth, kern, lpr, mail, news, syslog, uucp"),
     })
 }
+
+#[cfg(test)]
+mod tests;

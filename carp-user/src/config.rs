@@ -96,3 +96,36 @@ impl Settings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Args;
+
+    fn settings(words: &[&str]) -> Settings {
+        let required = ["carpd", "--vhid=7", "--pass=secret", "--addr=10.0.0.100/24", "--addr=10.0.0.101"];
+        let args = Args::try_parse_from([&required, words].concat()).unwrap_or_else(|error| panic!("{error}"));
+        args.settings().unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    #[test]
+    fn the_digest_takes_the_vips_without_their_prefix_lengths() {
+        let settings = settings(&[]);
+        let told: Vec<_> = settings.vips.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["10.0.0.100/24", "10.0.0.101/32"]);
+        assert_eq!(settings.vip_addresses(), [[10, 0, 0, 100], [10, 0, 0, 101]].map(IpAddr::from));
+        assert!(settings.has_vip(Ipv4Addr::new(10, 0, 0, 101)) && !settings.has_vip(Ipv4Addr::new(10, 0, 0, 102)));
+    }
+
+    #[test]
+    fn the_state_machine_gets_what_was_set() {
+        let source = Ipv4Addr::new(10, 0, 0, 1);
+        let config = settings(&["-b2", "-k5", "-r4", "-P"]).engine(source);
+        assert_eq!((config.advbase.get(), config.advskew.get(), config.dead_ratio.get()), (2, 5, 4));
+        assert!(config.preempt);
+        assert_eq!((config.families, config.source), (&[Family::V4][..], IpAddr::V4(source)));
+        assert!(!settings(&[]).engine(source).preempt);
+    }
+}

@@ -166,3 +166,33 @@ fn split_severity(line: &[u8]) -> (Severity, &[u8]) {
         text => (Severity::LOG_WARNING, text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_priority_survives_the_way_to_the_system_log() {
+        for level in Level::iter() {
+            let line = format!("<{}>eth0: <3> is not one: {level}\n", severity(level) as i32);
+            let (severity_there, text) = split_severity(line.as_bytes());
+            assert_eq!(severity_there, severity(level));
+            assert_eq!(text, format!("eth0: <3> is not one: {level}").as_bytes());
+        }
+        let untold: (_, &[u8]) = (Severity::LOG_WARNING, b"3 log lines were lost");
+        assert_eq!(split_severity(b"3 log lines were lost\n"), untold);
+    }
+
+    #[test]
+    fn a_line_too_many_is_counted_and_nobody_waits() {
+        let (sender, waiting) = sync_channel(2);
+        let mut lines = Lines(sender);
+        let before = DROPPED.load(Ordering::Relaxed);
+        for line in [b"1\n", b"2\n", b"3\n", b"4\n"] {
+            assert_eq!(lines.write(line).unwrap(), line.len());
+        }
+        assert_eq!(DROPPED.load(Ordering::Relaxed) - before, 2);
+        let kept: Vec<_> = waiting.try_iter().collect();
+        assert!(matches!(&kept[..], [Message::Line(one), Message::Line(two)] if one == b"1\n" && two == b"2\n"));
+    }
+}

@@ -230,3 +230,6 @@ fn interface(link: &LinkMessage, addresses: Vec<(Ipv4Addr, u8)>) -> Interface {
         addresses,
     }
 }
+
+#[cfg(test)]
+mod tests;

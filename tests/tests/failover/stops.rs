@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::UdpSocket;
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
 
@@ -114,7 +115,9 @@ fn a_request_for_the_state_is_answered_with_state_and_counters() -> Result<()> {
 fn bows_out(wire: &Wire, host: &Host, leave: impl FnOnce() -> Result<()>) -> Result<BootTime> {
     eventually("the master has the address", LONG, || host.has_address(VIP))?;
     let (left, held) = thread::scope(|scope| {
-        let held = scope.spawn(|| held_until(host));
+        let (tell, watching) = mpsc::channel();
+        let held = scope.spawn(|| held_until(host, tell));
+        watching.recv_timeout(LONG).context("the address is not there")?;
         leave()?;
         let own = |source| source == host.ip();
         let (left, _) = wire.wait_for_advert("a bow-out", |_, advert| own(advert.source) && advert.is_bow_out())?;
@@ -125,19 +128,21 @@ fn bows_out(wire: &Wire, host: &Host, leave: impl FnOnce() -> Result<()>) -> Res
     Ok(left)
 }
 
-/// A moment before which a host lost the VIP by no more than it takes to bind a socket.
-fn held_until(host: &Host) -> Result<BootTime> {
+/// When the VIP could last be bound to; tells when it first could.
+fn held_until(host: &Host, watching: Sender<()>) -> Result<BootTime> {
     let started = BootTime::now();
     host.ns().run(|| {
         let mut held = started;
         loop {
             let now = BootTime::now();
+            ensure!(now.since(started) < LONG, "the address does not go");
             match UdpSocket::bind((VIP, 0)) {
                 Ok(_) => held = now,
                 Err(error) if error.kind() == ErrorKind::AddrNotAvailable => return Ok(held),
                 Err(error) => return Err(error).context("binding to the VIP"),
             }
-            ensure!(now.since(started) < LONG, "the address does not go");
+            // Nobody listens after the first time.
+            watching.send(()).ok();
         }
     })
 }

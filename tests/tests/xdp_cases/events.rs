@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use carp_common::{
-    abi::{SourceKey, VhostKey, address_bytes},
+    abi::{Advert, SourceKey, VhostKey, address_bytes},
     reason::Reason,
 };
 
@@ -85,7 +85,12 @@ fn an_exact_repeat_within_the_interval_wakes_nobody_twice() {
         assert_eq!(counted(family, ipackets, &program), 10);
         assert_eq!(counted(family, Reason::Repeat, &program), 9);
         let last = program.heard(&source(family)).unwrap();
-        assert!(last.heard().arrival() > first.heard().arrival(), "the last-heard map knows of the repeats");
+        let [first, last_arrival] = [first, last].map(|entry| entry.heard().arrival().as_nanos());
+        assert!(last_arrival > first, "the last-heard map knows of the repeats");
+        // Else a constant stream of repeats would never wake the agent again.
+        let Fields { advbase, advskew, demote, counter } = FIELDS;
+        let advert = Advert { source: source(family), mac: [0; 6], counter, advbase, advskew, demote };
+        assert_eq!(last.repeat_of(&advert, last_arrival), Some(first), "the interval runs from the first");
     }
 }
 

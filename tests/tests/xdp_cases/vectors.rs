@@ -6,7 +6,7 @@ use carp_common::reason::Reason;
 
 use crate::xdp_support::{
     Family::V4,
-    TestVhost, pcap,
+    TestVhost,
     program::{Program, XdpAction},
     row_of,
 };
@@ -29,7 +29,21 @@ const END: usize = 70;
 fn adverts(file: &str) -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors").join(file);
     let capture = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    pcap::frames(&capture).into_iter().filter(|frame| frame[12..14] == [8, 0] && frame[23] == 112).collect()
+    frames_of(&capture).into_iter().filter(|frame| frame[12..14] == [8, 0] && frame[23] == 112).collect()
+}
+
+/// The frames of an Ethernet capture: a header of 24 bytes, then for each frame one of 16 and its bytes.
+fn frames_of(capture: &[u8]) -> Vec<Vec<u8>> {
+    let word = |at: usize| u32::from_le_bytes(capture[at..at + 4].try_into().unwrap());
+    assert!((word(0), word(20)) == (0xa1b2_c3d4, 1), "not a little-endian pcap file of Ethernet frames");
+    let mut frames = vec![];
+    let mut at = 24;
+    while at < capture.len() {
+        let end = at + 16 + word(at + 8) as usize;
+        frames.push(capture[at + 16..end].to_vec());
+        at = end;
+    }
+    frames
 }
 
 fn program_for(vhid: u8, passphrase: &[u8]) -> Program {

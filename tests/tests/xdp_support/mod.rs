@@ -5,7 +5,6 @@
 
 #[path = "../../../carp-common/src/verdict/tests/frames.rs"]
 pub(crate) mod frames;
-pub(crate) mod pcap;
 pub(crate) mod program;
 #[path = "../../../carp-common/src/verdict/tests/table.rs"]
 pub(crate) mod table;

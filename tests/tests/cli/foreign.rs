@@ -1,0 +1,89 @@
+//! An XDP program that is none of ours: it passes everything.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use carp_tests::{ETH0, Host};
+use nix::errno::Errno;
+use nix::libc;
+use nix::net::if_::if_nametoindex;
+
+/// Where it is attached, as in `XDP_FLAGS_*`.
+#[derive(Clone, Copy)]
+pub(crate) enum Mode {
+    Generic = 2,
+    Native = 4,
+}
+
+/// Attached as long as this lives.
+pub(crate) struct Foreign {
+    _link: OwnedFd,
+}
+
+const PROG_LOAD: libc::c_long = 5;
+const LINK_CREATE: libc::c_long = 28;
+const TYPE_XDP: u32 = 6;
+const ATTACH_XDP: u32 = 37;
+/// `r0 = XDP_PASS; exit`.
+const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+
+/// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
+#[repr(C)]
+struct ProgLoad {
+    kind: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+}
+
+/// The beginning of `union bpf_attr` for BPF_LINK_CREATE.
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a program named `bystander` to the host's eth0.
+pub(crate) fn attach(host: &Host, mode: Mode) -> Result<Foreign> {
+    let load = ProgLoad {
+        kind: TYPE_XDP,
+        instructions: 2,
+        code: PASS.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+        name: *b"bystander\0\0\0\0\0\0\0",
+    };
+    let program = bpf(PROG_LOAD, &load).context("loading a program")?;
+    let link = host.ns().run(|| {
+        let link = LinkCreate {
+            program: program.as_raw_fd().try_into()?,
+            ifindex: if_nametoindex(ETH0).context("looking for eth0")?,
+            attach_type: ATTACH_XDP,
+            flags: mode as u32,
+        };
+        bpf(LINK_CREATE, &link).context("attaching a program")
+    })?;
+    Ok(Foreign { _link: link })
+}
+
+/// The system call, for commands that return a descriptor.
+fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads as many bytes as it is told; what they point to outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made this descriptor, for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd.try_into().map_err(io::Error::other)?) })
+}

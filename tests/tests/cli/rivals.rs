@@ -1,0 +1,77 @@
+//! What is on the interface already: another agent, another XDP program.
+
+use anyhow::{Context, Result};
+use carp_tests::{ETH0, LONG, Lab, VIP, Wire};
+
+use crate::foreign::{Mode, attach};
+use crate::{GOOD, assert_says, refusal, xdp_program};
+
+/// An advert every 117 ms, so that nobody waits.
+const QUICK: [&str; 2] = ["--advbase=0", "--advskew=30"];
+
+#[test]
+fn a_second_agent_for_the_same_virtual_host_is_refused_by_name_of_the_first_which_goes_on() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let mut first = a.carpd(&[&GOOD[..], &QUICK].concat())?;
+    first.wait_for_line("BACKUP -> MASTER", LONG)?;
+    let program = xdp_program(&a)?.context("no XDP program")?;
+    let wire = Wire::at(&b)?;
+
+    for options in [&[][..], &["-B"]] {
+        let line = refusal(a.carpd(&[&GOOD[..], options].concat())?)?;
+        assert_says(&line, &["eth0 vhid 1", &format!("process {}", first.pid())]);
+    }
+    wire.wait_for_adverts(a.ip(), 3)?;
+    assert!(a.has_address(VIP)?);
+    assert_eq!(xdp_program(&a)?.as_ref(), Some(&program));
+
+    // Elsewhere it is another virtual host: a host of its own, with the same names.
+    let elsewhere = b.carpd(&GOOD)?;
+    elsewhere.wait_for_line("INIT -> BACKUP", LONG)?;
+
+    // However it ends, its place is free.
+    first.kill()?;
+    let next = a.carpd(&GOOD)?;
+    next.wait_for_line("INIT -> BACKUP", LONG)?;
+    Ok(())
+}
+
+#[test]
+fn an_agent_for_another_vhid_on_the_same_interface_is_told_whose_program_is_there() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = lab.host("a")?;
+    let mut first = host.carpd(&[&GOOD[..], &QUICK].concat())?;
+    first.wait_for_line("BACKUP -> MASTER", LONG)?;
+    let program = xdp_program(&host)?.context("no XDP program")?;
+    let other = ["--interface=eth0", "--vhid=2", "--pass=secret", "--addr=10.77.0.101"];
+    for options in [&[][..], &["-B"]] {
+        let line = refusal(host.carpd(&[&other[..], options].concat())?)?;
+        assert_says(&line, &[ETH0, "XDP program", "carp", &format!("id {program}")]);
+    }
+    assert_eq!(xdp_program(&host)?.as_ref(), Some(&program));
+    assert!(!host.has_address([10, 77, 0, 101])?);
+    assert!(first.stop_and_wait(LONG)?.success());
+    assert_eq!(xdp_program(&host)?, None);
+
+    let second = host.carpd(&other)?;
+    second.wait_for_line("INIT -> BACKUP", LONG)?;
+    Ok(())
+}
+
+#[test]
+fn a_foreign_xdp_program_is_named_and_stays_where_it_is() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = lab.host("a")?;
+    for mode in [Mode::Native, Mode::Generic] {
+        let foreign = attach(&host, mode)?;
+        let program = xdp_program(&host)?.context("no XDP program")?;
+        let line = refusal(host.carpd(&GOOD)?)?;
+        assert_says(&line, &[ETH0, "XDP program", "bystander", &format!("id {program}")]);
+        assert_eq!(xdp_program(&host)?.as_ref(), Some(&program));
+        drop(foreign);
+    }
+    let agent = host.carpd(&GOOD)?;
+    agent.wait_for_line("INIT -> BACKUP", LONG)?;
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! A good citizen among daemons: background, signals, logs, locks.
+
+mod background;
+mod disk;
+mod log;
+mod signals;
+mod slow_readers;
+mod syslog;
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+use carp_tests::{Agent, BootTime, ETH0, Host, VIP, Wire, carpd_path};
+use std::time::Duration;
+
+/// A virtual host with an advert every 117 ms and a dead time of 351 ms.
+const VHOST: [&str; 6] =
+    ["--interface=eth0", "--vhid=1", "--pass=secret", "--addr=10.77.0.100", "--advbase=0", "--advskew=30"];
+
+/// Gives what follows the folder `$1` the file system of its own that `setup` makes, and runs it.
+fn in_own_mounts(host: &Host, setup: &str, folder: &Path, options: &[&str]) -> Result<Agent> {
+    let mut command = host.command("unshare");
+    let script = format!("folder=$1; shift; {setup} && exec \"$@\"");
+    command.args(["--mount", "sh", "-ec", &script, "sh"]).arg(folder).arg(carpd_path()?).args(VHOST).args(options);
+    Agent::spawn("carpd in mounts of its own", command)
+}
+
+/// The id of the XDP program on eth0.
+fn has_xdp_program(host: &Host) -> Result<bool> {
+    Ok(host.ns().ip(&format!("link show dev {ETH0}"))?.contains("prog/xdp"))
+}
+
+/// The process that has noted itself in the lock of the host's virtual host.
+fn daemon_of(host: &Host) -> Result<u32> {
+    let namespace = host.ns().run(|| Ok(fs::metadata("/proc/thread-self/ns/net")?.ino()))?;
+    for entry in fs::read_dir("/run/carp").context("reading the folder of locks")? {
+        let path = entry?.path();
+        if path.to_string_lossy().contains(&namespace.to_string()) {
+            let pid = fs::read_to_string(&path).context("reading a lock")?;
+            return pid.trim().parse().with_context(|| format!("no process id: {pid:?}"));
+        }
+    }
+    anyhow::bail!("there is no lock of namespace {namespace}")
+}
+
+/// Whether a process is there, and no zombie.
+fn runs(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| !status.contains("State:\tZ"))
+}
+
+/// Asserts that a host advertised all the time, with no gap that a backup would take for its death.
+fn assert_advertises(wire: &Wire, host: &Host, from: BootTime, to: BootTime) {
+    let adverts = wire.adverts_of(host.ip()).into_iter().map(|(at, _)| at);
+    let times: Vec<_> = [from].into_iter().chain(adverts.filter(|at| (from..=to).contains(at))).chain([to]).collect();
+    let longest = times.windows(2).map(|pair| pair[1].since(pair[0])).max().unwrap_or_default();
+    assert!(longest < Duration::from_millis(351), "silent for {longest:?} of {:?}", to.since(from));
+}
+
+fn is_clean(host: &Host) -> Result<bool> {
+    Ok(!host.has_address(VIP)? && !has_xdp_program(host)?)
+}
+
+/// A folder that is gone after the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = env::temp_dir().join(format!("carpd-daemon-{}-{number}", process::id()));
+        fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left in the temporary folder does no harm.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
