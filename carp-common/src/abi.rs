@@ -18,8 +18,6 @@ pub const RING_BYTES: u32 = 64 * 1024;
 pub const COUNTER_ROWS: u32 = MAX_VHOSTS + 1;
 /// Counters in all.
 pub const COUNTERS: u32 = COUNTER_ROWS * Reason::COUNT as u32;
-/// How many of the last counters that we sent tell an echo from a peer.
-pub const SENT_COUNTERS: usize = 8;
 
 /// Names of the maps, as `bpftool map` lists them.
 pub mod map {
@@ -126,39 +124,28 @@ impl Vhost {
     }
 }
 
-/// What we sent ourselves of late: the guard against our own echo.
+/// What we sent ourselves: the guard against our own echo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Sent {
     source: [u8; 16],
-    counters: [u64; SENT_COUNTERS],
+    newest: u64,
 }
 
 impl Sent {
-    /// Adverts leave from `source`; none has been sent.
+    /// Adverts leave from `source`; none will have a counter of `newest` or less any more.
     #[must_use]
-    pub const fn new(source: IpAddr) -> Self {
-        Self { source: address_bytes(source), counters: [0; SENT_COUNTERS] }
+    pub const fn new(source: IpAddr, newest: u64) -> Self {
+        Self { source: address_bytes(source), newest }
     }
 
-    /// Remembers the counter of an advert that is about to leave, and forgets the oldest.
-    pub fn push(&mut self, counter: u64) {
-        self.counters.rotate_right(1);
-        self.counters[0] = counter;
-    }
-
-    /// Whether an advert with this source and counter is one of ours come back. The source alone does not
-    /// say so, nor does the counter alone: peers adopt what they hear and add one.
+    /// Whether an advert with this source and counter is one of ours come back, however late: our counters
+    /// rise, over restarts too. The source alone does not say so, nor does the counter alone: peers adopt
+    /// what they hear and add one.
     #[inline(always)]
     #[must_use]
     pub fn is_echo(&self, source: &[u8; 16], counter: u64) -> bool {
-        let mut same_counter = false;
-        let mut at = 0;
-        while at < SENT_COUNTERS {
-            same_counter |= self.counters[at] == counter;
-            at += 1;
-        }
-        same_counter && same_address(&self.source, source)
+        counter <= self.newest && same_address(&self.source, source)
     }
 }
 
@@ -427,7 +414,7 @@ const _: () = {
     assert!(size_of::<VhostKey>() == 8);
     assert!(size_of::<DigestKey>() == 176);
     assert!(size_of::<Vhost>() == 180);
-    assert!(size_of::<Sent>() == 16 + 8 * SENT_COUNTERS);
+    assert!(size_of::<Sent>() == 24);
     assert!(size_of::<SourceKey>() == 24);
     assert!(size_of::<Heard>() == 24);
     assert!(size_of::<LastHeard>() == 32);
@@ -465,17 +452,13 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_has_our_source_and_one_of_the_last_counters() {
+    fn an_echo_has_our_source_and_no_counter_that_is_still_to_come() {
         let us = IpAddr::from([10, 0, 0, 1]);
-        let mut sent = Sent::new(us);
-        for counter in 100..100 + SENT_COUNTERS as u64 + 1 {
-            sent.push(counter);
-        }
-        assert!(sent.is_echo(&address_bytes(us), 101));
-        assert!(sent.is_echo(&address_bytes(us), 108));
-        assert!(!sent.is_echo(&address_bytes(us), 100), "forgotten");
-        assert!(!sent.is_echo(&address_bytes(us), 109), "never sent");
-        assert!(!sent.is_echo(&mapped([10, 0, 0, 2]), 101), "a peer that adopted our counter");
+        let sent = Sent::new(us, 100);
+        assert!(sent.is_echo(&address_bytes(us), 100));
+        assert!(sent.is_echo(&address_bytes(us), 1), "however old");
+        assert!(!sent.is_echo(&address_bytes(us), 101), "never sent");
+        assert!(!sent.is_echo(&mapped([10, 0, 0, 2]), 100), "a peer that adopted our counter");
     }
 
     #[test]

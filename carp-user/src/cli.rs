@@ -17,10 +17,12 @@ use carp_common::{
     wire::{Destination, GROUP_V4},
 };
 use clap::{ArgAction, Parser, value_parser};
-use nix::syslog::Facility;
 use zeroize::Zeroizing;
 
-use crate::config::{Scripts, Settings, Vip};
+use crate::{
+    config::{Scripts, Settings, Vip},
+    syslog::Facility,
+};
 
 /// Longest name of an interface in bytes (IFNAMSIZ less its NUL).
 const MAX_INTERFACE: usize = 15;
@@ -32,7 +34,7 @@ const MAX_INTERFACE: usize = 15;
 #[command(name = "carpd", version, infer_long_args = true, args_override_self = true, max_term_width = 100)]
 pub(crate) struct Args {
     /// Interface of the virtual host [default: that of --srcip, or of the route to the VIP]
-    #[arg(short, long, value_name = "IF")]
+    #[arg(short, long, value_name = "IF", allow_hyphen_values = true)]
     interface: Option<String>,
 
     /// The host's own address on it, the source of adverts [default: from the interface]
@@ -40,15 +42,15 @@ pub(crate) struct Args {
     srcip: Option<Ipv4Addr>,
 
     /// Virtual host id, the same on all hosts that share the VIP: 1 to 255
-    #[arg(short, long, value_name = "ID", value_parser = value_parser!(u8).range(1..))]
+    #[arg(short, long, alias = "v", value_name = "ID", value_parser = value_parser!(u8).range(1..))]
     vhid: u8,
 
     /// Passphrase of 1 to 19 bytes, the same on all hosts; --passfile keeps it off the command line
-    #[arg(short, long, required_unless_present = "passfile", conflicts_with = "passfile")]
+    #[arg(short, long, required_unless_present = "passfile", overrides_with = "passfile", allow_hyphen_values = true)]
     pass: Option<OsString>,
 
     /// File with the passphrase in its first line
-    #[arg(short = 'o', long, value_name = "FILE")]
+    #[arg(short = 'o', long, value_name = "FILE", overrides_with = "pass", allow_hyphen_values = true)]
     passfile: Option<PathBuf>,
 
     /// Virtual IP, /32 unless a prefix length follows; may be given several times
@@ -92,15 +94,15 @@ pub(crate) struct Args {
     ignoreifstate: bool,
 
     /// Run SCRIPT with interface, VIP and XPARAM on becoming master; the script adds the address
-    #[arg(short, long, value_name = "SCRIPT")]
+    #[arg(short, long, value_name = "SCRIPT", allow_hyphen_values = true)]
     upscript: Option<PathBuf>,
 
     /// Run SCRIPT likewise on leaving it, at the start and at the end; the script removes the address
-    #[arg(short, long, value_name = "SCRIPT")]
+    #[arg(short, long, value_name = "SCRIPT", allow_hyphen_values = true)]
     downscript: Option<PathBuf>,
 
     /// Last argument of both scripts
-    #[arg(short, long, value_name = "XPARAM")]
+    #[arg(short, long, value_name = "XPARAM", allow_hyphen_values = true)]
     xparam: Option<OsString>,
 
     /// How long a script may run until it is killed: 1 to 3600
@@ -108,7 +110,7 @@ pub(crate) struct Args {
     script_timeout: u16,
 
     /// Syslog facility of the log under --daemonize
-    #[arg(short, long, default_value = "daemon", value_parser = parse_facility)]
+    #[arg(short, long, default_value = "daemon")]
     facility: Facility,
 
     /// Go into the background once everything is up
@@ -120,7 +122,29 @@ pub(crate) struct Args {
     debug: bool,
 }
 
+/// Options of one letter that take a value.
+const WITH_VALUE: &[u8] = b"isvpoambkrudxf";
+
+/// An argument as getopt reads it: after an option of one letter, `=` belongs to the value (`-p=x` is the
+/// passphrase "=x"), while clap would swallow one.
+fn like_getopt(argument: OsString) -> OsString {
+    let mut bytes = argument.into_vec();
+    if let [b'-', letters @ ..] = &bytes[..]
+        && letters.first() != Some(&b'-')
+        && let Some(at) = letters.iter().position(|letter| WITH_VALUE.contains(letter))
+        && letters.get(at + 1) == Some(&b'=')
+    {
+        bytes.insert(1 + at + 1, b'=');
+    }
+    OsString::from_vec(bytes)
+}
+
 impl Args {
+    /// Reads the arguments of a process, the program's name first.
+    pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(arguments.into_iter().map(like_getopt))
+    }
+
     /// Whether to go into the background.
     pub(crate) const fn daemonize(&self) -> bool {
         self.daemonize
@@ -144,10 +168,7 @@ impl Args {
     /// Checks everything that can be checked without touching the network.
     pub(crate) fn settings(self) -> Result<Settings> {
         if let Some(name) = &self.interface {
-            ensure!(
-                !name.is_empty() && name.len() <= MAX_INTERFACE && !name.contains(['/', ' ', '\0']),
-                "--interface: {name:?} cannot be an interface's name"
-            );
+            ensure!(is_interface_name(name), "--interface: {name:?} cannot be an interface's name");
         }
         ensure!(self.mcast.is_multicast(), "--mcast: {} is no multicast address", self.mcast);
         if let Some(source) = self.srcip {
@@ -164,12 +185,11 @@ impl Args {
                 vips.push(vip);
             }
         }
-        for script in [&self.upscript, &self.downscript].into_iter().flatten() {
-            check_script(script)?;
-        }
-        let scripts = (self.upscript.is_some() || self.downscript.is_some()).then_some(Scripts {
-            up: self.upscript,
-            down: self.downscript,
+        let [up, down] = [self.upscript, self.downscript].map(|path| path.map(checked_script).transpose());
+        let (up, down) = (up?, down?);
+        let scripts = (up.is_some() || down.is_some()).then_some(Scripts {
+            up,
+            down,
             xparam: self.xparam,
             time_limit: Duration::from_secs(self.script_timeout.into()),
         });
@@ -218,14 +238,22 @@ fn first_line(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     Ok(line)
 }
 
-fn check_script(path: &Path) -> Result<()> {
+/// A script that can be run, wherever this process goes: with --daemonize, to /.
+fn checked_script(path: PathBuf) -> Result<PathBuf> {
     let metadata = path.metadata().with_context(|| format!("cannot use the script {}", path.display()))?;
     ensure!(
         metadata.is_file() && metadata.permissions().mode() & 0o111 != 0,
         "cannot use the script {}: it is not an executable file (chmod +x?)",
         path.display()
     );
-    Ok(())
+    std::path::absolute(&path).with_context(|| format!("cannot use the script {}", path.display()))
+}
+
+/// The kernel's rule for a name (`dev_valid_name`).
+fn is_interface_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..")
+        && name.len() <= MAX_INTERFACE
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_ascii_whitespace())
 }
 
 fn parse_vip(text: &str) -> Result<Vip> {
@@ -242,29 +270,6 @@ fn parse_vip(text: &str) -> Result<Vip> {
 
 fn is_host(address: Ipv4Addr) -> bool {
     !(address.octets()[0] == 0 || address.is_loopback() || address.octets()[0] >= 224)
-}
-
-fn parse_facility(name: &str) -> Result<Facility> {
-    Ok(match name.strip_prefix("LOG_").unwrap_or(name).to_ascii_lowercase().as_str() {
-        "kern" => Facility::LOG_KERN,
-        "user" => Facility::LOG_USER,
-        "mail" => Facility::LOG_MAIL,
-        "daemon" => Facility::LOG_DAEMON,
-        "auth" | "security" => Facility::LOG_AUTH,
-        "syslog" => Facility::LOG_SYSLOG,
-        "lpr" => Facility::LOG_LPR,
-        "news" => Facility::LOG_NEWS,
-        "uucp" => Facility::LOG_UUCP,
-        "local0" => Facility::LOG_LOCAL0,
-        "local1" => Facility::LOG_LOCAL1,
-        "local2" => Facility::LOG_LOCAL2,
-        "local3" => Facility::LOG_LOCAL3,
-        "local4" => Facility::LOG_LOCAL4,
-        "local5" => Facility::LOG_LOCAL5,
-        "local6" => Facility::LOG_LOCAL6,
-        "local7" => Facility::LOG_LOCAL7,
-        _ => bail!("one of daemon, user, local0 to local7, auth, kern, lpr, mail, news, syslog, uucp"),
-    })
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! carpd from its command line to its exit code.
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use log::{error, info, warn};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tokio::runtime::Builder;
@@ -25,7 +24,7 @@ const USAGE: u8 = 2;
 /// Runs carpd with the arguments of this process.
 #[must_use]
 pub fn carpd() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match Args::read(env::args_os()) {
         Ok(args) => args,
         Err(error) if !error.use_stderr() => error.exit(),
         Err(error) => {

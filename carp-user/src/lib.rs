@@ -8,7 +8,7 @@
 //! | [`datapath`] | the XDP program and its maps |
 //! | `net` | netlink, the advert socket, gratuitous ARP, group membership |
 //! | `vips`, `scripts` | a task that takes and releases the VIPs |
-//! | `logging`, `background`, `title`, `privileges`, `lock` | a good citizen among daemons |
+//! | `logging`, `syslog`, `background`, `title`, `privileges`, `lock` | a good citizen among daemons |
 
 mod agent;
 mod background;
@@ -21,6 +21,7 @@ mod logging;
 mod net;
 mod privileges;
 mod scripts;
+mod syslog;
 mod title;
 mod vips;
 

@@ -18,7 +18,9 @@ use std::{
 use anyhow::{Context, Result};
 use env_logger::{Builder, Env, Target, fmt::Formatter};
 use log::{Level, LevelFilter, Record};
-use nix::syslog::{Facility, LogFlags, Priority, Severity, openlog, syslog};
+use nix::libc;
+
+use crate::syslog::{self, Facility};
 
 /// Lines that wait for a slow reader.
 const BACKLOG: usize = 1024;
@@ -77,7 +79,7 @@ pub(crate) fn start(sink: Sink, debug: bool) -> Result<LogGuard> {
     let (lines, waiting) = sync_channel(BACKLOG);
     let (finished, done) = sync_channel(1);
     if let Sink::Syslog(facility) = sink {
-        openlog(Some(c"carpd"), LogFlags::LOG_PID, facility).context("cannot open the system log")?;
+        syslog::open(facility);
     }
     thread::Builder::new()
         .name("carpd-log".to_owned())
@@ -87,10 +89,7 @@ pub(crate) fn start(sink: Sink, debug: bool) -> Result<LogGuard> {
         })
         .context("cannot start the log's thread")?;
     let level = if debug { LevelFilter::Debug } else { LevelFilter::Info };
-    Builder::new()
-        .filter_level(LevelFilter::Warn)
-        .filter_module("carp", level)
-        .parse_env(Env::default())
+    Builder::from_env(Env::default().default_filter_or(format!("warn,carp={level}")))
         .format(move |line, record| format(line, record, sink))
         .target(Target::Pipe(Box::new(Lines(lines.clone()))))
         .try_init()
@@ -101,16 +100,17 @@ pub(crate) fn start(sink: Sink, debug: bool) -> Result<LogGuard> {
 fn format(line: &mut Formatter, record: &Record<'_>, sink: Sink) -> io::Result<()> {
     match sink {
         Sink::Stderr => writeln!(line, "{} {:<5} {}", line.timestamp_millis(), record.level(), record.args()),
-        Sink::Journal | Sink::Syslog(_) => writeln!(line, "<{}>{}", severity(record.level()) as i32, record.args()),
+        Sink::Journal | Sink::Syslog(_) => writeln!(line, "<{}>{}", severity(record.level()), record.args()),
     }
 }
 
-fn severity(level: Level) -> Severity {
+/// The severity of syslog(3).
+const fn severity(level: Level) -> i32 {
     match level {
-        Level::Error => Severity::LOG_ERR,
-        Level::Warn => Severity::LOG_WARNING,
-        Level::Info => Severity::LOG_INFO,
-        Level::Debug | Level::Trace => Severity::LOG_DEBUG,
+        Level::Error => libc::LOG_ERR,
+        Level::Warn => libc::LOG_WARNING,
+        Level::Info => libc::LOG_INFO,
+        Level::Debug | Level::Trace => libc::LOG_DEBUG,
     }
 }
 
@@ -144,26 +144,18 @@ fn write_line(line: &[u8], sink: Sink) {
     match sink {
         // Nobody is left to tell if this fails.
         Sink::Stderr | Sink::Journal => drop(io::stderr().write_all(line)),
-        Sink::Syslog(facility) => {
+        Sink::Syslog(_) => {
             let (severity, text) = split_severity(line);
-            syslog(Priority::new(severity, facility), &*String::from_utf8_lossy(text)).ok();
+            syslog::write(severity, text);
         }
     }
 }
 
 /// Splits the `<N>` that [`format()`] puts before a line for the system log.
-fn split_severity(line: &[u8]) -> (Severity, &[u8]) {
+fn split_severity(line: &[u8]) -> (i32, &[u8]) {
     match line.trim_ascii_end() {
-        [b'<', digit, b'>', text @ ..] => {
-            let severity = match digit {
-                b'3' => Severity::LOG_ERR,
-                b'4' => Severity::LOG_WARNING,
-                b'6' => Severity::LOG_INFO,
-                _ => Severity::LOG_DEBUG,
-            };
-            (severity, text)
-        }
-        text => (Severity::LOG_WARNING, text),
+        [b'<', severity @ b'0'..=b'7', b'>', text @ ..] => (i32::from(severity - b'0'), text),
+        text => (libc::LOG_WARNING, text),
     }
 }
 
@@ -174,12 +166,12 @@ mod tests {
     #[test]
     fn a_priority_survives_the_way_to_the_system_log() {
         for level in Level::iter() {
-            let line = format!("<{}>eth0: <3> is not one: {level}\n", severity(level) as i32);
+            let line = format!("<{}>eth0: <3> is not one: {level}\n", severity(level));
             let (severity_there, text) = split_severity(line.as_bytes());
             assert_eq!(severity_there, severity(level));
             assert_eq!(text, format!("eth0: <3> is not one: {level}").as_bytes());
         }
-        let untold: (_, &[u8]) = (Severity::LOG_WARNING, b"3 log lines were lost");
+        let untold: (_, &[u8]) = (libc::LOG_WARNING, b"3 log lines were lost");
         assert_eq!(split_severity(b"3 log lines were lost\n"), untold);
     }
 

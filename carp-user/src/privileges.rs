@@ -4,16 +4,18 @@ use anyhow::{Result, ensure};
 use caps::{CapSet, Capability};
 
 /// What is needed, and for what.
-const NEEDED: [(Capability, &str); 3] = [
+const NEEDED: [(Capability, &str); 4] = [
     (Capability::CAP_NET_RAW, "to send adverts and gratuitous ARP"),
     (Capability::CAP_NET_ADMIN, "to attach the XDP program and to manage addresses"),
     (Capability::CAP_BPF, "to load the XDP program"),
+    (Capability::CAP_PERFMON, "so that the verifier lets it compute where a header lies"),
 ];
 
 /// Refuses to go on if a capability is missing, naming each.
 pub(crate) fn check() -> Result<()> {
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
-    let covered = |capability| has(capability) || (capability == Capability::CAP_BPF && has(Capability::CAP_SYS_ADMIN));
+    let is_of_bpf = |capability| matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON);
+    let covered = |capability| has(capability) || (is_of_bpf(capability) && has(Capability::CAP_SYS_ADMIN));
     let missing: Vec<String> = NEEDED
         .iter()
         .filter(|(capability, _)| !covered(*capability))

@@ -1,6 +1,6 @@
 //! The administrator's scripts: `SCRIPT INTERFACE VIP [XPARAM]`, without a shell, within a time limit.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio};
 
 use log::{info, warn};
 use nix::{
@@ -9,13 +9,10 @@ use nix::{
 };
 use tokio::{
     process::{Child, Command},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use crate::config::{Scripts, Vip};
-
-/// How long a script that is told to end (SIGTERM) has until it is killed (SIGKILL).
-const GRACE: Duration = Duration::from_secs(1);
 
 /// A script to run for each VIP in turn.
 pub(crate) struct Run<'a> {
@@ -57,7 +54,7 @@ impl Run<'_> {
             Ok(Ok(status)) => warn!("{interface}: {script} {interface} {address} failed: {status}"),
             Ok(Err(error)) => warn!("{interface}: cannot wait for {script}: {error}"),
             Err(_) => {
-                child.end().await;
+                child.kill();
                 let limit = self.scripts.time_limit.as_secs();
                 warn!(
                     "{interface}: {script} {interface} {address} was killed: it ran longer than {limit} s (--script-timeout)"
@@ -67,29 +64,20 @@ impl Run<'_> {
     }
 }
 
-/// A script with everything that it started: killed together, at the latest when this is dropped.
+/// A script with everything that it started: killed together when this is dropped before the script has ended.
 struct Group(Child);
 
 impl Group {
-    /// Asks the group to end, then makes it.
-    async fn end(&mut self) {
-        self.signal(Signal::SIGTERM);
-        if timeout(GRACE, self.0.wait()).await.is_err() {
-            self.signal(Signal::SIGKILL);
-            self.0.wait().await.ok();
-        }
-    }
-
-    /// Signals the group, as long as its leader has not been waited for: until then its number is its own.
-    fn signal(&self, signal: Signal) {
+    fn kill(&self) {
+        // Only as long as the leader has not been waited for: until then its number is its own.
         if let Some(pid) = self.0.id() {
-            killpg(Pid::from_raw(pid as i32), signal).ok();
+            killpg(Pid::from_raw(pid as i32), Signal::SIGKILL).ok();
         }
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.signal(Signal::SIGKILL);
+        self.kill();
     }
 }

@@ -66,6 +66,8 @@ pub enum LinkFault {
     NoCarrier,
     /// The source address is not on the interface, or it has none to take.
     NoAddress,
+    /// Adverts could not be received: the XDP program cannot be attached.
+    NotAttached,
 }
 
 impl fmt::Display for LinkFault {
@@ -75,6 +77,7 @@ impl fmt::Display for LinkFault {
             Self::InterfaceDown => "the interface is down",
             Self::NoCarrier => "no carrier",
             Self::NoAddress => "the source address is missing",
+            Self::NotAttached => "the XDP program cannot be attached",
         })
     }
 }

@@ -17,7 +17,8 @@
 //! next master-down time is longer by a span that differs from host to host and from try to try.
 //!
 //! Becoming MASTER: advert first, then the VIPs, then (when they are there) the announcement, again with
-//! the second next advert. Leaving: first the VIPs, then (when they are gone) the bow-out. Only a MASTER
+//! the second next advert and every fifth after it. A master that yields to a better one sends a last advert
+//! first, so that the other hears of it and announces; to an equal it must not, or both would yield. Leaving: first the VIPs, then (when they are gone) the bow-out. Only a MASTER
 //! bows out: the bow-out of a backup would make the other backups masters.
 
 mod action;
@@ -47,8 +48,11 @@ use crate::{time::Time, wire::BOW_OUT};
 
 /// After stepping down on request, a host does not preempt for at least this long.
 const STEP_DOWN_HOLD: Duration = Duration::from_secs(3);
-/// The announcement is repeated with the second next advert.
+/// The announcement is repeated with the second next advert,
 const ANNOUNCE_AGAIN_AFTER: u8 = 2;
+/// and from then on with every fifth: after a split that the other master ended by yielding, nothing else tells
+/// the neighbours.
+const ANNOUNCE_EVERY: u8 = 5;
 /// A tie lengthens the next master-down time by less than this (at advbase 0: by less than a quarter of
 /// the advert interval).
 const TIE_SPREAD: Duration = Duration::from_millis(250);
@@ -69,7 +73,7 @@ pub struct Engine {
     hold: Option<Time>,
     /// MASTER: whether the VIPs are here, so that there is something to announce.
     vips_here: bool,
-    /// MASTER: adverts until the announcement is repeated; 0 if it is not to be.
+    /// MASTER with its VIPs here: adverts until the announcement is repeated.
     announce_in: u8,
     /// MASTER: before this time another master's advert causes no further announcement.
     announced_until: Time,
@@ -222,6 +226,8 @@ impl Engine {
         let (mine, peers) = (self.config.rank(), rank(advert.advbase, advert.advskew));
         let demotion = self.demotion.get();
         if advert.demote < demotion || (mine > peers && advert.demote == demotion) {
+            // A last word: the better master hears that there was another one, stays, and announces.
+            self.send_advert();
             self.set_state(State::Backup, Cause::BetterMaster(*advert), now);
         } else if mine == peers && advert.demote == demotion {
             self.ties = self.ties.saturating_add(1);
@@ -324,7 +330,6 @@ impl Engine {
         }
         if from == State::Master {
             self.vips_here = false;
-            self.announce_in = 0;
             self.release_vips();
         }
         self.actions.push_back(Action::Transition(Transition { from, to, cause, at: now }));
@@ -373,11 +378,12 @@ impl Engine {
     }
 
     fn repeat_announcement(&mut self) {
-        if self.announce_in == 0 {
+        if !self.vips_here {
             return;
         }
         self.announce_in -= 1;
         if self.announce_in == 0 {
+            self.announce_in = ANNOUNCE_EVERY;
             self.actions.push_back(Action::Announce);
         }
     }

@@ -47,10 +47,10 @@ pub(super) struct Executor {
 struct Link {
     key: VhostKey,
     mac: [u8; 6],
-    /// The addresses when the group was joined.
-    addresses: Vec<(Ipv4Addr, u8)>,
-    /// While the virtual host can work: what its adverts come from, and what was sent.
-    source: Option<(Ipv4Addr, Sent)>,
+    /// The interface when the group was joined, or could not be.
+    joined_on: Option<Interface>,
+    /// While the virtual host can work: what its adverts come from.
+    source: Option<Ipv4Addr>,
 }
 
 impl Executor {
@@ -126,8 +126,10 @@ impl Executor {
                 return Ok(Err(fault));
             }
         };
-        if link.source.is_none_or(|(known, _)| known != source) {
-            link.source = Some((source, Sent::new(IpAddr::V4(source))));
+        if link.source != Some(source) {
+            link.source = Some(source);
+            // Known before the first advert: what comes from this address so far is ours from another life.
+            xdp.set_sent(link.key, &Sent::new(IpAddr::V4(source), self.adverts.next_counter()))?;
         }
         Ok(Ok(()))
     }
@@ -173,7 +175,7 @@ impl Executor {
         known?;
         let mode = xdp.attach(&self.interface, interface.index, interface.xdp_program)?;
         info!("{}: {mode} on {}", self.name, self.interface);
-        self.link = Some(Link { key, mac: interface.mac, addresses: Vec::new(), source: None });
+        self.link = Some(Link { key, mac: interface.mac, joined_on: None, source: None });
         Ok(())
     }
 
@@ -186,19 +188,17 @@ impl Executor {
         self.membership = None;
     }
 
-    /// Joins the group, again after every change of the interface: a membership does not always outlive one.
+    /// Joins the group, again after every change of the interface: a switch that snoops has to hear of the
+    /// membership on the new link, and the kernel may have dropped it with an address.
     fn join(&mut self, interface: &Interface) {
         let Some(link) = &mut self.link else { return };
-        let is_new = self.membership.is_none() || link.addresses != interface.addresses;
-        if !is_new || !interface.is_up {
+        if link.joined_on.as_ref() == Some(interface) {
             return;
         }
+        link.joined_on = Some(interface.clone());
         self.membership = None;
         match Membership::join(self.settings.destination.ip, interface.index) {
-            Ok(membership) => {
-                self.membership = Some(membership);
-                link.addresses.clone_from(&interface.addresses);
-            }
+            Ok(membership) => self.membership = Some(membership),
             // Said at each change: a switch that snoops may keep the adverts away.
             Err(error) => warn!("{}: cannot join {}: {error}", self.name, self.settings.destination.ip),
         }
@@ -224,14 +224,13 @@ impl Executor {
     }
 
     fn try_send_advert(&mut self, xdp: &mut Xdp, fields: AdvertFields) -> io::Result<()> {
-        let Some(Link { key, source: Some((source, sent)), .. }) = &mut self.link else {
+        let Some(Link { key, source: Some(source), .. }) = self.link else {
             return Err(io::ErrorKind::NetworkDown.into());
         };
         let counter = self.adverts.next_counter();
         // Before it leaves: a reflection may be faster than this process.
-        sent.push(counter);
-        xdp.set_sent(*key, sent).map_err(io::Error::other)?;
-        self.adverts.send(key.ifindex(), *source, fields, counter)
+        xdp.set_sent(key, &Sent::new(IpAddr::V4(source), counter)).map_err(io::Error::other)?;
+        self.adverts.send(key.ifindex(), source, fields, counter)
     }
 
     fn announce(&self) {

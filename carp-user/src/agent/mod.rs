@@ -181,21 +181,22 @@ impl Agent {
     fn handle_link(&mut self) -> Result<()> {
         let interface = self.links.borrow_and_update().clone();
         let found = self.executor.set_interface(self.xdp.get_mut(), interface.as_ref());
-        let fault = match &found {
-            Ok(Ok(())) => None,
-            Ok(Err(fault)) => Some(*fault),
-            Err(_) => Some(LinkFault::NoInterface),
-        };
-        let input = fault.map_or(Input::LinkUp, Input::LinkDown);
-        if let Some(fault) =
-            fault.filter(|_| self.fault != fault && self.executor.engine().status().state == State::Init)
-        {
-            info!("{}: INIT: {fault}; waiting for it", self.executor.name());
-        }
+        let fault = found.as_ref().map_or(Some(LinkFault::NotAttached), |usable| usable.err());
+        let is_new = self.fault != fault;
         self.fault = fault;
-        self.executor.engine_mut().handle(input, now());
+        let state = self.executor.engine().status().state;
+        match fault {
+            None => self.executor.engine_mut().handle(Input::LinkUp, now()),
+            Some(fault) => {
+                // Told here where there is no transition to tell it, and once.
+                if is_new && state == State::Init && found.is_ok() {
+                    info!("{}: INIT: {fault}; waiting for it", self.executor.name());
+                }
+                self.executor.engine_mut().handle(Input::LinkDown(fault), now());
+            }
+        }
         self.executor.repair_vips(interface.as_ref());
-        found.map(drop)
+        if is_new { found.map(drop) } else { Ok(()) }
     }
 
     fn handle_signal(&mut self, input: SignalInput) {

@@ -59,7 +59,7 @@ const VALUED: [(&str, &str, &str, Check); 14] = [
     ("r", "deadratio", "7", |got| got.settings.dead_ratio.get() == 7),
     ("u", "upscript", UP, |got| scripts(got).up.as_deref() == Some(Path::new(UP))),
     ("d", "downscript", DOWN, |got| scripts(got).down.as_deref() == Some(Path::new(DOWN))),
-    ("f", "facility", "local7", |got| got.facility == parse_facility("local7").unwrap()),
+    ("f", "facility", "local7", |got| got.facility == "local7".parse().unwrap()),
     ("a", "addr", "10.0.0.7", |got| got.settings.has_vip(Ipv4Addr::new(10, 0, 0, 7))),
     ("x", "xparam", "a b", |got| {
         got.settings.scripts.is_none() || scripts(got).xparam.as_deref() == Some("a b".as_ref())
@@ -107,7 +107,8 @@ impl Drop for TempFile {
 }
 
 fn try_parse(words: &[&str]) -> Result<Parsed, String> {
-    let args = Args::try_parse_from([&["carpd"], words].concat()).map_err(|error| error.to_string())?;
+    let words = ["carpd"].iter().chain(words).map(OsString::from);
+    let args = Args::read(words).map_err(|error| error.to_string())?;
     let (facility, daemonize, debug) = (args.facility(), args.daemonize(), args.debug());
     let settings = args.settings().map_err(|error| format!("{error:#}"))?;
     Ok(Parsed { settings, facility, daemonize, debug })
@@ -239,7 +240,7 @@ fn the_tutorials_line_is_accepted_as_it_stands() {
     assert_eq!(scripts(&got).up.as_deref(), Some(Path::new(UP)));
     assert_eq!(scripts(&got).down.as_deref(), Some(Path::new(DOWN)));
     assert_eq!(scripts(&got).xparam, None);
-    assert_eq!(got.facility, parse_facility("daemon").unwrap());
+    assert_eq!(got.facility, "daemon".parse().unwrap());
 }
 
 #[test]
@@ -276,7 +277,7 @@ fn every_facility_of_ucarp_is_known_in_capitals_too() {
 fn the_passphrase_may_be_any_bytes_and_its_file_may_end_without_a_newline() {
     let words =
         [OsString::from("carpd"), "-v1".into(), "-a10.0.0.100".into(), OsString::from_vec(b"-p\xff\xfe k\xc3".into())];
-    let args = Args::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+    let args = Args::read(words).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(args.visible_passphrase().map(|pass| pass.as_bytes()), Some(&b"\xff\xfe k\xc3"[..]));
     let settings = args.settings().unwrap_or_else(|error| panic!("{error:#}"));
     assert_eq!(&settings.passphrase.key()[..5], b"\xff\xfe k\xc3");

@@ -24,7 +24,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CARP_EBPF_OBJECT"))
 pub enum DatapathError {
     /// The kernel refused the object.
     #[error("cannot load the XDP program (it needs kernel 5.18 or newer): {0}")]
-    Load(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Load(String),
     /// The object is not ours.
     #[error("the XDP object has no {0}: it was not built from this source")]
     Missing(&'static str),
@@ -102,12 +102,11 @@ impl Xdp {
     /// # Errors
     /// The kernel is too old, or refuses the program.
     pub fn load() -> Result<Self, DatapathError> {
-        let load = |error: Box<dyn std::error::Error + Send + Sync>| DatapathError::Load(error);
         let level = max_level() as u8;
         let mut ebpf = EbpfLoader::new()
             .override_global(aya_log::LEVEL, &level, true)
             .load(OBJECT)
-            .map_err(|error| load(error.into()))?;
+            .map_err(|error| DatapathError::Load(error.to_string()))?;
         // The program's log is a convenience: without it, it still works.
         let logger =
             EbpfLogger::init(&mut ebpf).inspect_err(|error| debug!("no log from the XDP program: {error}")).ok();
@@ -117,7 +116,7 @@ impl Xdp {
         let counters = take(&mut ebpf, map::COUNTERS)?;
         let refused = take(&mut ebpf, map::REFUSED)?;
         let events = take(&mut ebpf, map::EVENTS)?;
-        program(&mut ebpf)?.load().map_err(|error| load(error.into()))?;
+        program(&mut ebpf)?.load().map_err(|error| DatapathError::Load(refusal(&error)))?;
         Ok(Self { ebpf, vhosts, sent, heard, counters, refused, events, logger, link: None })
     }
 
@@ -240,6 +239,20 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut programs::Xdp, DatapathError> {
 
 fn take<T: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DatapathError> {
     ebpf.take_map(name).and_then(|map| map.try_into().ok()).ok_or(DatapathError::Missing(name))
+}
+
+/// Why the kernel refuses the program, in one line; the verifier's log, of hundreds, goes to the debug log.
+fn refusal(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return error.to_string() };
+    let log = verifier_log.to_string();
+    debug!("the verifier says:\n{log}");
+    let is_verdict = |line: &&str| {
+        !["processed ", "verification time", "stack depth"].iter().any(|statistics| line.starts_with(statistics))
+    };
+    match log.lines().filter(|line| !line.is_empty()).rfind(is_verdict) {
+        Some(line) => format!("{io_error}: {line}"),
+        None => io_error.to_string(),
+    }
 }
 
 fn failed(what: &'static str) -> impl FnOnce(MapError) -> DatapathError {

@@ -7,7 +7,7 @@ use std::{net::IpAddr, net::Ipv4Addr, pin::pin, time::Duration};
 
 use carp_common::engine::LinkFault;
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use log::{debug, warn};
+use log::warn;
 use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
     packet_core::{NetlinkMessage, NetlinkPayload},
@@ -111,7 +111,7 @@ pub(crate) async fn with_address(handle: &Handle, address: Ipv4Addr) -> Result<S
     name_of(handle, index.ok_or(NetError::NoSuchAddress(address))?).await
 }
 
-/// Watches an interface: the receiver holds what it is like, and is told of every change.
+/// Watches an interface: the receiver holds what it is like, and is told after every look.
 pub(crate) async fn watch(handle: Handle, name: String) -> Result<watch::Receiver<Option<Interface>>, NetError> {
     let mut events = Box::pin(subscribe()?);
     let (sender, receiver) = watch::channel(look(&handle, &name).await?);
@@ -136,17 +136,12 @@ pub(crate) async fn watch(handle: Handle, name: String) -> Result<watch::Receive
             match look(&handle, &name).await {
                 Ok(now) => {
                     index = now.as_ref().map(|interface| interface.index);
-                    let changed = sender.send_if_modified(|known| {
-                        let changed = *known != now;
-                        *known = now;
-                        changed
-                    });
-                    debug!("{name}: looked, changed: {changed}");
+                    // Told even if nothing has changed: what failed last time may work now.
+                    if sender.send(now).is_err() {
+                        return;
+                    }
                 }
                 Err(error) => warn!("{name}: {error}; the state of the interface is as it was"),
-            }
-            if sender.is_closed() {
-                return;
             }
         }
     });

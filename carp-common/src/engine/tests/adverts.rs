@@ -203,7 +203,10 @@ fn check(row: &(Reached, Fields, bool, Fields, Outcome)) {
         }
         Yields(why) => {
             let transition = host.transition(State::Master, State::Backup, why.cause(advert));
-            (State::Backup, std::vec![Action::ReleaseVips, transition], Some(dead))
+            // A last word to a better master, which makes it announce; to an equal it would make both yield.
+            let last_word = matches!(why, Better).then(|| send(advbase, advskew, demote));
+            let expected = last_word.into_iter().chain([Action::ReleaseVips, transition]).collect();
+            (State::Backup, expected, Some(dead))
         }
         Stays => (State::Master, [Action::Announce].into(), before),
     };

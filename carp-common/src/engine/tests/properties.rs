@@ -176,7 +176,8 @@ impl Witness {
                 }
                 Action::SendAdvert(fields) => {
                     let Config { advbase, advskew, .. } = &self.host.engine.config;
-                    assert_eq!(self.host.state(), State::Master, "only a master sends");
+                    let is_master = [self.state, self.host.state()].contains(&State::Master);
+                    assert!(is_master, "only a master sends, or one that is just becoming or leaving it");
                     assert_eq!(fields, AdvertFields { advbase: advbase.get(), advskew: advskew.get(), ..fields });
                     assert_eq!(fields.demote, self.demote);
                 }

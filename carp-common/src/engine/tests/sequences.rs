@@ -5,13 +5,16 @@ use super::*;
 const ANNOUNCE: Action = Action::Announce;
 
 #[test]
-fn the_announcement_follows_the_vips_and_is_repeated_with_the_second_next_advert() {
+fn the_announcement_follows_the_vips_and_is_repeated_with_the_second_next_advert_and_every_fifth_after_it() {
     let mut host = Host::taking(config(1, 0)).later(A_MOMENT);
     assert_eq!(host.handle(Input::VipsTaken), [ANNOUNCE]);
     assert_eq!(host.sleep(), [send(1, 0, 0)]);
     assert_eq!(host.sleep(), [send(1, 0, 0), ANNOUNCE]);
-    for _ in 0..5 {
-        assert_eq!(host.sleep(), [send(1, 0, 0)]);
+    for _ in 0..3 {
+        for _ in 0..4 {
+            assert_eq!(host.sleep(), [send(1, 0, 0)]);
+        }
+        assert_eq!(host.sleep(), [send(1, 0, 0), ANNOUNCE]);
     }
 }
 

@@ -189,7 +189,7 @@ fn rows_of_master() -> Vec<Row> {
     let gone = |fault| [RELEASE, Becomes(Cause::LinkDown(fault))];
     let advert = act(send(1, 100, 0));
     let stepped_down = [RELEASE, Becomes(Cause::StepDown)];
-    let yields = [RELEASE, Becomes(Cause::BetterMaster(better))];
+    let yields = [act(send(1, 100, 0)), RELEASE, Becomes(Cause::BetterMaster(better))];
     vec![
         row("the link, told again", master(), Input::LinkUp, Master, [], Unchanged),
         row("carrier lost", master(), NO_CARRIER, Init, gone(LinkFault::NoCarrier), Never),
