@@ -22,12 +22,17 @@ pub(crate) fn heard(ctx: &XdpContext, row: u32, advert: &Advert) {
 
     let heard = Heard::new(advert, arrival);
     let repeat_of = maps::last_heard(&advert.source).and_then(|last| last.repeat_of(advert, arrival));
-    maps::remember(&advert.source, &LastHeard::new(heard, repeat_of.unwrap_or(arrival)));
-    if repeat_of.is_some() {
+    if let Some(notified) = repeat_of {
+        maps::remember(&advert.source, &LastHeard::new(heard, notified));
         maps::count(row, Reason::Repeat);
         return;
     }
-    if !maps::send(&AdvertEvent::new(advert.source, heard, advert.mac)) {
+    if maps::send(&AdvertEvent::new(advert.source, heard, advert.mac)) {
+        maps::remember(&advert.source, &LastHeard::new(heard, arrival));
+    } else {
+        // Nobody was woken: so long ago that the next one like it is no repeat.
+        let never = arrival.wrapping_sub(advert.interval_nanos());
+        maps::remember(&advert.source, &LastHeard::new(heard, never));
         maps::count(row, Reason::RingFull);
         debug!(ctx, "event ring full: the agent will find vhid {} in the last-heard map", advert.source.vhost().vhid());
     }

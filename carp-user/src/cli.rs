@@ -232,9 +232,8 @@ fn first_line(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     let mut line = Zeroizing::new(Vec::with_capacity(256));
     // A passphrase has 19 bytes: no need to swallow a device.
     BufReader::new(std::io::Read::take(file, 256)).read_until(b'\n', &mut line).with_context(cannot_read)?;
-    while line.last().is_some_and(|last| matches!(last, b'\n' | b'\r')) {
-        line.pop();
-    }
+    // The newline only: ucarp takes a carriage return for part of the passphrase.
+    line.pop_if(|last| *last == b'\n');
     Ok(line)
 }
 

@@ -39,6 +39,14 @@ impl Wire {
         })
     }
 
+    /// Waits for the next advert of a host; returns its frame.
+    pub fn next_advert(&self, host: &Host) -> Result<Vec<u8>> {
+        let now = BootTime::now();
+        let from = |frame: &Frame| adverts::parse(frame).is_some_and(|advert| advert.source == host.ip());
+        let what = format!("an advert of {}", host.name());
+        Ok(self.capture.wait_for(&what, LONG, |frame| frame.at >= now && from(frame))?.bytes)
+    }
+
     /// Waits for the next advert like this.
     pub fn wait_for_advert(
         &self,

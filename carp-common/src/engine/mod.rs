@@ -175,6 +175,9 @@ impl Engine {
     }
 
     fn handle_advert(&mut self, advert: &HeardAdvert, now: Time) {
+        if !self.config.families.contains(&advert.family) {
+            return;
+        }
         if !advert.is_bow_out() {
             // Another master is there before our VIPs are gone: no longer ours to hand over.
             self.bow_out_due = false;
@@ -225,15 +228,30 @@ impl Engine {
     fn hear_as_master(&mut self, advert: &HeardAdvert, now: Time) {
         let (mine, peers) = (self.config.rank(), rank(advert.advbase, advert.advskew));
         let demotion = self.demotion.get();
-        if advert.demote < demotion || (mine > peers && advert.demote == demotion) {
-            // A last word: the better master hears that there was another one, stays, and announces.
-            self.send_advert();
+        if advert.is_bow_out() {
+            // It leaves: nothing to yield to, but its announcements may have been the last.
+            self.announce_to_rival(now);
+        } else if advert.demote < demotion || (mine > peers && advert.demote == demotion) {
+            // A last word: the better master hears that there was another one, stays, and announces. Not if it
+            // is overdue: then this host was stalled, and may not speak as a master any more.
+            if self.timers.advert.is_some_and(|due| now < due) {
+                self.send_advert();
+            }
             self.set_state(State::Backup, Cause::BetterMaster(*advert), now);
         } else if mine == peers && advert.demote == demotion {
             self.ties = self.ties.saturating_add(1);
             self.set_state(State::Backup, Cause::EqualMaster(*advert), now);
-        } else if self.vips_here && now >= self.announced_until {
+        } else {
+            self.announce_to_rival(now);
+        }
+    }
+
+    /// Another master was heard, and this one stays: says where the VIPs are, and again with the second next
+    /// advert, for the other may announce once more before it hears of us.
+    fn announce_to_rival(&mut self, now: Time) {
+        if self.vips_here && now >= self.announced_until {
             self.announced_until = now.after(self.config.interval());
+            self.announce_in = ANNOUNCE_AGAIN_AFTER;
             self.actions.push_back(Action::Announce);
         }
     }
@@ -360,8 +378,35 @@ impl Engine {
                     self.timers.start_master_down(*family, due);
                 }
             }
-            State::Master => self.timers.advert = Some(now.after(self.config.interval())),
+            State::Master => {
+                let wait = match cause {
+                    Cause::MasterDown(_) => self.out_of_step(now),
+                    Cause::LinkUp
+                    | Cause::LinkDown(_)
+                    | Cause::BowOut(_)
+                    | Cause::Preempt(_)
+                    | Cause::DemotedMaster(_)
+                    | Cause::SlowMaster(_)
+                    | Cause::BetterMaster(_)
+                    | Cause::EqualMaster(_)
+                    | Cause::StepDown
+                    | Cause::Shutdown => self.config.interval(),
+                };
+                self.timers.advert = Some(now.after(wait));
+            }
         }
+    }
+
+    /// How long after taking over from a silent master the second advert is sent: so that the own adverts fall
+    /// between those which the other goes on sending if it is only cut off. In step with them, as three whole
+    /// intervals of silence would make it, the adverts of two equals would cross when the cut heals.
+    fn out_of_step(&self, now: Time) -> Duration {
+        let interval = self.config.interval();
+        let Some(last) = self.last_arrival else { return interval };
+        // How far into an interval of the other's, which is as long as ours.
+        let phase = Duration::from_nanos((now.since(last).as_nanos() % interval.as_nanos()) as u64);
+        let half = interval / 2;
+        if phase < half { half - phase } else { half + interval - phase }
     }
 
     fn release_vips(&mut self) {

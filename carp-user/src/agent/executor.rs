@@ -13,7 +13,7 @@ use carp_common::{
     engine::{Action, AdvertFields, Engine, Input, LinkFault, State, Transition},
     time::Time,
 };
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 use rtnetlink::Handle;
 use tokio::sync::mpsc;
 use zeroize::Zeroize;
@@ -209,6 +209,7 @@ impl Executor {
         let input = if result.is_ok() { Input::AdvertSent } else { Input::AdvertFailed };
         match result {
             Ok(()) => {
+                debug!("{}: sent an advert, {}/{}", self.name, fields.advbase, fields.advskew);
                 self.sent += 1;
                 if self.send_error.take().is_some() {
                     info!("{}: adverts can be sent again", self.name);

@@ -21,7 +21,7 @@ use carp_common::{
     reason::Reason,
     time::Time,
 };
-use log::{info, warn};
+use log::{debug, info, warn};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     select,
@@ -169,6 +169,7 @@ impl Agent {
             demote: heard.demote(),
             arrival: heard.arrival(),
         };
+        debug!("{}: heard {}/{} from {}", self.executor.name(), advert.advbase, advert.advskew, advert.source);
         self.executor.engine_mut().handle(Input::Advert(advert), now());
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use carp_tests::adverts::{self, Election, Signer};
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{ETH0, Flood, FloodPlan, Host, LONG, Lab, Node, PASSPHRASE, VHID, VIP, Wire, eventually, send_frame};
+use carp_tests::{ETH0, Flood, FloodPlan, LONG, Lab, Node, PASSPHRASE, VHID, VIP, Wire, eventually, send_frame};
 
 /// Better than any agent here.
 const BEST: Election = Election { advbase: 0, advskew: 1, demote: 0 };
@@ -24,7 +24,7 @@ fn an_own_advert_that_a_switch_reflects_moves_nothing_and_is_counted() -> Result
     node.wait_for("BACKUP -> MASTER")?;
     let wire = Wire::at(&bystander)?;
     for _ in 0..3 {
-        send_frame(lab.switch(), &a.port(), &next_advert(&wire, &a)?)?;
+        send_frame(lab.switch(), &a.port(), &wire.next_advert(&a)?)?;
     }
     eventually("three echoes are counted", LONG, || Ok(node.report()?.count("echo") == 3))?;
     wire.wait_for_adverts(a.ip(), 2)?;
@@ -84,7 +84,7 @@ fn a_flood_of_forged_adverts_moves_nobody_and_is_told_at_most_once_a_second() ->
     let [a, b, attacker] = lab.hosts(["a", "b", "attacker"])?;
     let [master, backup] = Node::start_pair((&a, &format!("{PREFERRED} --debug")), (&b, &format!("{OTHER} --debug")))?;
     let wire = Wire::at(&attacker)?;
-    let valid = next_advert(&wire, &a)?;
+    let valid = wire.next_advert(&a)?;
 
     let bow_out = Election::new(255, 255);
     let stranger = Signer::new("another", VHID, &[VIP])?;
@@ -118,7 +118,7 @@ fn exact_repeats_of_an_advert_wake_nobody_and_move_nothing() -> Result<()> {
     let [a, b, attacker] = lab.hosts(["a", "b", "attacker"])?;
     let [master, backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
     let wire = Wire::at(&attacker)?;
-    let valid = next_advert(&wire, &a)?;
+    let valid = wire.next_advert(&a)?;
     let slept = times_slept(&backup)?;
     let plan = FloodPlan { frames: vec![valid], rate: Some(1000), duration: Duration::from_secs(1) };
     let sent = Flood::start(attacker.ns(), ETH0, plan)?.wait()?;
@@ -143,19 +143,12 @@ fn an_own_advert_from_long_ago_moves_nothing() -> Result<()> {
     let node = Node::start(&a, PREFERRED)?;
     node.wait_for("BACKUP -> MASTER")?;
     let wire = Wire::at(&attacker)?;
-    let own = next_advert(&wire, &a)?;
+    let own = wire.next_advert(&a)?;
     wire.wait_for_adverts(a.ip(), 12)?;
     send_frame(attacker.ns(), ETH0, &own)?;
     wire.wait_for_adverts(a.ip(), 2)?;
     assert_eq!(node.changes(), UNMOVED_MASTER);
     Ok(())
-}
-
-/// The next advert of a host, as it is on the wire.
-fn next_advert(wire: &Wire, host: &Host) -> Result<Vec<u8>> {
-    let (at, _) = wire.wait_for_adverts(host.ip(), 1)?;
-    let frame = wire.frames().into_iter().find(|frame| frame.at == at && adverts::parse(frame).is_some());
-    Ok(frame.context("a captured frame is gone")?.bytes)
 }
 
 fn signer() -> Result<Signer> {

@@ -36,8 +36,7 @@ fn the_kernel_and_the_host_agree_on_random_frames() {
     host.serve(&TestVhost::ours());
     for family in BOTH {
         let key = VhostKey::new(IFINDEX, OUR_VHID, family);
-        let mut sent = Sent::new(source_of(family));
-        sent.push(OUR_LAST_COUNTER);
+        let sent = Sent::new(source_of(family), OUR_LAST_COUNTER);
         program.sent(key, sent);
         host.sent(key, sent);
     }

@@ -234,3 +234,38 @@ fn a_bow_out_ends_the_hold() {
     host.handle(Input::Advert(advert));
     assert_eq!(host.state(), State::Master);
 }
+
+#[test]
+fn after_a_takeover_the_adverts_fall_between_those_that_the_silent_master_may_still_send() {
+    for late in [0, 1, 200, 999_999, 1_400_000] {
+        let mut host = Host::backup(config(1, 0)).later(A_MOMENT);
+        let advert = host.hears(1, 0, 0);
+        assert_eq!(host.handle(Input::Advert(advert)), []);
+        // The takeover, and however late it is.
+        host.now = host.engine.poll_timeout().unwrap().after(Duration::from_micros(late));
+        assert!(host.handle_timeout().contains(&Action::TakeVips));
+        let wait = host.next().unwrap();
+        assert!(wait > Duration::ZERO && wait <= span(1, 0), "{wait:?}");
+        for _ in 0..3 {
+            assert_eq!(host.sleep(), [send(1, 0, 0)]);
+            let phase = host.now.since(advert.arrival).as_micros() % 1_000_000;
+            assert_eq!(phase, 500_000, "{late} us late");
+        }
+    }
+}
+
+#[test]
+fn a_master_that_was_stalled_yields_without_a_last_word() {
+    let mut host = Host::master(config(1, 100)).later(span(5, 0));
+    let better = host.hears(1, 0, 0);
+    let yields = [Action::ReleaseVips, host.transition(State::Master, State::Backup, Cause::BetterMaster(better))];
+    assert_eq!(host.handle(Input::Advert(better)), yields);
+}
+
+#[test]
+fn a_demoted_master_does_not_yield_to_one_that_leaves() {
+    let mut host = Host::master(config(1, 0)).demoted().later(A_MOMENT);
+    let leaves = host.hears(255, 255, 0);
+    assert_eq!(host.handle(Input::Advert(leaves)), [Action::Announce]);
+    assert_eq!(host.state(), State::Master);
+}
