@@ -33,6 +33,7 @@ mod timers;
 use alloc::collections::VecDeque;
 use core::{
     hash::{Hash, Hasher},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -120,6 +121,11 @@ impl Engine {
             stopping: false,
             actions: VecDeque::new(),
         }
+    }
+
+    /// Sets the source address, where it was not known at the start or has changed.
+    pub fn set_source(&mut self, source: IpAddr) {
+        self.config.source = source;
     }
 
     /// Takes note of something that happened.

@@ -128,6 +128,7 @@ impl Executor {
         };
         if link.source != Some(source) {
             link.source = Some(source);
+            self.engine.set_source(IpAddr::V4(source));
             // Known before the first advert: what comes from this address so far is ours from another life.
             xdp.set_sent(link.key, &Sent::new(IpAddr::V4(source), self.adverts.next_counter()))?;
         }
