@@ -123,7 +123,7 @@ fn an_interface_that_appears_after_the_start_is_taken_into_service() -> Result<(
     a.create_interface()?;
     node.wait_until_ready()?;
     let master = node.wait_for("BACKUP -> MASTER")?;
-    assert_eq!(master.cause, "no advert for 0.70 s");
+    assert!(master.cause.starts_with("no advert for 0."), "{master:?}");
     wire.wait_for_adverts(a.ip(), 2)?;
     assert!(is_member(&a)? && holds_vip(&a)?);
     assert_eq!(node.lines_with(NO_INTERFACE).len(), 1);
