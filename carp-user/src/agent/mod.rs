@@ -12,7 +12,7 @@ mod clock;
 mod executor;
 mod refusals;
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use carp_common::{
@@ -27,6 +27,7 @@ use tokio::{
     select,
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
+    time::sleep,
 };
 
 use self::{
@@ -47,6 +48,9 @@ use crate::{
 const EVENTS_A_ROUND: usize = 1024;
 /// Reports of the VIP task that wait to be handled.
 const REPORTS: usize = 16;
+/// Time for the last advert to leave the card: many drivers reset the link, and drop what is queued, when the
+/// program is detached.
+const LAST_ADVERT: Duration = Duration::from_millis(50);
 /// Row of counters of the one virtual host.
 const ROW: u32 = 1;
 
@@ -116,6 +120,7 @@ impl Agent {
             self.act()?;
             self.refusals.look(self.xdp.get_ref(), self.executor.name(), now);
         }
+        sleep(LAST_ADVERT).await;
         self.xdp.get_mut().detach();
         Ok(())
     }

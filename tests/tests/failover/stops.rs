@@ -48,6 +48,7 @@ fn a_backup_that_ends_leaves_without_a_word_and_disturbs_nobody() -> Result<()> 
     let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
     let [master, mut backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
     let wire = Wire::at(&bystander)?;
+    wire.wait_for_adverts(a.ip(), 1)?;
     assert!(backup.agent_mut().stop_and_wait(LONG)?.success());
     assert_eq!(backup.changes(), ["INIT -> BACKUP", "BACKUP -> INIT"]);
     wire.wait_for_adverts(a.ip(), 2)?;
