@@ -23,7 +23,7 @@ pub(crate) fn check() -> Result<()> {
         .collect();
     ensure!(
         missing.is_empty(),
-        "missing privileges: {}: run carpd as root, or grant them with AmbientCapabilities= in its systemd unit",
+        "missing privileges: {}: run carpd as root, or grant them with AmbientCapabilities= (and RuntimeDirectory=carp) in its systemd unit",
         missing.join(", ")
     );
     Ok(())

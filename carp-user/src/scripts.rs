@@ -9,7 +9,7 @@ use nix::{
 };
 use tokio::{
     process::{Child, Command},
-    time::{Instant, timeout_at},
+    time::timeout,
 };
 
 use crate::config::{Scripts, Vip};
@@ -27,16 +27,15 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs the script for each VIP, all within one time limit, and logs how each ended. Dropping the
-    /// future kills a script that runs, with what it started.
+    /// Runs the script for each VIP in turn, each within the time limit: one that hangs must not cost the
+    /// others theirs. Logs how each ended. Dropping the future kills a script that runs, with what it started.
     pub(crate) async fn run(&self) {
-        let deadline = Instant::now() + self.scripts.time_limit;
         for vip in self.vips {
-            self.run_for(*vip, deadline).await;
+            self.run_for(*vip).await;
         }
     }
 
-    async fn run_for(&self, vip: Vip, deadline: Instant) {
+    async fn run_for(&self, vip: Vip) {
         let (interface, address, script) = (self.interface, vip.address, self.script.display());
         let child = Command::new(self.script)
             .arg(interface)
@@ -49,7 +48,7 @@ impl Run<'_> {
             Ok(child) => Group(child),
             Err(error) => return warn!("{interface}: cannot run {script}: {error}"),
         };
-        match timeout_at(deadline, child.0.wait()).await {
+        match timeout(self.scripts.time_limit, child.0.wait()).await {
             Ok(Ok(status)) if status.success() => info!("{interface}: {script} {interface} {address}: {status}"),
             Ok(Ok(status)) => warn!("{interface}: {script} {interface} {address} failed: {status}"),
             Ok(Err(error)) => warn!("{interface}: cannot wait for {script}: {error}"),

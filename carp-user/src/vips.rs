@@ -139,11 +139,18 @@ impl Task {
 
     /// Adds the VIPs, trying until it works or is overruled: a master without them is of no use.
     async fn add(&self, ifindex: u32) {
-        for vip in &self.settings.vips {
-            while let Err(error) = net::vip::add(&self.handle, ifindex, *vip).await {
-                error!("{}: {error}: trying again every {} s", self.interface, TRY_AGAIN.as_secs());
-                sleep(TRY_AGAIN).await;
+        loop {
+            let mut all_here = true;
+            for vip in &self.settings.vips {
+                if let Err(error) = net::vip::add(&self.handle, ifindex, *vip).await {
+                    error!("{}: {error}: trying again every {} s", self.interface, TRY_AGAIN.as_secs());
+                    all_here = false;
+                }
             }
+            if all_here {
+                return;
+            }
+            sleep(TRY_AGAIN).await;
         }
     }
 

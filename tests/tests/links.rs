@@ -203,3 +203,19 @@ fn is_member(host: &Host) -> Result<bool> {
     let group = format!("{:08X}", u32::from_ne_bytes([224, 0, 0, 18]));
     Ok(of_eth0.any(|line| line.trim_start().starts_with(&group)))
 }
+
+#[test]
+fn a_master_whose_interface_is_renamed_gives_the_address_up_there() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let node = Node::start(&a, PREFERRED)?;
+    node.wait_for("BACKUP -> MASTER")?;
+    eventually("the address is here", LONG, || holds_vip(&a))?;
+    a.ns().ip(&format!("link set {ETH0} name wan0"))?;
+    assert_eq!(node.wait_for("MASTER -> INIT")?.cause, NO_INTERFACE);
+    let vip = VIP.to_string();
+    eventually("the address is given up", LONG, || Ok(!a.ns().ip("-4 address show dev wan0")?.contains(&vip)))?;
+    a.ns().ip(&format!("link set wan0 name {ETH0}"))?;
+    node.wait_for("BACKUP -> MASTER")?;
+    eventually("the address is back", LONG, || holds_vip(&a))
+}

@@ -36,6 +36,8 @@ pub(super) struct Executor {
     adverts: AdvertSender,
     vips: VipKeeper,
     link: Option<Link>,
+    /// Index of the interface, also when its name has gone to another: VIPs are released there.
+    ifindex: u32,
     membership: Option<Membership>,
     /// Adverts that have left.
     sent: u64,
@@ -72,6 +74,7 @@ impl Executor {
             settings,
             interface,
             link: None,
+            ifindex: 0,
             membership: None,
             sent: 0,
             send_error: None,
@@ -154,8 +157,8 @@ impl Executor {
         while let Some(action) = self.engine.poll_action() {
             match action {
                 Action::SendAdvert(fields) => self.send_advert(xdp, fields),
-                Action::TakeVips => self.vips.want(self.ifindex(), true),
-                Action::ReleaseVips => self.vips.want(self.ifindex(), false),
+                Action::TakeVips => self.vips.want(self.ifindex, true),
+                Action::ReleaseVips => self.vips.want(self.ifindex, false),
                 Action::Announce => self.announce(),
                 Action::Transition(transition) => self.tell(&transition),
                 Action::Demoted(demotion) => match demotion.get() {
@@ -174,7 +177,9 @@ impl Executor {
         let known = xdp.set_vhost(key, &Vhost::new(digest, ROW));
         digest.zeroize();
         known?;
-        let mode = xdp.attach(&self.interface, interface.index, interface.xdp_program)?;
+        let attached = xdp.attach(&self.interface, interface.index, interface.xdp_program);
+        let mode = attached.inspect_err(|_| xdp.remove_vhost(key))?;
+        self.ifindex = interface.index;
         info!("{}: {mode} on {}", self.name, self.interface);
         self.link = Some(Link { key, mac: interface.mac, joined_on: None, source: None });
         Ok(())
@@ -247,9 +252,5 @@ impl Executor {
 
     fn tell(&self, Transition { from, to, cause, .. }: &Transition) {
         info!("{}: {from} -> {to}, {cause}", self.name);
-    }
-
-    fn ifindex(&self) -> u32 {
-        self.key().map_or(0, |key| key.ifindex())
     }
 }

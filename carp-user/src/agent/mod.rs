@@ -12,7 +12,7 @@ mod clock;
 mod executor;
 mod refusals;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{future::ready, io, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use carp_common::{
@@ -44,7 +44,7 @@ use crate::{
     },
 };
 
-/// Events handled before the timers get their turn: as many as the ring can hold.
+/// Events handled before the timers get their turn: about as many as the ring can hold.
 const EVENTS_A_ROUND: usize = 1024;
 /// Reports of the VIP task that wait to be handled.
 const REPORTS: usize = 16;
@@ -97,6 +97,7 @@ impl Agent {
 
     /// Serves the virtual host until a signal ends it.
     pub(crate) async fn run(mut self) -> Result<()> {
+        let mut has_more = false;
         while !self.executor.engine().is_stopped() {
             select! {
                 biased;
@@ -110,8 +111,10 @@ impl Agent {
                 }
                 Some(report) = self.reports.recv() => self.handle_report(report),
                 fired = self.timer.fired() => fired?,
+                // What was left in the ring would wake nobody.
+                () = ready(()), if has_more => {}
             }
-            self.drain();
+            has_more = self.drain();
             let now = now();
             if self.executor.engine().poll_timeout().is_some_and(|due| due <= now) {
                 self.ask_kernel();
@@ -131,16 +134,20 @@ impl Agent {
         self.timer.set(self.executor.engine().poll_timeout())
     }
 
-    /// Handles all that is waiting, so that no timer overtakes it.
-    fn drain(&mut self) {
-        for _ in 0..EVENTS_A_ROUND {
-            let Some(event) = self.xdp.get_mut().next_event() else { break };
+    /// Handles all that is waiting, so that no timer overtakes it; `true` if there was more than a round takes.
+    fn drain(&mut self) -> bool {
+        let mut left = EVENTS_A_ROUND;
+        while left > 0
+            && let Some(event) = self.xdp.get_mut().next_event()
+        {
             self.hear(event.source(), event.heard());
+            left -= 1;
         }
         self.xdp.get_mut().flush_log();
         while let Ok(report) = self.reports.try_recv() {
             self.handle_report(report);
         }
+        left == 0
     }
 
     /// Before a timer counts: the kernel may have heard what the ring had no room for, or what it took for

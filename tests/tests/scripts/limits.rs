@@ -59,3 +59,16 @@ fn what_a_script_leaves_running_when_it_ends_in_time_goes_on() -> Result<()> {
     assert!(runs(child));
     Ok(())
 }
+
+#[test]
+fn a_script_that_hangs_for_one_vip_costs_the_next_one_nothing() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = lab.host("a")?;
+    let scripts = Scripts::new()?;
+    // As long for the second VIP as it takes to be killed on the spot.
+    let up = "if [ \"$2\" = 10.77.0.100 ]; then sleep 600; else sleep 0.2; echo $$ > \"$here/second\"; fi";
+    let agent = carpd(&host, &[&scripts.write("up", up)?, "--script-timeout=1", "--addr=10.77.0.101"])?;
+    agent.wait_for_line("10.77.0.100 was killed", LONG)?;
+    agent.wait_for_line("10.77.0.101: exit status: 0", LONG)?;
+    scripts.number_in("second").map(drop)
+}
