@@ -12,12 +12,13 @@ pub fn internet<const N: usize>(bytes: &[u8; N]) -> u16 {
     let mut sum = 0u32;
     let mut at = 0;
     while at < N {
-        sum += u16::from_be_bytes([bytes[at], bytes[at + 1]]) as u32;
+        sum += u16::from_ne_bytes([bytes[at], bytes[at + 1]]) as u32;
         at += 2;
     }
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
-    !(sum as u16)
+    // RFC 1071 (2.B): summed in this machine's byte order, the sum is the wire's but for its two bytes.
+    u16::from_be(!(sum as u16))
 }
 
 #[cfg(test)]

@@ -198,10 +198,10 @@ fn compress(state: &mut [u32; 5], w: &mut [u32; 16]) {
     macro_rules! round {
         ($t:expr, $f:expr, $k:expr) => {{
             let word = schedule(w, $t);
-            let next = a.rotate_left(5).wrapping_add($f).wrapping_add(e).wrapping_add($k).wrapping_add(word);
+            let next = word.wrapping_add(e).wrapping_add($k).wrapping_add($f).wrapping_add(rotate_left(a, 5));
             e = d;
             d = c;
-            c = b.rotate_left(30);
+            c = rotate_left(b, 30);
             b = a;
             a = next;
         }};
@@ -221,13 +221,21 @@ fn compress(state: &mut [u32; 5], w: &mut [u32; 16]) {
     }
 }
 
+/// `x.rotate_left(n)`, for `n` of 1 to 31. BPF has no rotation, and two shifts, a copy and an OR cost more than
+/// this multiplication and shift; two rotations of one word share the multiplication.
+#[inline(always)]
+fn rotate_left(x: u32, n: u32) -> u32 {
+    let twice = u64::from(x) * 0x1_0000_0001;
+    (twice >> (32 - n)) as u32
+}
+
 /// The schedule's word for round `t`, kept in `w` as a ring of 16.
 #[inline(always)]
 fn schedule(w: &mut [u32; 16], t: usize) -> u32 {
     if t < 16 {
         return w[t];
     }
-    let word = (w[(t + 13) & 15] ^ w[(t + 8) & 15] ^ w[(t + 2) & 15] ^ w[t & 15]).rotate_left(1);
+    let word = rotate_left(w[t & 15] ^ w[(t + 2) & 15] ^ w[(t + 8) & 15] ^ w[(t + 13) & 15], 1);
     w[t & 15] = word;
     // Keeps the ring in memory: in registers it would spill more than the kernel's 512 bytes of stack.
     core::hint::black_box(&mut *w);

@@ -21,7 +21,7 @@ use crate::{
     reason::Reason,
     wire::{
         ADVERT_LEN, AUTHLEN, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL, TTL,
-        VERSION_TYPE,
+        VERSION_TYPE, can_be_host,
     },
 };
 
@@ -95,19 +95,19 @@ pub fn judge<F: Frame + ?Sized, T: Tables>(frame: &F, ifindex: u32, tables: &mut
         return Verdict::Foreign;
     }
     let Some([type_0, type_1]) = frame.read(ETHERNET_LEN - 2) else { return Verdict::Foreign };
-    let packet = match u16::from_be_bytes([type_0, type_1]) {
+    let header = match u16::from_be_bytes([type_0, type_1]) {
         ETHERTYPE_IPV4 => ipv4(frame),
         ETHERTYPE_IPV6 => ipv6(frame),
         _ => None,
     };
     // Behind the black box, the two families are one case to the compiler and, since offsets of one byte are
     // not followed through memory, to the kernel's verifier: half the code, and half the states to explore.
-    packet.and_then(|packet| judge_packet(frame, ifindex, tables, black_box(&packet))).unwrap_or(Verdict::Foreign)
+    header.and_then(|header| judge_payload(frame, ifindex, tables, black_box(&header))).unwrap_or(Verdict::Foreign)
 }
 
 /// What the checks need of the IP header before an advert. Addresses stay in the frame until they are
 /// needed: the kernel program has 512 bytes of stack.
-struct Packet {
+struct IpHeader {
     family: Family,
     /// Where the source address stands in the frame.
     source_at: u8,
@@ -122,7 +122,7 @@ struct Packet {
 
 /// Reads an IPv4 header; `None` if its payload is not CARP's business.
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+fn ipv4<F: Frame + ?Sized>(frame: &F) -> Option<IpHeader> {
     const SOURCE_AT: usize = ETHERNET_LEN + 12;
     // Most frames on a busy interface end here.
     let [ttl, protocol] = frame.read(ETHERNET_LEN + 8)?;
@@ -135,10 +135,10 @@ fn ipv4<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
         return None;
     }
     let [net] = frame.read(SOURCE_AT)?;
-    Some(Packet {
+    Some(IpHeader {
         family: Family::V4,
         source_at: SOURCE_AT as u8,
-        is_host: !matches!(net, 0 | 127 | 224..),
+        is_host: can_be_host(net),
         ttl,
         at: (ETHERNET_LEN + IPV4_LEN) as u8,
         len: u16::from_be_bytes([len_0, len_1]).saturating_sub(IPV4_LEN as u16),
@@ -147,7 +147,7 @@ fn ipv4<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
 
 /// Reads an IPv6 header; `None` if its payload is not CARP's business.
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+fn ipv6<F: Frame + ?Sized>(frame: &F) -> Option<IpHeader> {
     const SOURCE_AT: usize = ETHERNET_LEN + 8;
     let [next_header, hop_limit] = frame.read(ETHERNET_LEN + 6)?;
     if next_header != PROTOCOL {
@@ -158,7 +158,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
     if version >> 4 != 6 {
         return None;
     }
-    Some(Packet {
+    Some(IpHeader {
         family: Family::V6,
         source_at: SOURCE_AT as u8,
         // :: and ::1 are no host's, nor is a group; the rest of ::/8 is in no use.
@@ -171,20 +171,20 @@ fn ipv6<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
 
 /// Judges the payload of protocol 112; `None` if the frame is shorter than its headers.
 #[inline(always)]
-fn judge_packet<F: Frame + ?Sized, T: Tables>(
+fn judge_payload<F: Frame + ?Sized, T: Tables>(
     frame: &F,
     ifindex: u32,
     tables: &mut T,
-    packet: &Packet,
+    ip: &IpHeader,
 ) -> Option<Verdict> {
-    let payload = frame.skip(packet.at.into());
-    let not_ours = |row, vhid| Some(Verdict::Other(row, refused(frame, packet, vhid)?));
+    let payload = frame.skip(ip.at.into());
+    let not_ours = |row, vhid| Some(Verdict::Other(row, refused(frame, ip, vhid)?));
     // What the kernel's verifier goes by; it does not follow a length that comes from a header, and without
     // the black box the compiler would infer this comparison from the next.
     if !payload.has(ADVERT_LEN) {
         return not_ours(0, 0);
     }
-    let len = usize::from(black_box(packet.len));
+    let len = usize::from(black_box(ip.len));
     if len < ADVERT_LEN || !payload.has(len) {
         return not_ours(0, 0);
     }
@@ -192,21 +192,21 @@ fn judge_packet<F: Frame + ?Sized, T: Tables>(
     if version_type != VERSION_TYPE || authlen != AUTHLEN {
         return not_ours(0, vhid);
     }
-    let key = VhostKey::new(ifindex, vhid, packet.family);
+    let key = VhostKey::new(ifindex, vhid, ip.family);
     let Some((vhost, blocks)) = tables.vhost(&key) else { return not_ours(0, vhid) };
     let row = vhost.row();
 
     let counter = u64::from_be_bytes(payload.read(8)?);
-    let reason = if packet.ttl != TTL {
+    let reason = if ip.ttl != TTL {
         Reason::BadTtl
-    } else if !has_checksums(frame, packet, &payload)? {
+    } else if !has_checksums(frame, ip, &payload)? {
         Reason::BadSum
-    } else if !packet.is_host {
+    } else if !ip.is_host {
         Reason::BadAddrs
     } else if !has_digest(&payload, &vhost.key().digest(counter, blocks))? {
         Reason::BadAuth
     } else {
-        let source = source(frame, packet)?;
+        let source = source(frame, ip)?;
         if !tables.sent(&key).is_some_and(|sent| sent.is_echo(&source, counter)) {
             let source = SourceKey::new(key, source);
             let advert = Advert { source, mac: frame.read(6)?, counter, advbase, advskew, demote };
@@ -214,18 +214,14 @@ fn judge_packet<F: Frame + ?Sized, T: Tables>(
         }
         Reason::Echo
     };
-    if len == ADVERT_LEN {
-        Some(Verdict::Refused(row, reason, refused(frame, packet, vhid)?))
-    } else {
-        not_ours(row, vhid)
-    }
+    if len == ADVERT_LEN { Some(Verdict::Refused(row, reason, refused(frame, ip, vhid)?)) } else { not_ours(row, vhid) }
 }
 
 /// Whether the checksums of the advert and of the IPv4 header before it hold. (The stack checks the latter
 /// too, but only after XDP.)
 #[inline(always)]
-fn has_checksums<F: Frame + ?Sized>(frame: &F, packet: &Packet, payload: &impl Frame) -> Option<bool> {
-    let header = match packet.family {
+fn has_checksums<F: Frame + ?Sized>(frame: &F, ip: &IpHeader, payload: &impl Frame) -> Option<bool> {
+    let header = match ip.family {
         Family::V4 => checksum::internet(&frame.read::<IPV4_LEN>(ETHERNET_LEN)?),
         Family::V6 => 0,
     };
@@ -245,16 +241,16 @@ fn has_digest(payload: &impl Frame, expected: &[u32; 5]) -> Option<bool> {
 }
 
 #[inline(always)]
-fn source<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<[u8; 16]> {
-    match packet.family {
-        Family::V4 => frame.read(packet.source_at.into()).map(mapped),
-        Family::V6 => frame.read(packet.source_at.into()),
+fn source<F: Frame + ?Sized>(frame: &F, ip: &IpHeader) -> Option<[u8; 16]> {
+    match ip.family {
+        Family::V4 => frame.read(ip.source_at.into()).map(mapped),
+        Family::V6 => frame.read(ip.source_at.into()),
     }
 }
 
 #[inline(always)]
-fn refused<F: Frame + ?Sized>(frame: &F, packet: &Packet, vhid: u8) -> Option<Refused> {
-    Some(Refused::new(source(frame, packet)?, frame.read(6)?, vhid, packet.family))
+fn refused<F: Frame + ?Sized>(frame: &F, ip: &IpHeader, vhid: u8) -> Option<Refused> {
+    Some(Refused::new(source(frame, ip)?, frame.read(6)?, vhid, ip.family))
 }
 
 #[cfg(test)]

@@ -59,6 +59,14 @@ pub const fn virtual_mac(vhid: u8) -> [u8; 6] {
     [0x00, 0x00, 0x5e, 0x00, 0x01, vhid]
 }
 
+/// Whether an IPv4 address that begins with this octet can be a host's: not this network, loopback, multicast
+/// or reserved (RFC 6890).
+#[inline(always)]
+#[must_use]
+pub const fn can_be_host(first_octet: u8) -> bool {
+    !matches!(first_octet, 0 | 127 | 224..)
+}
+
 /// What an advert says. [`Header::encode`] adds the fixed fields and the checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -96,27 +104,18 @@ impl Header {
 
     /// Reads the fields of an advert. `None` if the first octet or authlen says that it is none; the
     /// checksum and the digest are the caller's to check.
-    #[inline(always)]
     #[must_use]
     pub fn decode(bytes: &[u8; ADVERT_LEN]) -> Option<Self> {
         if bytes[0] != VERSION_TYPE || bytes[3] != AUTHLEN {
             return None;
-        }
-        let mut digest = [0; 20];
-        let mut at = 0;
-        while at < digest.len() {
-            digest[at] = bytes[16 + at];
-            at += 1;
         }
         Some(Self {
             vhid: bytes[1],
             advskew: bytes[2],
             demote: bytes[4],
             advbase: bytes[5],
-            counter: u64::from_be_bytes([
-                bytes[8], bytes[9], bytes[10], bytes[11], bytes[12], bytes[13], bytes[14], bytes[15],
-            ]),
-            digest,
+            counter: u64::from_be_bytes(*bytes[8..].first_chunk()?),
+            digest: *bytes[16..].first_chunk()?,
         })
     }
 }

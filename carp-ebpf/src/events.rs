@@ -22,18 +22,16 @@ pub(crate) fn heard(ctx: &XdpContext, row: u32, advert: &Advert) {
 
     let heard = Heard::new(advert, arrival);
     let repeat_of = maps::last_heard(&advert.source).and_then(|last| last.repeat_of(advert, arrival));
-    if let Some(notified) = repeat_of {
-        maps::remember(&advert.source, &LastHeard::new(heard, notified));
+    let notified = if let Some(notified) = repeat_of {
         maps::count(row, Reason::Repeat);
-        return;
-    }
-    if maps::send(&AdvertEvent::new(advert.source, heard, advert.mac)) {
-        maps::remember(&advert.source, &LastHeard::new(heard, arrival));
+        notified
+    } else if maps::send(&AdvertEvent::new(advert.source, heard, advert.mac)) {
+        arrival
     } else {
-        // Nobody was woken: so long ago that the next one like it is no repeat.
-        let never = arrival.wrapping_sub(advert.interval_nanos());
-        maps::remember(&advert.source, &LastHeard::new(heard, never));
         maps::count(row, Reason::RingFull);
         debug!(ctx, "event ring full: the agent will find vhid {} in the last-heard map", advert.source.vhost().vhid());
-    }
+        // Nobody was woken: so long ago that the next one like it is no repeat.
+        arrival.wrapping_sub(advert.interval_nanos())
+    };
+    maps::remember(&advert.source, &LastHeard::new(heard, notified));
 }

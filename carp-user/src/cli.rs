@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use carp_common::{
     digest::{MAX_PASSPHRASE, Passphrase},
     engine::{Advbase, Advskew, DeadRatio, Vhid},
-    wire::{Destination, GROUP_V4},
+    wire::{Destination, GROUP_V4, can_be_host},
 };
 use clap::{ArgAction, Parser, value_parser};
 use zeroize::Zeroizing;
@@ -123,7 +123,7 @@ pub(crate) struct Args {
 }
 
 /// Options of one letter that take a value.
-const WITH_VALUE: &[u8] = b"isvpoambkrudxf";
+pub(crate) const WITH_VALUE: &[u8] = b"isvpoambkrudxf";
 
 /// An argument as getopt reads it: after an option of one letter, `=` belongs to the value (`-p=x` is the
 /// passphrase "=x"), while clap would swallow one.
@@ -160,11 +160,6 @@ impl Args {
         self.facility
     }
 
-    /// The passphrase as it stands on the command line, where others can see it.
-    pub(crate) fn visible_passphrase(&self) -> Option<&OsString> {
-        self.pass.as_ref()
-    }
-
     /// Checks everything that can be checked without touching the network.
     pub(crate) fn settings(self) -> Result<Settings> {
         if let Some(name) = &self.interface {
@@ -172,13 +167,13 @@ impl Args {
         }
         ensure!(self.mcast.is_multicast(), "--mcast: {} is no multicast address", self.mcast);
         if let Some(source) = self.srcip {
-            ensure!(is_host(source), "--srcip: {source} cannot be a host's address");
+            ensure!(can_be_host(source.octets()[0]), "--srcip: {source} cannot be a host's address");
             ensure!(
                 self.addr.iter().all(|vip| vip.address != source),
                 "--addr and --srcip are the same, {source}: --srcip is the host's own address"
             );
         }
-        let passphrase = self.passphrase()?;
+        let passphrase = passphrase(self.pass, self.passfile.as_deref())?;
         let mut vips: Vec<Vip> = Vec::new();
         for vip in self.addr {
             if vips.iter().all(|known| known.address != vip.address) {
@@ -209,21 +204,18 @@ impl Args {
             scripts,
         })
     }
+}
 
-    fn passphrase(&self) -> Result<Passphrase> {
-        let (option, text) = match (&self.pass, &self.passfile) {
-            (Some(pass), _) => ("--pass".to_owned(), Zeroizing::new(pass.clone().into_vec())),
-            (None, Some(file)) => (format!("--passfile {}", file.display()), first_line(file)?),
-            (None, None) => bail!("a passphrase is needed: --passfile FILE, or --pass PASSPHRASE"),
-        };
-        ensure!(!text.is_empty(), "{option}: the passphrase is empty");
-        Passphrase::new(&text).with_context(|| {
-            format!(
-                "{option}: the passphrase has {} bytes; CARP takes 1 to {MAX_PASSPHRASE}, none of them NUL",
-                text.len()
-            )
-        })
-    }
+fn passphrase(pass: Option<OsString>, file: Option<&Path>) -> Result<Passphrase> {
+    let (option, text) = match (pass, file) {
+        (Some(pass), _) => ("--pass".to_owned(), Zeroizing::new(pass.into_vec())),
+        (None, Some(file)) => (format!("--passfile {}", file.display()), first_line(file)?),
+        (None, None) => bail!("a passphrase is needed: --passfile FILE, or --pass PASSPHRASE"),
+    };
+    ensure!(!text.is_empty(), "{option}: the passphrase is empty");
+    Passphrase::new(&text).with_context(|| {
+        format!("{option}: the passphrase has {} bytes; CARP takes 1 to {MAX_PASSPHRASE}, none of them NUL", text.len())
+    })
 }
 
 fn first_line(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
@@ -262,13 +254,9 @@ fn parse_vip(text: &str) -> Result<Vip> {
         Ok(IpAddr::V6(_)) => bail!("a VIP is an IPv4 address so far"),
         Err(_) => bail!("no IP address"),
     };
-    ensure!(is_host(address), "cannot be a host's address");
+    ensure!(can_be_host(address.octets()[0]), "cannot be a host's address");
     let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32).context("the prefix length is 0 to 32")?;
     Ok(Vip { address, prefix })
-}
-
-fn is_host(address: Ipv4Addr) -> bool {
-    !(address.octets()[0] == 0 || address.is_loopback() || address.octets()[0] >= 224)
 }
 
 #[cfg(test)]

@@ -1,20 +1,25 @@
 //! carpd from its command line to its exit code.
 
-use std::{env, process::ExitCode};
+use std::{env, mem, pin::pin, process::ExitCode};
 
 use anyhow::{Context, Result};
+use carp_common::engine::Input;
+use futures_util::StreamExt;
 use log::{error, info, warn};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use tokio::runtime::Builder;
+use tokio::{runtime::Builder, select, time::sleep};
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, SignalInput, Signals},
     background,
     cli::Args,
     config::Settings,
     lock::Lock,
     logging::{self, Sink},
-    net::{self, interface},
+    net::{
+        self,
+        interface::{self, LOOK_AGAIN},
+    },
     privileges, title,
 };
 
@@ -48,7 +53,7 @@ fn one_line(error: &clap::Error) -> String {
 
 /// An error is for the terminal; what goes wrong once there is a log has been logged.
 fn run(args: Args) -> Result<ExitCode> {
-    let hidden = args.visible_passphrase().map(|pass| title::hide(pass));
+    let hidden = title::hide_passphrases();
     let (debug, facility) = (args.debug(), args.facility());
     let in_background = args.daemonize();
     let settings = args.settings()?;
@@ -57,13 +62,16 @@ fn run(args: Args) -> Result<ExitCode> {
     let parent = if in_background { Some(background::detach()?) } else { None };
     let sink = if in_background && !logging::is_journal() { Sink::Syslog(facility) } else { Sink::stderr() };
     let _log = logging::start(sink, debug)?;
-    if let Some(Err(error)) = hidden {
-        warn!("cannot hide the passphrase from the process title: {error}; use --passfile");
+    if let Err(error) = hidden {
+        warn!("cannot hide a passphrase from the process title: {error}; use --passfile");
     }
     // Kernels before 5.11 count BPF maps against this limit; later ones do not.
     setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).ok();
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let Err(error) = runtime.block_on(serve(settings, parent)) else { return Ok(ExitCode::SUCCESS) };
+    let served = runtime.block_on(serve(settings, parent));
+    // Not waiting for a script that cannot even be started.
+    runtime.shutdown_background();
+    let Err(error) = served else { return Ok(ExitCode::SUCCESS) };
     error!("{error:#}");
     match sink {
         Sink::Stderr | Sink::Journal => Ok(ExitCode::FAILURE),
@@ -72,26 +80,54 @@ fn run(args: Args) -> Result<ExitCode> {
     }
 }
 
-async fn serve(settings: Settings, parent: Option<background::Parent>) -> Result<()> {
-    let interface = interface_of(&settings).await?;
-    let _lock = Lock::take(&interface, settings.vhid.get())?;
-    let agent = Agent::start(settings, interface).await?;
-    if let Some(parent) = parent {
-        parent.ready()?;
+async fn serve(settings: Settings, mut parent: Option<background::Parent>) -> Result<()> {
+    let mut signals = Signals::new().context("cannot receive signals")?;
+    let mut is_up = || parent.take().map_or(Ok(()), background::Parent::ready);
+    if let Some(interface) = interface_of(&settings, &mut signals, &mut is_up).await? {
+        let _lock = Lock::take(&interface, settings.vhid.get())?;
+        let agent = Agent::start(settings, interface, signals).await?;
+        is_up()?;
+        agent.run().await?;
     }
-    agent.run().await?;
     info!("stopped");
     Ok(())
 }
 
-/// The interface's name: given, or that of the source address, or of the route to the first VIP.
-async fn interface_of(settings: &Settings) -> Result<String> {
-    if let Some(name) = &settings.interface {
-        return Ok(name.clone());
+/// The interface's name: given, or found, which at boot can take a while. `None` if a signal came first.
+async fn interface_of(
+    settings: &Settings,
+    signals: &mut Signals,
+    is_up: &mut impl FnMut() -> Result<()>,
+) -> Result<Option<String>> {
+    if settings.interface.is_some() {
+        return Ok(settings.interface.clone());
     }
     let handle = net::connect()?;
-    Ok(match settings.source {
-        Some(source) => interface::with_address(&handle, source).await?,
-        None => interface::towards(&handle, settings.vips[0].address).await?,
-    })
+    // Before the first look, so that nothing is missed between them.
+    let mut changes = pin!(interface::changes()?);
+    let mut is_told = false;
+    loop {
+        if let Some(name) = interface::find(&handle, settings).await? {
+            return Ok(Some(name));
+        }
+        let missing = match settings.source {
+            Some(source) => format!("no interface has the address {source}"),
+            None => format!("no route leads to {}", settings.vips[0].address),
+        };
+        let tell =
+            || info!("vhid {}: INIT: {missing}; waiting for it (or name one with --interface)", settings.vhid.get());
+        if !mem::replace(&mut is_told, true) {
+            tell();
+            is_up()?;
+        }
+        select! {
+            input = signals.next() => match input {
+                SignalInput::Engine(Input::Shutdown) => return Ok(None),
+                SignalInput::Engine(_) => {}
+                SignalInput::LogState => tell(),
+            },
+            Some(_) = changes.next() => {}
+            () = sleep(LOOK_AGAIN) => {}
+        }
+    }
 }

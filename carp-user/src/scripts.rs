@@ -1,6 +1,6 @@
 //! The administrator's scripts: `SCRIPT INTERFACE VIP [XPARAM]`, without a shell, within a time limit.
 
-use std::{path::Path, process::Stdio};
+use std::{io, path::Path, process::Stdio};
 
 use log::{info, warn};
 use nix::{
@@ -9,6 +9,7 @@ use nix::{
 };
 use tokio::{
     process::{Child, Command},
+    task::spawn_blocking,
     time::timeout,
 };
 
@@ -37,46 +38,41 @@ impl Run<'_> {
 
     async fn run_for(&self, vip: Vip) {
         let (interface, address, script) = (self.interface, vip.address, self.script.display());
-        let child = Command::new(self.script)
-            .arg(interface)
-            .arg(address.to_string())
-            .args(&self.scripts.xparam)
-            .stdin(Stdio::null())
-            .process_group(0)
-            .spawn();
-        let mut child = match child {
-            Ok(child) => Group(child),
-            Err(error) => return warn!("{interface}: cannot run {script}: {error}"),
-        };
-        match timeout(self.scripts.time_limit, child.0.wait()).await {
+        let mut command = Command::new(self.script);
+        command.arg(interface).arg(address.to_string()).args(&self.scripts.xparam);
+        command.stdin(Stdio::null()).process_group(0);
+        // Elsewhere, for it waits for the file system; with its group, so that one that starts too late is killed.
+        let start = spawn_blocking(move || command.spawn().map(Group));
+        let ended = timeout(self.scripts.time_limit, async {
+            let mut group = start.await.map_err(io::Error::other).flatten().map_err(Failure::Start)?;
+            group.0.wait().await.map_err(Failure::Wait)
+        });
+        match ended.await {
             Ok(Ok(status)) if status.success() => info!("{interface}: {script} {interface} {address}: {status}"),
             Ok(Ok(status)) => warn!("{interface}: {script} {interface} {address} failed: {status}"),
-            Ok(Err(error)) => warn!("{interface}: cannot wait for {script}: {error}"),
-            Err(_) => {
-                child.kill();
-                let limit = self.scripts.time_limit.as_secs();
-                warn!(
-                    "{interface}: {script} {interface} {address} was killed: it ran longer than {limit} s (--script-timeout)"
-                );
-            }
+            Ok(Err(Failure::Start(error))) => warn!("{interface}: cannot run {script}: {error}"),
+            Ok(Err(Failure::Wait(error))) => warn!("{interface}: cannot wait for {script}: {error}"),
+            Err(_) => warn!(
+                "{interface}: {script} {interface} {address} was killed: it ran longer than {} s (--script-timeout)",
+                self.scripts.time_limit.as_secs()
+            ),
         }
     }
+}
+
+enum Failure {
+    Start(io::Error),
+    Wait(io::Error),
 }
 
 /// A script with everything that it started: killed together when this is dropped before the script has ended.
 struct Group(Child);
 
-impl Group {
-    fn kill(&self) {
+impl Drop for Group {
+    fn drop(&mut self) {
         // Only as long as the leader has not been waited for: until then its number is its own.
         if let Some(pid) = self.0.id() {
             killpg(Pid::from_raw(pid as i32), Signal::SIGKILL).ok();
         }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
     }
 }

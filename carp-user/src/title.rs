@@ -1,39 +1,65 @@
 //! Keeps the passphrase out of the process title, where `ps` shows it to everybody.
 
 use std::{
-    ffi::OsStr,
     fs::{self, OpenOptions},
-    io,
-    os::unix::{ffi::OsStrExt, fs::FileExt},
+    io, mem,
+    os::unix::fs::FileExt,
 };
+
+use zeroize::Zeroizing;
+
+use crate::cli::WITH_VALUE;
 
 /// Fields of /proc/self/stat after the command's name: begin and end of the arguments in memory (48 and 49
 /// of proc_pid_stat(5), of which two stand before the name's closing parenthesis).
 const ARG_START: usize = 48 - 3;
 
-/// Overwrites every argument, or end of one, that is `secret`.
-pub(crate) fn hide(secret: &OsStr) -> io::Result<()> {
+/// Overwrites the passphrase wherever one is among the arguments.
+pub(crate) fn hide_passphrases() -> io::Result<()> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let field = |at: usize| fields.get(at).and_then(|field| field.parse().ok()).ok_or(io::ErrorKind::InvalidData);
     let (start, end): (u64, u64) = (field(ARG_START)?, field(ARG_START + 1)?);
 
     let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem")?;
-    let mut arguments = vec![0; end.saturating_sub(start) as usize];
+    let mut arguments = Zeroizing::new(vec![0; end.saturating_sub(start) as usize]);
     memory.read_exact_at(&mut arguments, start)?;
-    mask(&mut arguments, secret.as_bytes());
+    mask(&mut arguments);
     memory.write_all_at(&arguments, start)
 }
 
-/// Masks `secret` where it ends one of the NUL-terminated arguments: `--pass=secret`, `-psecret`, `secret`.
-fn mask(arguments: &mut [u8], secret: &[u8]) {
-    if secret.is_empty() {
-        return;
-    }
+/// Masks the value of every `--pass` among NUL-terminated arguments, in each form that getopt takes, also of
+/// those that a later option overrides: `--pass=secret`, `--pass secret`, `-psecret`, `-p secret`, `-Ppsecret`.
+fn mask(arguments: &mut [u8]) {
+    // What the next argument is.
+    let mut is_value = false;
+    let mut is_passphrase = false;
     for argument in arguments.split_mut(|byte| *byte == 0).skip(1) {
-        if argument.ends_with(secret) {
-            let begin = argument.len() - secret.len();
-            argument[begin..].fill(b'x');
+        if mem::take(&mut is_value) {
+            if mem::take(&mut is_passphrase) {
+                argument.fill(b'x');
+            }
+            continue;
+        }
+        // Where its value begins, at the end if that is the next argument; and whether it is a passphrase.
+        let (value_at, is_pass) = match argument {
+            [b'-', b'-', long @ ..] => match long.iter().position(|byte| *byte == b'=') {
+                Some(at) if at + 1 == long.len() => continue,
+                Some(at) => (2 + at + 1, b"pass".starts_with(&long[..at])),
+                // Other options that take a value might hide a `-p` in it: then too much is masked.
+                None if b"pass".starts_with(long) => (argument.len(), true),
+                None => continue,
+            },
+            [b'-', letters @ ..] => match letters.iter().position(|letter| WITH_VALUE.contains(letter)) {
+                Some(at) => (1 + at + 1, letters[at] == b'p'),
+                None => continue,
+            },
+            _ => continue,
+        };
+        if value_at == argument.len() {
+            (is_value, is_passphrase) = (true, is_pass);
+        } else if is_pass {
+            argument[value_at..].fill(b'x');
         }
     }
 }
@@ -43,9 +69,20 @@ mod tests {
     use super::mask;
 
     #[test]
-    fn the_passphrase_is_masked_in_every_form_that_an_option_takes() {
-        let mut arguments = *b"carpd\0--pass=pw\0-ppw\0-p\0pw\0--addr=1\0";
-        mask(&mut arguments, b"pw");
-        assert_eq!(&arguments, b"carpd\0--pass=xx\0-pxx\0-p\0xx\0--addr=1\0");
+    fn a_passphrase_is_masked_in_every_form_that_an_option_takes_and_nothing_else() {
+        for (given, masked) in [
+            ("--pass=pw", "--pass=xx"),
+            ("--pas=pw", "--pas=xx"),
+            ("--pass\0pw\0-b1", "--pass\0xx\0-b1"),
+            ("-ppw", "-pxx"),
+            ("-p=pw", "-pxxx"),
+            ("-Bppw\0--pass=\0-v1", "-Bpxx\0--pass=\0-v1"),
+            ("-p\0-pw\0-p\0again\0--passfile=p", "-p\0xxx\0-p\0xxxxx\0--passfile=p"),
+            ("-v\x31\0--vhid=1\0-i\0-p\0-x-p\0-P\0--preempt", "-v\x31\0--vhid=1\0-i\0-p\0-x-p\0-P\0--preempt"),
+        ] {
+            let mut arguments = format!("carpd\0{given}\0").into_bytes();
+            mask(&mut arguments);
+            assert_eq!(String::from_utf8(arguments).unwrap(), format!("carpd\0{masked}\0"));
+        }
     }
 }

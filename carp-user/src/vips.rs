@@ -60,7 +60,8 @@ impl VipKeeper {
         self.goal.send_replace(Some(Goal { ifindex, held, is_repair: false }));
     }
 
-    /// The goal was reached, as the task has reported.
+    /// The goal was reached, as the task has reported. A report can be of no goal but the last: setting one ends
+    /// the pursuit of the one before at once, and the loop handles every report before it sets the next.
     pub(crate) const fn settle(&mut self) {
         self.settled = true;
     }

@@ -27,8 +27,8 @@ use xdp_support::{
 };
 
 /// Samples of each case, and runs in each.
-const SAMPLES: usize = 600;
-const REPEAT: u32 = 500;
+const SAMPLES: usize = 100;
+const REPEAT: u32 = 20_000;
 /// Single runs, for what cannot be repeated.
 const SINGLE_RUNS: usize = 3_000;
 /// The ring holds some 1,000 events.

@@ -22,6 +22,7 @@ pub mod packet;
 mod packet_socket;
 pub mod probe;
 mod record;
+pub mod tools;
 pub mod wire;
 mod worker;
 
@@ -38,4 +39,5 @@ pub use node::{LONG, Node, PASSPHRASE, VHID, VIP};
 pub use outage::ProbeReport;
 pub use packet::MacAddr;
 pub use probe::Probe;
+pub use tools::tool;
 pub use wire::Wire;

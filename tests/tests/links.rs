@@ -1,10 +1,13 @@
 //! The interface and its address go and come, also at the start: at boot the network is not up yet.
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, Result};
+use carp_tests::netns::output_of;
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{ETH0, Host, LONG, Lab, Node, VIP, Wire, eventually};
+use carp_tests::{Agent, ETH0, Host, LONG, Lab, Node, VIP, Wire, eventually, tool};
+use nix::sys::signal::Signal;
 
 const NO_CARRIER: &str = "no carrier";
 const NO_INTERFACE: &str = "the interface does not exist";
@@ -161,6 +164,70 @@ fn own_address_appears(options: &str) -> Result<()> {
     assert_eq!(node.lines_with(NO_ADDRESS).len(), 1);
     assert_eq!(node.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
     Ok(())
+}
+
+#[test]
+fn an_interface_that_is_not_named_is_awaited_by_the_route_to_the_vip() -> Result<()> {
+    interface_is_found(&[], "10.77.0.1/24", "no route leads to 10.77.0.100")
+}
+
+#[test]
+fn an_interface_that_is_not_named_is_awaited_by_the_source_address() -> Result<()> {
+    // Its own route would lead to the VIP too; this one alone does not.
+    interface_is_found(&["--srcip=10.77.0.1"], "10.77.0.1/32", "no interface has the address 10.77.0.1")
+}
+
+/// At boot there is neither route nor address; both come with `address`.
+fn interface_is_found(options: &[&str], address: &str, missing: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    a.remove_address("10.77.0.1/24")?;
+    let vhost = ["--vhid=1", "--pass=secret", "--addr=10.77.0.100", "--advbase=0", "--advskew=30"];
+    let mut agent = a.carpd(&[&vhost[..], options].concat())?;
+    let told = format!("vhid 1: INIT: {missing}; waiting for it (or name one with --interface)");
+    let times_told = |agent: &Agent| agent.lines().iter().filter(|line| line.text.ends_with(&told)).count();
+    agent.wait_for_line(&told, LONG)?;
+    // Not the one, and no reason to say it again.
+    a.ns().ip("link add x0 type veth peer name x1")?;
+    a.ns().ip("link set x0 up")?;
+    a.ns().ip("addr add 192.0.2.1/24 dev x0")?;
+    assert_eq!(times_told(&agent), 1);
+    agent.signal(Signal::SIGUSR1)?;
+    eventually("the state is told", LONG, || Ok(times_told(&agent) == 2))?;
+
+    a.add_address(address)?;
+    agent.wait_for_line("eth0 vhid 1: BACKUP -> MASTER", LONG)?;
+    assert!(agent.stop_and_wait(LONG)?.success());
+    assert_eq!(times_told(&agent), 2);
+    Ok(())
+}
+
+#[test]
+fn a_program_that_something_else_detached_is_attached_again() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [master, backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
+    let interface = b.ns().ip(&format!("link show dev {ETH0}"))?;
+    let program = number_after(&interface, "prog/xdp id ").context("no program")?;
+    let links = output_of(Command::new(tool("bpftool")?).args(["link", "show"]))?;
+    let of_program = |line: &&str| number_after(line, "xdp  prog ") == Some(program);
+    let link = links.lines().find(of_program).and_then(|line| line.split(':').next()).context("no link")?;
+    output_of(Command::new(tool("bpftool")?).args(["link", "detach", "id", link]))?;
+    // There is no event for it; anything else that happens to the interface makes the agent look.
+    b.ns().ip("link set eth0 alias touched")?;
+    b.ns().ip("link set eth0 alias again")?;
+    backup.wait_for_line("something else detached the XDP program from eth0: attaching it again")?;
+    // Deaf for a while, it may have taken over: it hears the better master again.
+    let before = backup.report()?.count("ipackets");
+    eventually("adverts are heard", LONG, || Ok(backup.report()?.count("ipackets") > before))?;
+    eventually("there is one master", LONG, || Ok(!holds_vip(&b)? && holds_vip(&a)?))?;
+    assert_eq!(master.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
+/// The number that follows `text`.
+fn number_after<'a>(whole: &'a str, text: &str) -> Option<&'a str> {
+    whole.split_once(text)?.1.split(|c: char| !c.is_ascii_digit()).next()
 }
 
 #[test]

@@ -16,10 +16,14 @@
 //! adverts cross, both do, and their timers would end together for ever; so after yielding to an equal, the
 //! next master-down time is longer by a span that differs from host to host and from try to try.
 //!
-//! Becoming MASTER: advert first, then the VIPs, then (when they are there) the announcement, again with
-//! the second next advert and every fifth after it. A master that yields to a better one sends a last advert
-//! first, so that the other hears of it and announces; to an equal it must not, or both would yield. Leaving: first the VIPs, then (when they are gone) the bow-out. Only a MASTER
-//! bows out: the bow-out of a backup would make the other backups masters.
+//! The order of things:
+//!
+//! * Becoming MASTER: advert first, then the VIPs, then (when they are there) the announcement, again with the
+//!   second next advert and every fifth after it.
+//! * Yielding to a better master: a last advert first, so that the other hears of this one and announces. To an
+//!   equal it must not be sent, or both would yield.
+//! * Leaving: first the VIPs, then (when they are gone) the bow-out. Only a MASTER bows out: the bow-out of a
+//!   backup would make the other backups masters.
 
 mod action;
 mod config;

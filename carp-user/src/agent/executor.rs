@@ -51,6 +51,9 @@ struct Link {
     mac: [u8; 6],
     /// The interface when the group was joined, or could not be.
     joined_on: Option<Interface>,
+    /// Whether the last look at the interface found no program. One such look may have begun before the program
+    /// was attached; after a second one in a row, something else has detached it. (There is no event for it.)
+    misses_program: bool,
     /// While the virtual host can work: what its adverts come from.
     source: Option<Ipv4Addr>,
 }
@@ -103,30 +106,36 @@ impl Executor {
     }
 
     /// At the start: ucarp's down script. (Without scripts, [`Self::repair_vips`] removes what is there.)
-    pub(super) fn clear_leftovers(&mut self) {
+    pub(super) fn run_down_script_at_start(&mut self) {
         if self.settings.scripts.is_some() && !self.settings.neutral {
             self.vips.want(0, false);
         }
     }
 
-    /// Takes note of the interface. `Ok(Err(fault))`: the virtual host cannot work on it.
-    pub(super) fn set_interface(&mut self, xdp: &mut Xdp, now: Option<&Interface>) -> Result<Result<(), LinkFault>> {
+    /// Takes note of the interface; what it lacks for the virtual host to work.
+    pub(super) fn set_interface(&mut self, xdp: &mut Xdp, now: Option<&Interface>) -> Result<Option<LinkFault>> {
         let Some(interface) = now else {
             self.leave(xdp);
-            return Ok(Err(LinkFault::NoInterface));
+            return Ok(Some(LinkFault::NoInterface));
         };
-        if self.key().is_none_or(|key| key.ifindex() != interface.index) {
+        let is_missing = interface.xdp_program.is_none();
+        let is_detached = is_missing && self.link.as_ref().is_some_and(|link| link.misses_program);
+        if is_detached {
+            warn!("{}: something else detached the XDP program from {}: attaching it again", self.name, self.interface);
+        }
+        if is_detached || self.key().is_none_or(|key| key.ifindex() != interface.index) {
             self.leave(xdp);
             self.enter(xdp, interface)?;
         }
         self.join(interface);
-        let Some(link) = &mut self.link else { return Ok(Err(LinkFault::NoInterface)) };
+        let Some(link) = &mut self.link else { return Ok(Some(LinkFault::NoInterface)) };
         link.mac = interface.mac;
+        link.misses_program = is_missing && !is_detached;
         let source = match interface.source(&self.settings) {
             Ok(source) => source,
             Err(fault) => {
                 link.source = None;
-                return Ok(Err(fault));
+                return Ok(Some(fault));
             }
         };
         if link.source != Some(source) {
@@ -135,7 +144,7 @@ impl Executor {
             // Known before the first advert: what comes from this address so far is ours from another life.
             xdp.set_sent(link.key, &Sent::new(IpAddr::V4(source), self.adverts.next_counter()))?;
         }
-        Ok(Ok(()))
+        Ok(None)
     }
 
     /// Something may have added or removed VIPs: puts them right.
@@ -172,16 +181,16 @@ impl Executor {
     /// Attaches the program and makes the virtual host known.
     fn enter(&mut self, xdp: &mut Xdp, interface: &Interface) -> Result<()> {
         let key = VhostKey::new(interface.index, self.settings.vhid.get(), Family::V4);
-        let mut digest =
-            DigestKey::new(&self.settings.passphrase, self.settings.vhid.get(), &self.settings.vip_addresses());
-        let known = xdp.set_vhost(key, &Vhost::new(digest, ROW));
-        digest.zeroize();
+        let vips = self.settings.vip_addresses();
+        let mut vhost = Vhost::new(DigestKey::new(&self.settings.passphrase, self.settings.vhid.get(), &vips), ROW);
+        let known = xdp.set_vhost(key, &vhost);
+        vhost.zeroize();
         known?;
         let attached = xdp.attach(&self.interface, interface.index, interface.xdp_program);
         let mode = attached.inspect_err(|_| xdp.remove_vhost(key))?;
         self.ifindex = interface.index;
         info!("{}: {mode} on {}", self.name, self.interface);
-        self.link = Some(Link { key, mac: interface.mac, joined_on: None, source: None });
+        self.link = Some(Link { key, mac: interface.mac, joined_on: None, misses_program: false, source: None });
         Ok(())
     }
 

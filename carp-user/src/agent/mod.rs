@@ -11,6 +11,7 @@
 mod clock;
 mod executor;
 mod refusals;
+mod signals;
 
 use std::{future::ready, io, sync::Arc, time::Duration};
 
@@ -25,11 +26,11 @@ use log::{debug, info, warn};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     select,
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     time::sleep,
 };
 
+pub(crate) use self::signals::{SignalInput, Signals};
 use self::{
     clock::{Timer, now},
     executor::Executor,
@@ -69,7 +70,7 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Opens everything that the virtual host needs. The interface may still be missing.
-    pub(crate) async fn start(settings: Settings, interface: String) -> Result<Self> {
+    pub(crate) async fn start(settings: Settings, interface: String, signals: Signals) -> Result<Self> {
         let settings = Arc::new(settings);
         let xdp = Xdp::load()?;
         let handle = net::connect()?;
@@ -83,12 +84,12 @@ impl Agent {
             xdp: xdp.map_err(io::Error::from).context("cannot wait for events")?,
             links,
             reports,
-            signals: Signals::new().context("cannot receive signals")?,
+            signals,
             timer: Timer::new().context("cannot create a timer")?,
             refusals: Refusals::new(ROW),
             fault: None,
         };
-        agent.executor.clear_leftovers();
+        agent.executor.run_down_script_at_start();
         // Whatever is in the way on an interface that is there stops the start, not only the first advert.
         agent.handle_link()?;
         agent.act()?;
@@ -194,7 +195,7 @@ impl Agent {
     fn handle_link(&mut self) -> Result<()> {
         let interface = self.links.borrow_and_update().clone();
         let found = self.executor.set_interface(self.xdp.get_mut(), interface.as_ref());
-        let fault = found.as_ref().map_or(Some(LinkFault::NotAttached), |usable| usable.err());
+        let fault = found.as_ref().map_or(Some(LinkFault::NotAttached), |fault| *fault);
         let is_new = self.fault != fault;
         self.fault = fault;
         let state = self.executor.engine().status().state;
@@ -240,41 +241,5 @@ impl Agent {
             self.executor.sent(),
             if counters.is_empty() { "none".to_owned() } else { counters.join(", ") },
         );
-    }
-}
-
-enum SignalInput {
-    Engine(Input),
-    LogState,
-}
-
-/// ucarp's signals: TERM, INT, QUIT and HUP end the agent, USR1 logs the state, USR2 steps a master down.
-struct Signals {
-    end: [Signal; 4],
-    log_state: Signal,
-    step_down: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        let [terminate, interrupt, quit, hangup] =
-            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()].map(signal);
-        Ok(Self {
-            end: [terminate?, interrupt?, quit?, hangup?],
-            log_state: signal(SignalKind::user_defined1())?,
-            step_down: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    async fn next(&mut self) -> SignalInput {
-        let [terminate, interrupt, quit, hangup] = &mut self.end;
-        select! {
-            _ = terminate.recv() => SignalInput::Engine(Input::Shutdown),
-            _ = interrupt.recv() => SignalInput::Engine(Input::Shutdown),
-            _ = quit.recv() => SignalInput::Engine(Input::Shutdown),
-            _ = hangup.recv() => SignalInput::Engine(Input::Shutdown),
-            _ = self.log_state.recv() => SignalInput::LogState,
-            _ = self.step_down.recv() => SignalInput::Engine(Input::StepDown),
-        }
     }
 }

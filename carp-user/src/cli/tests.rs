@@ -4,7 +4,6 @@ mod refusals;
 
 use std::{
     env, fs,
-    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process,
 };
@@ -278,7 +277,6 @@ fn the_passphrase_may_be_any_bytes_and_its_file_may_end_without_a_newline() {
     let words =
         [OsString::from("carpd"), "-v1".into(), "-a10.0.0.100".into(), OsString::from_vec(b"-p\xff\xfe k\xc3".into())];
     let args = Args::read(words).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(args.visible_passphrase().map(|pass| pass.as_bytes()), Some(&b"\xff\xfe k\xc3"[..]));
     let settings = args.settings().unwrap_or_else(|error| panic!("{error:#}"));
     assert_eq!(&settings.passphrase.key()[..5], b"\xff\xfe k\xc3");
 

@@ -149,12 +149,6 @@ impl Xdp {
         self.link = None;
     }
 
-    /// Whether the program is attached to an interface.
-    #[must_use]
-    pub const fn is_attached(&self) -> bool {
-        self.link.is_some()
-    }
-
     /// Makes a virtual host known to the program.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::{net::IpAddr, net::Ipv4Addr, pin::pin, time::Duration};
 use carp_common::engine::LinkFault;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use log::warn;
+use nix::libc;
 use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
     packet_core::{NetlinkMessage, NetlinkPayload},
@@ -15,7 +16,7 @@ use rtnetlink::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
         link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
-        route::RouteAttribute,
+        route::{RouteAttribute, RouteType},
     },
 };
 use tokio::{sync::watch, time};
@@ -24,9 +25,9 @@ use super::NetError;
 use crate::config::Settings;
 
 /// The longest time between two looks.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// ENODEV: there is no such interface.
-const NO_DEVICE: i32 = 19;
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// What an interface that is watched can change by.
+const WATCHED: [MulticastGroup; 2] = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
 
 /// What an interface is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +87,7 @@ pub(crate) async fn look(handle: &Handle, name: &str) -> Result<Option<Interface
     let link = match pin!(handle.link().get().match_name(name).execute()).try_next().await {
         Ok(Some(link)) => link,
         Ok(None) => return Ok(None),
-        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -NO_DEVICE => return Ok(None),
+        Err(rtnetlink::Error::NetlinkError(error)) if -error.raw_code() == libc::ENODEV => return Ok(None),
         Err(error) => return Err(failed()(error)),
     };
     let index = link.header.index;
@@ -94,26 +95,49 @@ pub(crate) async fn look(handle: &Handle, name: &str) -> Result<Option<Interface
     Ok(Some(interface(&link, addresses.into_iter().filter(|(i, ..)| *i == index).map(|(_, a, p)| (a, p)).collect())))
 }
 
-/// The name of the interface through which `address` is reached.
-pub(crate) async fn towards(handle: &Handle, address: Ipv4Addr) -> Result<String, NetError> {
-    let request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
-    let route = pin!(handle.route().get(request).execute()).try_next().await.ok().flatten();
-    let index = route.into_iter().flat_map(|route| route.attributes).find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(index),
-        _ => None,
-    });
-    name_of(handle, index.ok_or(NetError::NoRoute(address))?).await
+/// The interface where a virtual host belongs for which none is named: the one that has the source address, else
+/// the one through which the first VIP is reached. `None` while there is none.
+pub(crate) async fn find(handle: &Handle, settings: &Settings) -> Result<Option<String>, NetError> {
+    let index = match settings.source {
+        Some(source) => with_address(handle, source).await?,
+        None => towards(handle, settings.vips[0].address).await?,
+    };
+    match index {
+        Some(index) => name_of(handle, index).await,
+        None => Ok(None),
+    }
 }
 
-/// The name of the interface that has `address`.
-pub(crate) async fn with_address(handle: &Handle, address: Ipv4Addr) -> Result<String, NetError> {
-    let index = addresses(handle).await?.into_iter().find(|(_, own, _)| *own == address).map(|(index, ..)| index);
-    name_of(handle, index.ok_or(NetError::NoSuchAddress(address))?).await
+/// Word of everything that may change what [`find`] finds.
+pub(crate) fn changes() -> Result<impl Stream<Item = RouteNetlinkMessage> + Send, NetError> {
+    subscribe(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route])
+}
+
+async fn towards(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>, NetError> {
+    let request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+    let route = match pin!(handle.route().get(request).execute()).try_next().await {
+        Ok(route) => route,
+        Err(rtnetlink::Error::NetlinkError(error)) if -error.raw_code() == libc::ENETUNREACH => None,
+        Err(error) => return Err(NetError::request(format!("look up the route to {address}"))(error)),
+    };
+    let Some(route) = route else { return Ok(None) };
+    if route.header.kind == RouteType::Local {
+        // Left here by a crash: its route leads to lo.
+        return with_address(handle, address).await;
+    }
+    Ok(route.attributes.into_iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(index),
+        _ => None,
+    }))
+}
+
+async fn with_address(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>, NetError> {
+    Ok(addresses(handle).await?.into_iter().find(|(_, own, _)| *own == address).map(|(index, ..)| index))
 }
 
 /// Watches an interface: the receiver holds what it is like, and is told after every look.
 pub(crate) async fn watch(handle: Handle, name: String) -> Result<watch::Receiver<Option<Interface>>, NetError> {
-    let mut events = Box::pin(subscribe()?);
+    let mut events = Box::pin(subscribe(&WATCHED)?);
     let (sender, receiver) = watch::channel(look(&handle, &name).await?);
     tokio::spawn(async move {
         let mut index = sender.borrow().as_ref().map(|interface| interface.index);
@@ -123,7 +147,7 @@ pub(crate) async fn watch(handle: Handle, name: String) -> Result<watch::Receive
                 Ok(Some(_)) | Err(_) => {}
                 Ok(None) => {
                     warn!("{name}: the netlink socket was closed; opening another");
-                    match subscribe() {
+                    match subscribe(&WATCHED) {
                         Ok(again) => events = Box::pin(again),
                         // No descriptors, say: the next look is as good as an event.
                         Err(error) => {
@@ -148,10 +172,9 @@ pub(crate) async fn watch(handle: Handle, name: String) -> Result<watch::Receive
     Ok(receiver)
 }
 
-/// Events about links and IPv4 addresses.
-fn subscribe() -> Result<impl Stream<Item = RouteNetlinkMessage> + Send, NetError> {
-    let (connection, _, messages) =
-        new_multicast_connection(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr]).map_err(NetError::Open)?;
+/// Events of these groups.
+fn subscribe(groups: &[MulticastGroup]) -> Result<impl Stream<Item = RouteNetlinkMessage> + Send + use<>, NetError> {
+    let (connection, _, messages) = new_multicast_connection(groups).map_err(NetError::Open)?;
     tokio::spawn(connection);
     Ok(messages.filter_map(async |(message, _): (NetlinkMessage<RouteNetlinkMessage>, _)| match message.payload {
         NetlinkPayload::InnerMessage(message) => Some(message),
@@ -190,10 +213,12 @@ fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
     })
 }
 
-async fn name_of(handle: &Handle, index: u32) -> Result<String, NetError> {
-    let failed = || NetError::request(format!("read the interface with index {index}"));
-    let link = pin!(handle.link().get().match_index(index).execute()).try_next().await.map_err(failed())?;
-    Ok(link.as_ref().and_then(if_name).unwrap_or_default().to_owned())
+async fn name_of(handle: &Handle, index: u32) -> Result<Option<String>, NetError> {
+    match pin!(handle.link().get().match_index(index).execute()).try_next().await {
+        Ok(link) => Ok(link.as_ref().and_then(if_name).map(str::to_owned)),
+        Err(rtnetlink::Error::NetlinkError(error)) if -error.raw_code() == libc::ENODEV => Ok(None),
+        Err(error) => Err(NetError::request(format!("read the interface with index {index}"))(error)),
+    }
 }
 
 fn if_name(link: &LinkMessage) -> Option<&str> {

@@ -29,12 +29,6 @@ pub(crate) enum NetError {
         /// The kernel's answer.
         source: rtnetlink::Error,
     },
-    /// No interface leads to the VIP.
-    #[error("no route leads to {0}: name the interface with --interface")]
-    NoRoute(std::net::Ipv4Addr),
-    /// No interface has the source address.
-    #[error("no interface has the address {0}: name the interface with --interface, or correct --srcip")]
-    NoSuchAddress(std::net::Ipv4Addr),
 }
 
 impl NetError {

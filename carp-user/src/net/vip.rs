@@ -3,15 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt;
+use nix::libc;
 use rtnetlink::Handle;
 
 use super::NetError;
 use crate::config::Vip;
-
-/// EADDRNOTAVAIL: the address is not there.
-const NOT_THERE: i32 = 99;
-/// ENODEV: nor is the interface.
-const NO_DEVICE: i32 = 19;
 
 /// Adds a VIP to an interface; one that is there already stays.
 pub(crate) async fn add(handle: &Handle, ifindex: u32, vip: Vip) -> Result<(), NetError> {
@@ -27,7 +23,8 @@ pub(crate) async fn remove(handle: &Handle, ifindex: u32, address: Ipv4Addr) -> 
     let found: Vec<_> = get.execute().try_collect().await.map_err(failed())?;
     for message in found {
         match handle.address().del(message).execute().await {
-            Err(rtnetlink::Error::NetlinkError(error)) if matches!(-error.raw_code(), NOT_THERE | NO_DEVICE) => {}
+            Err(rtnetlink::Error::NetlinkError(error))
+                if matches!(-error.raw_code(), libc::EADDRNOTAVAIL | libc::ENODEV) => {}
             result => result.map_err(failed())?,
         }
     }

@@ -81,14 +81,3 @@ fn help_and_version_are_no_errors() -> Result<()> {
     }
     assert_untouched(&host)
 }
-
-#[test]
-fn no_route_and_no_such_address_are_told_with_the_remedy() -> Result<()> {
-    let lab = Lab::new()?;
-    let host = lab.host("a")?;
-    let anywhere = ["--vhid=1", "--pass=secret", "--addr=192.0.2.100"];
-    assert_says(&refusal(host.carpd(&anywhere)?)?, &["no route", "192.0.2.100", "--interface"]);
-    let elsewhere = [&anywhere[..], &["--srcip=192.0.2.1"]].concat();
-    assert_says(&refusal(host.carpd(&elsewhere)?)?, &["192.0.2.1", "--interface"]);
-    assert_untouched(&host)
-}

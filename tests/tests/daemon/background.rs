@@ -73,6 +73,17 @@ fn the_parent_does_not_wait_for_an_interface_that_is_not_there_yet() -> Result<(
 }
 
 #[test]
+fn the_parent_does_not_wait_for_an_interface_that_is_to_be_found() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = lab.host("a")?;
+    host.remove_address("10.77.0.1/24")?;
+    let mut parent = host.carpd(&[&VHOST[1..], &["-B"]].concat())?;
+    assert_eq!(parent.wait(LONG)?.code(), Some(0));
+    host.add_address("10.77.0.1/24")?;
+    eventually("the VIP is there", LONG, || host.has_address(VIP))
+}
+
+#[test]
 fn a_script_named_by_a_relative_path_is_the_one_in_the_folder_where_carpd_was_started() -> Result<()> {
     let lab = Lab::new()?;
     for (host, path, options) in [("a", "./vip-up", &["-B"][..]), ("b", "vip-up", &["-B"]), ("c", "vip-up", &[])] {

@@ -38,14 +38,9 @@ fn has_xdp_program(host: &Host) -> Result<bool> {
 /// The process that has noted itself in the lock of the host's virtual host.
 fn daemon_of(host: &Host) -> Result<u32> {
     let namespace = host.ns().run(|| Ok(fs::metadata("/proc/thread-self/ns/net")?.ino()))?;
-    for entry in fs::read_dir("/run/carp").context("reading the folder of locks")? {
-        let path = entry?.path();
-        if path.to_string_lossy().contains(&namespace.to_string()) {
-            let pid = fs::read_to_string(&path).context("reading a lock")?;
-            return pid.trim().parse().with_context(|| format!("no process id: {pid:?}"));
-        }
-    }
-    anyhow::bail!("there is no lock of namespace {namespace}")
+    let lock = format!("/run/carp/{ETH0}-1-{namespace}.lock");
+    let pid = fs::read_to_string(&lock).with_context(|| format!("reading {lock}"))?;
+    pid.trim().parse().with_context(|| format!("no process id: {pid:?}"))
 }
 
 /// Whether a process is there, and no zombie.

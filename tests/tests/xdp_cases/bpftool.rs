@@ -1,13 +1,9 @@
 //! `bpftool` reads well: names, licence, and maps with the names of their fields.
 
-use std::{
-    env,
-    ffi::OsString,
-    path::PathBuf,
-    process::{Command, Output},
-};
+use std::process::{Command, Output};
 
 use carp_common::abi::{PROGRAM, map};
+use carp_tests::tool;
 
 use crate::xdp_support::{
     Family::V4,
@@ -17,21 +13,10 @@ use crate::xdp_support::{
     table::good,
 };
 
-/// bpftool, from the folders that `cargo xtask test` provides or from the PATH.
-fn bpftool() -> PathBuf {
-    let folders = [env::var_os("CARP_TEST_TOOLS"), env::var_os("PATH"), Some(OsString::from("/usr/sbin:/sbin"))];
-    folders
-        .iter()
-        .flatten()
-        .flat_map(env::split_paths)
-        .map(|folder| folder.join("bpftool"))
-        .find(|path| path.is_file())
-        .expect("bpftool: run this through `cargo xtask test`, which brings it, or install it")
-}
-
 /// What `bpftool -j` says, without white space.
 fn told(args: &[&str]) -> String {
-    let Output { status, stdout, stderr } = Command::new(bpftool()).arg("-j").args(args).output().expect("run bpftool");
+    let bpftool = tool("bpftool").unwrap();
+    let Output { status, stdout, stderr } = Command::new(bpftool).arg("-j").args(args).output().expect("run bpftool");
     let text = String::from_utf8(stdout).expect("bpftool writes UTF-8");
     assert!(status.success(), "bpftool {args:?}: {text}{}", String::from_utf8_lossy(&stderr));
     text.chars().filter(|c| !c.is_whitespace()).collect()

@@ -1,0 +1,50 @@
+//! What signals ask for.
+
+use std::io;
+
+use carp_common::engine::Input;
+use tokio::{
+    select,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+/// What a signal asks for.
+pub(crate) enum SignalInput {
+    /// Something for the engine.
+    Engine(Input),
+    /// A line about the state in the log.
+    LogState,
+}
+
+/// ucarp's signals: TERM, INT, QUIT and HUP end the agent, USR1 logs the state, USR2 steps a master down.
+pub(crate) struct Signals {
+    end: [Signal; 4],
+    log_state: Signal,
+    step_down: Signal,
+}
+
+impl Signals {
+    /// From here on, signals are kept until [`Self::next`].
+    pub(crate) fn new() -> io::Result<Self> {
+        let [terminate, interrupt, quit, hangup] =
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()].map(signal);
+        Ok(Self {
+            end: [terminate?, interrupt?, quit?, hangup?],
+            log_state: signal(SignalKind::user_defined1())?,
+            step_down: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// The next signal.
+    pub(crate) async fn next(&mut self) -> SignalInput {
+        let [terminate, interrupt, quit, hangup] = &mut self.end;
+        select! {
+            _ = terminate.recv() => SignalInput::Engine(Input::Shutdown),
+            _ = interrupt.recv() => SignalInput::Engine(Input::Shutdown),
+            _ = quit.recv() => SignalInput::Engine(Input::Shutdown),
+            _ = hangup.recv() => SignalInput::Engine(Input::Shutdown),
+            _ = self.log_state.recv() => SignalInput::LogState,
+            _ = self.step_down.recv() => SignalInput::Engine(Input::StepDown),
+        }
+    }
+}
