@@ -2,6 +2,8 @@
 //!
 //! Names follow the BSDs' `struct carpstats` (`netstat -s -p carp`) where they fit.
 
+use crate::abi::Family;
+
 /// A counter that the kernel program keeps for each virtual host. The value is its place in the counter
 /// map, see [`Reason::index`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +50,16 @@ impl Reason {
         Self::Repeat,
         Self::RingFull,
     ];
+
+    /// What a valid advert of this family is counted as.
+    #[inline(always)]
+    #[must_use]
+    pub const fn received(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Ipackets,
+            Family::V6 => Self::Ipackets6,
+        }
+    }
 
     /// The place within a virtual host's row of counters.
     #[inline(always)]

@@ -3,7 +3,7 @@
 use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, programs::XdpContext};
 use aya_log_ebpf::debug;
 use carp_common::{
-    abi::{Advert, AdvertEvent, Family, Heard, LastHeard},
+    abi::{Advert, AdvertEvent, Heard, LastHeard},
     reason::Reason,
 };
 
@@ -14,11 +14,7 @@ use crate::maps;
 pub(crate) fn heard(ctx: &XdpContext, row: u32, advert: &Advert) {
     // SAFETY: takes no argument and touches no memory of ours.
     let arrival = unsafe { bpf_ktime_get_boot_ns() };
-    let reason = match advert.source.vhost().family() {
-        Family::V4 => Reason::Ipackets,
-        Family::V6 => Reason::Ipackets6,
-    };
-    maps::count(row, reason);
+    maps::count(row, Reason::received(advert.source.vhost().family()));
 
     let heard = Heard::new(advert, arrival);
     let repeat_of = maps::last_heard(&advert.source).and_then(|last| last.repeat_of(advert, arrival));

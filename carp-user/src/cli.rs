@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{Scripts, Settings, Vip},
+    datapath::Choice,
     syslog::Facility,
 };
 
@@ -109,12 +110,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = value_parser!(u16).range(1..=3600))]
     script_timeout: u16,
 
+    /// How adverts reach carpd
+    #[arg(long, value_name = "ROAD", value_enum, default_value_t = Choice::Auto)]
+    datapath: Choice,
+
     /// Syslog facility of the log under --daemonize
     #[arg(short, long, default_value = "daemon")]
     facility: Facility,
 
     /// Go into the background once everything is up
-    #[arg(short = 'B', long)]
+    #[arg(short = 'B', long, alias = "da")]
     daemonize: bool,
 
     /// Log more
@@ -201,6 +206,7 @@ impl Args {
             preempt: self.preempt,
             neutral: self.neutral,
             ignore_link_state: self.ignoreifstate,
+            datapath: self.datapath,
             scripts,
         })
     }

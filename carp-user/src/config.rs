@@ -15,6 +15,8 @@ use carp_common::{
     wire::Destination,
 };
 
+use crate::datapath::Choice;
+
 /// A virtual IP address, and the prefix length that it has on the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Vip {
@@ -69,6 +71,8 @@ pub(crate) struct Settings {
     pub(crate) neutral: bool,
     /// Whether to go on without carrier, or with the interface down.
     pub(crate) ignore_link_state: bool,
+    /// The road that adverts are to take.
+    pub(crate) datapath: Choice,
     /// The scripts, if there are any.
     pub(crate) scripts: Option<Scripts>,
 }

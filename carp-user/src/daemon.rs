@@ -14,6 +14,7 @@ use crate::{
     background,
     cli::Args,
     config::Settings,
+    datapath::Choice,
     lock::Lock,
     logging::{self, Sink},
     net::{
@@ -57,7 +58,7 @@ fn run(args: Args) -> Result<ExitCode> {
     let (debug, facility) = (args.debug(), args.facility());
     let in_background = args.daemonize();
     let settings = args.settings()?;
-    privileges::check()?;
+    privileges::check(matches!(settings.datapath, Choice::Native | Choice::Generic))?;
 
     let parent = if in_background { Some(background::detach()?) } else { None };
     let sink = if in_background && !logging::is_journal() { Sink::Syslog(facility) } else { Sink::stderr() };

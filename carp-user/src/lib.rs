@@ -5,14 +5,15 @@
 //! | `daemon` | from the command line to the exit code |
 //! | `cli`, `config` | ucarp's options; the settings, checked |
 //! | `agent` | the one loop: inputs, timers, actions |
-//! | [`datapath`] | the XDP program and its maps |
+//! | [`datapath`] | adverts from the wire: the XDP program and its maps, or a socket |
 //! | `net` | netlink, the advert socket, gratuitous ARP, group membership |
 //! | `vips`, `scripts` | a task that takes and releases the VIPs |
-//! | `logging`, `syslog`, `background`, `title`, `privileges`, `lock` | a good citizen among daemons |
+//! | `logging`, `syslog`, `background`, `title`, `privileges`, `lock`, `clock` | a good citizen among daemons |
 
 mod agent;
 mod background;
 mod cli;
+mod clock;
 mod config;
 mod daemon;
 pub mod datapath;

@@ -1,11 +1,12 @@
 //! A host that runs `carpd`: how it is started, and what its log says.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
 use crate::agent::{Agent, Line};
@@ -23,6 +24,10 @@ pub const PASSPHRASE: &str = "open sesame";
 pub const PREFERRED: &str = "--advbase=0 --advskew=60";
 /// Options of the other one: an advert every 312 ms, dead time 937 ms.
 pub const OTHER: &str = "--advbase=0 --advskew=80";
+
+/// The environment variable with the road that adverts take in the tests: what --datapath accepts. Unless it is
+/// set, nothing is asked for, and native XDP is expected.
+const ROAD: &str = "CARP_TEST_DATAPATH";
 
 /// No expectation: it only ends a test that would hang.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -60,7 +65,7 @@ impl Report {
 }
 
 impl<'h> Node<'h> {
-    /// Starts `carpd` for the [`VIP`], and waits until it is BACKUP with native XDP.
+    /// Starts `carpd` for the [`VIP`], and waits until it is BACKUP.
     pub fn start(host: &'h Host, options: &str) -> Result<Self> {
         Self::start_for(&[&VIP.to_string()], host, options)
     }
@@ -81,6 +86,7 @@ impl<'h> Node<'h> {
         let mut arguments = vec![format!("--interface={ETH0}"), format!("--vhid={VHID}")];
         arguments.push(format!("--pass={PASSPHRASE}"));
         arguments.extend(vips.iter().map(|vip| format!("--addr={vip}")));
+        arguments.extend(env::var(ROAD).ok().map(|road| format!("--datapath={road}")));
         arguments.extend(options.split_whitespace().map(str::to_owned));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         Ok(Self { host, agent: host.carpd(&arguments)? })
@@ -94,11 +100,22 @@ impl<'h> Node<'h> {
         Ok([a, b])
     }
 
-    /// Waits until it has found its interface, and asserts that XDP is in the driver.
+    /// Waits until it has found its interface, and asserts that adverts take the road that they should.
     pub fn wait_until_ready(&self) -> Result<()> {
-        self.agent.wait_for_line(&format!("native XDP on {ETH0}"), LONG)?;
+        self.agent.wait_for_line(&Self::attached()?, LONG)?;
         self.wait_for("INIT -> BACKUP")?;
         Ok(())
+    }
+
+    /// The end of the line that says which road adverts take.
+    pub fn attached() -> Result<String> {
+        let road = match env::var(ROAD).as_deref() {
+            Err(_) | Ok("native") => "native XDP",
+            Ok("generic") => "generic XDP",
+            Ok("socket") => "a packet socket",
+            Ok(road) => bail!("{ROAD}={road}: it is native, generic or socket"),
+        };
+        Ok(format!("{road} on {ETH0}"))
     }
 
     /// Waits for the next change of state like this one: `BACKUP -> MASTER`.

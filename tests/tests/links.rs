@@ -1,12 +1,10 @@
 //! The interface and its address go and come, also at the start: at boot the network is not up yet.
 
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Context, Result};
-use carp_tests::netns::output_of;
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{Agent, ETH0, Host, LONG, Lab, Node, VIP, Wire, eventually, tool};
+use carp_tests::{Agent, ETH0, Host, LONG, Lab, Node, VIP, Wire, eventually};
 use nix::sys::signal::Signal;
 
 const NO_CARRIER: &str = "no carrier";
@@ -160,7 +158,7 @@ fn own_address_appears(options: &str) -> Result<()> {
     node.wait_for("INIT -> BACKUP")?;
     node.wait_for("BACKUP -> MASTER")?;
     wire.wait_for_adverts(a.ip(), 2)?;
-    assert_eq!(node.lines_with("native XDP on eth0").len(), 1);
+    assert_eq!(node.lines_with(&Node::attached()?).len(), 1);
     assert_eq!(node.lines_with(NO_ADDRESS).len(), 1);
     assert_eq!(node.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
     Ok(())
@@ -200,34 +198,6 @@ fn interface_is_found(options: &[&str], address: &str, missing: &str) -> Result<
     assert!(agent.stop_and_wait(LONG)?.success());
     assert_eq!(times_told(&agent), 2);
     Ok(())
-}
-
-#[test]
-fn a_program_that_something_else_detached_is_attached_again() -> Result<()> {
-    let lab = Lab::new()?;
-    let [a, b] = lab.hosts(["a", "b"])?;
-    let [master, backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
-    let interface = b.ns().ip(&format!("link show dev {ETH0}"))?;
-    let program = number_after(&interface, "prog/xdp id ").context("no program")?;
-    let links = output_of(Command::new(tool("bpftool")?).args(["link", "show"]))?;
-    let of_program = |line: &&str| number_after(line, "xdp  prog ") == Some(program);
-    let link = links.lines().find(of_program).and_then(|line| line.split(':').next()).context("no link")?;
-    output_of(Command::new(tool("bpftool")?).args(["link", "detach", "id", link]))?;
-    // There is no event for it; anything else that happens to the interface makes the agent look.
-    b.ns().ip("link set eth0 alias touched")?;
-    b.ns().ip("link set eth0 alias again")?;
-    backup.wait_for_line("something else detached the XDP program from eth0: attaching it again")?;
-    // Deaf for a while, it may have taken over: it hears the better master again.
-    let before = backup.report()?.count("ipackets");
-    eventually("adverts are heard", LONG, || Ok(backup.report()?.count("ipackets") > before))?;
-    eventually("there is one master", LONG, || Ok(!holds_vip(&b)? && holds_vip(&a)?))?;
-    assert_eq!(master.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
-    Ok(())
-}
-
-/// The number that follows `text`.
-fn number_after<'a>(whole: &'a str, text: &str) -> Option<&'a str> {
-    whole.split_once(text)?.1.split(|c: char| !c.is_ascii_digit()).next()
 }
 
 #[test]

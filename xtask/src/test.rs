@@ -12,6 +12,11 @@ use crate::{build, root};
 /// Where the tests find the programs that this machine lacks: folders, as in PATH.
 const TEST_TOOLS: &str = "CARP_TEST_TOOLS";
 
+/// Which road adverts take in the tests, if not the best one: native XDP.
+const TEST_DATAPATH: &str = "CARP_TEST_DATAPATH";
+/// What has to hold on every road.
+const SCENARIOS: [&str; 4] = ["failover", "links", "split", "vips"];
+
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -44,6 +49,15 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     step("tests on hosts and in the kernel, as root", || {
         let mut cargo = options.cargo_test(&["--package", "carp-tests"]);
         root::run_as_root(&mut cargo)?;
-        process::run(cargo.env(TEST_TOOLS, tools))
-    })
+        process::run(cargo.env(TEST_TOOLS, &tools))
+    })?;
+    for road in ["generic", "socket"] {
+        step(&format!("the same scenarios, adverts by --datapath {road}"), || {
+            let scenarios: Vec<&str> = SCENARIOS.iter().flat_map(|scenario| ["--test", scenario]).collect();
+            let mut cargo = options.cargo_test(&[&["--package", "carp-tests"], &scenarios[..]].concat());
+            root::run_as_root(&mut cargo)?;
+            process::run(cargo.env(TEST_TOOLS, &tools).env(TEST_DATAPATH, road))
+        })?;
+    }
+    Ok(())
 }

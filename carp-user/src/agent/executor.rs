@@ -13,15 +13,16 @@ use carp_common::{
     engine::{Action, AdvertFields, Engine, Input, LinkFault, State, Transition},
     time::Time,
 };
-use log::{debug, error, info, warn};
+use log::{Level, debug, error, info, log, warn};
 use rtnetlink::Handle;
 use tokio::sync::mpsc;
 use zeroize::Zeroize;
 
-use super::{ROW, clock::now};
+use super::ROW;
 use crate::{
+    clock::now,
     config::Settings,
-    datapath::Xdp,
+    datapath::{Datapath, Road},
     net::{PacketSocket, advert::AdvertSender, arp, interface::Interface, membership::Membership},
     vips::VipKeeper,
 };
@@ -54,6 +55,8 @@ struct Link {
     /// Whether the last look at the interface found no program. One such look may have begun before the program
     /// was attached; after a second one in a row, something else has detached it. (There is no event for it.)
     misses_program: bool,
+    /// Whether its VLANs' tags were taken off when the road was chosen.
+    strips_vlan_tags: bool,
     /// While the virtual host can work: what its adverts come from.
     source: Option<Ipv4Addr>,
 }
@@ -113,19 +116,25 @@ impl Executor {
     }
 
     /// Takes note of the interface; what it lacks for the virtual host to work.
-    pub(super) fn set_interface(&mut self, xdp: &mut Xdp, now: Option<&Interface>) -> Result<Option<LinkFault>> {
+    pub(super) fn set_interface(
+        &mut self,
+        datapath: &mut Datapath,
+        now: Option<&Interface>,
+    ) -> Result<Option<LinkFault>> {
         let Some(interface) = now else {
-            self.leave(xdp);
+            self.leave(datapath);
             return Ok(Some(LinkFault::NoInterface));
         };
-        let is_missing = interface.xdp_program.is_none();
+        let is_missing = datapath.is_xdp() && interface.xdp_program.is_none();
         let is_detached = is_missing && self.link.as_ref().is_some_and(|link| link.misses_program);
         if is_detached {
             warn!("{}: something else detached the XDP program from {}: attaching it again", self.name, self.interface);
         }
-        if is_detached || self.key().is_none_or(|key| key.ifindex() != interface.index) {
-            self.leave(xdp);
-            self.enter(xdp, interface)?;
+        let stays =
+            |link: &Link| link.key.ifindex() == interface.index && link.strips_vlan_tags == interface.strips_vlan_tags;
+        if is_detached || !self.link.as_ref().is_some_and(stays) {
+            self.leave(datapath);
+            self.enter(datapath, interface)?;
         }
         self.join(interface);
         let Some(link) = &mut self.link else { return Ok(Some(LinkFault::NoInterface)) };
@@ -142,7 +151,7 @@ impl Executor {
             link.source = Some(source);
             self.engine.set_source(IpAddr::V4(source));
             // Known before the first advert: what comes from this address so far is ours from another life.
-            xdp.set_sent(link.key, &Sent::new(IpAddr::V4(source), self.adverts.next_counter()))?;
+            datapath.set_sent(link.key, &Sent::new(IpAddr::V4(source), self.adverts.next_counter()))?;
         }
         Ok(None)
     }
@@ -162,10 +171,10 @@ impl Executor {
     }
 
     /// Does everything that the engine wants done.
-    pub(super) fn act(&mut self, xdp: &mut Xdp) {
+    pub(super) fn act(&mut self, datapath: &mut Datapath) {
         while let Some(action) = self.engine.poll_action() {
             match action {
-                Action::SendAdvert(fields) => self.send_advert(xdp, fields),
+                Action::SendAdvert(fields) => self.send_advert(datapath, fields),
                 Action::TakeVips => self.vips.want(self.ifindex, true),
                 Action::ReleaseVips => self.vips.want(self.ifindex, false),
                 Action::Announce => self.announce(),
@@ -178,27 +187,32 @@ impl Executor {
         }
     }
 
-    /// Attaches the program and makes the virtual host known.
-    fn enter(&mut self, xdp: &mut Xdp, interface: &Interface) -> Result<()> {
+    /// Makes the virtual host known and lets its adverts in.
+    fn enter(&mut self, datapath: &mut Datapath, interface: &Interface) -> Result<()> {
         let key = VhostKey::new(interface.index, self.settings.vhid.get(), Family::V4);
         let vips = self.settings.vip_addresses();
         let mut vhost = Vhost::new(DigestKey::new(&self.settings.passphrase, self.settings.vhid.get(), &vips), ROW);
-        let known = xdp.set_vhost(key, &vhost);
+        let entered = datapath.enter(key, &vhost, &self.interface, interface);
         vhost.zeroize();
-        known?;
-        let attached = xdp.attach(&self.interface, interface.index, interface.xdp_program);
-        let mode = attached.inspect_err(|_| xdp.remove_vhost(key))?;
+        let road = entered?;
         self.ifindex = interface.index;
-        info!("{}: {mode} on {}", self.name, self.interface);
-        self.link = Some(Link { key, mac: interface.mac, joined_on: None, misses_program: false, source: None });
+        let level = if matches!(road, Road::Socket(Some(_))) { Level::Warn } else { Level::Info };
+        log!(level, "{}: {}", self.name, road.describe(&self.interface));
+        self.link = Some(Link {
+            key,
+            mac: interface.mac,
+            joined_on: None,
+            misses_program: false,
+            strips_vlan_tags: interface.strips_vlan_tags,
+            source: None,
+        });
         Ok(())
     }
 
-    /// Forgets an interface that is gone.
-    fn leave(&mut self, xdp: &mut Xdp) {
+    /// Forgets an interface that is gone, or is to be left.
+    pub(super) fn leave(&mut self, datapath: &mut Datapath) {
         if let Some(link) = self.link.take() {
-            xdp.detach();
-            xdp.remove_vhost(link.key);
+            datapath.leave(link.key);
         }
         self.membership = None;
     }
@@ -219,8 +233,8 @@ impl Executor {
         }
     }
 
-    fn send_advert(&mut self, xdp: &mut Xdp, fields: AdvertFields) {
-        let result = self.try_send_advert(xdp, fields);
+    fn send_advert(&mut self, datapath: &mut Datapath, fields: AdvertFields) {
+        let result = self.try_send_advert(datapath, fields);
         let input = if result.is_ok() { Input::AdvertSent } else { Input::AdvertFailed };
         match result {
             Ok(()) => {
@@ -239,13 +253,13 @@ impl Executor {
         self.engine.handle(input, now());
     }
 
-    fn try_send_advert(&mut self, xdp: &mut Xdp, fields: AdvertFields) -> io::Result<()> {
+    fn try_send_advert(&mut self, datapath: &mut Datapath, fields: AdvertFields) -> io::Result<()> {
         let Some(Link { key, source: Some(source), .. }) = self.link else {
             return Err(io::ErrorKind::NetworkDown.into());
         };
         let counter = self.adverts.next_counter();
         // Before it leaves: a reflection may be faster than this process.
-        xdp.set_sent(key, &Sent::new(IpAddr::V4(source), counter)).map_err(io::Error::other)?;
+        datapath.set_sent(key, &Sent::new(IpAddr::V4(source), counter)).map_err(io::Error::other)?;
         self.adverts.send(key.ifindex(), source, fields, counter)
     }
 

@@ -1,14 +1,13 @@
 //! The one loop: inputs, then timers, then actions.
 //!
 //! ```text
-//! ring buffer --> Input::Advert --+
+//! datapath -----> Input::Advert --+
 //! netlink ------> Input::Link* ---+-> Engine::handle -> Action queue -> executor
 //! VIP task -----> Input::Vips* ---+        ^                              |
 //! signals ------> StepDown, Shutdown       +-- AdvertSent, AdvertFailed --+
 //! timerfd: only after all of these are drained, and after a look at the last-heard map
 //! ```
 
-mod clock;
 mod executor;
 mod refusals;
 mod signals;
@@ -24,21 +23,17 @@ use carp_common::{
 };
 use log::{debug, info, warn};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
     select,
     sync::{mpsc, watch},
     time::sleep,
 };
 
 pub(crate) use self::signals::{SignalInput, Signals};
-use self::{
-    clock::{Timer, now},
-    executor::Executor,
-    refusals::Refusals,
-};
+use self::{executor::Executor, refusals::Refusals};
 use crate::{
+    clock::{Timer, now},
     config::Settings,
-    datapath::Xdp,
+    datapath::Datapath,
     net::{
         self,
         interface::{self, Interface},
@@ -58,7 +53,7 @@ const ROW: u32 = 1;
 /// One virtual host at work.
 pub(crate) struct Agent {
     executor: Executor,
-    xdp: AsyncFd<Xdp>,
+    datapath: Datapath,
     links: watch::Receiver<Option<Interface>>,
     reports: mpsc::Receiver<Input>,
     signals: Signals,
@@ -72,16 +67,14 @@ impl Agent {
     /// Opens everything that the virtual host needs. The interface may still be missing.
     pub(crate) async fn start(settings: Settings, interface: String, signals: Signals) -> Result<Self> {
         let settings = Arc::new(settings);
-        let xdp = Xdp::load()?;
+        let datapath = Datapath::new(settings.datapath)?;
         let handle = net::connect()?;
         let links = interface::watch(handle.clone(), interface.clone()).await?;
         let (sender, reports) = mpsc::channel(REPORTS);
         let executor = Executor::new(Arc::clone(&settings), interface, handle, sender, now())?;
-        // SAFETY: the ring's descriptor belongs to the Xdp, which never replaces it.
-        let xdp = unsafe { AsyncFd::register_with_interest(xdp, Interest::READABLE) };
         let mut agent = Self {
             executor,
-            xdp: xdp.map_err(io::Error::from).context("cannot wait for events")?,
+            datapath,
             links,
             reports,
             signals,
@@ -103,7 +96,7 @@ impl Agent {
             select! {
                 biased;
                 input = self.signals.next() => self.handle_signal(input),
-                ready = self.xdp.readable_mut() => ready?.clear_ready(),
+                ready = self.datapath.readable() => ready.context("cannot wait for adverts")?,
                 changed = self.links.changed() => {
                     changed.context("the task that watches the interface has ended")?;
                     if let Err(error) = self.handle_link() {
@@ -122,16 +115,16 @@ impl Agent {
                 self.executor.engine_mut().handle_timeout(now);
             }
             self.act()?;
-            self.refusals.look(self.xdp.get_ref(), self.executor.name(), now);
+            self.refusals.look(&mut self.datapath, self.executor.name(), now);
         }
         sleep(LAST_ADVERT).await;
-        self.xdp.get_mut().detach();
+        self.executor.leave(&mut self.datapath);
         Ok(())
     }
 
     /// Does what the engine wants done, and sets the timer.
     fn act(&mut self) -> io::Result<()> {
-        self.executor.act(self.xdp.get_mut());
+        self.executor.act(&mut self.datapath);
         self.timer.set(self.executor.engine().poll_timeout())
     }
 
@@ -139,12 +132,14 @@ impl Agent {
     fn drain(&mut self) -> bool {
         let mut left = EVENTS_A_ROUND;
         while left > 0
-            && let Some(event) = self.xdp.get_mut().next_event()
+            && let Some(next) = self.datapath.next()
         {
-            self.hear(event.source(), event.heard());
+            if let Some(event) = next {
+                self.hear(event.source(), event.heard());
+            }
             left -= 1;
         }
-        self.xdp.get_mut().flush_log();
+        self.datapath.flush_log();
         while let Ok(report) = self.reports.try_recv() {
             self.handle_report(report);
         }
@@ -157,9 +152,9 @@ impl Agent {
         let Some(key) = self.executor.key() else { return };
         let known = self.executor.engine().status().last_arrival;
         let mut missed: Vec<_> = self
-            .xdp
-            .get_ref()
+            .datapath
             .last_heard(key)
+            .into_iter()
             .map(|(source, last)| (source, last.heard()))
             .filter(|(_, heard)| Some(heard.arrival()) > known)
             .collect();
@@ -194,7 +189,7 @@ impl Agent {
     /// Takes note of what the interface is like now.
     fn handle_link(&mut self) -> Result<()> {
         let interface = self.links.borrow_and_update().clone();
-        let found = self.executor.set_interface(self.xdp.get_mut(), interface.as_ref());
+        let found = self.executor.set_interface(&mut self.datapath, interface.as_ref());
         let fault = found.as_ref().map_or(Some(LinkFault::NotAttached), |fault| *fault);
         let is_new = self.fault != fault;
         self.fault = fault;
@@ -220,7 +215,7 @@ impl Agent {
         }
     }
 
-    fn log_state(&self, now: Time) {
+    fn log_state(&mut self, now: Time) {
         let status = self.executor.engine().status();
         let heard = status.last_arrival.map_or_else(
             || "no advert heard".to_owned(),
@@ -228,18 +223,22 @@ impl Agent {
         );
         let counters: Vec<String> = Reason::ALL
             .into_iter()
-            .filter_map(|reason| Some((reason, self.xdp.get_ref().counter(ROW, reason).ok()?)))
+            .map(|reason| (reason, self.datapath.counter(ROW, reason)))
             .filter(|(_, count)| *count > 0)
             .map(|(reason, count)| format!("{} {count}", reason.name()))
             .collect();
         info!(
-            "{}: {} for {:.0} s, demotion {}, {heard}; adverts sent: {}; received: {}",
+            "{}: {} for {:.0} s, demotion {}, {heard}; adverts sent: {}; received: {}{}",
             self.executor.name(),
             status.state,
             now.since(status.since).as_secs_f64(),
             status.demotion.get(),
             self.executor.sent(),
             if counters.is_empty() { "none".to_owned() } else { counters.join(", ") },
+            match self.datapath.lost() {
+                0 => String::new(),
+                lost => format!("; frames lost by the socket: {lost}"),
+            },
         );
     }
 }

@@ -1,5 +1,275 @@
-//! The way of adverts from the wire to the agent.
+//! The way of adverts from the wire to the agent: an XDP program in the driver (native) or in the network stack
+//! (generic), or a packet socket.
 
+mod socket;
 mod xdp;
 
-pub use self::xdp::{AttachError, DatapathError, Mode, OBJECT, Xdp};
+use std::{future::pending, io};
+
+use carp_common::{
+    abi::{AdvertEvent, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey},
+    reason::Reason,
+};
+use thiserror::Error;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    select,
+};
+
+pub use self::xdp::OBJECT;
+use self::{
+    socket::AdvertSocket,
+    xdp::{Mode, Xdp},
+};
+use crate::{net::interface::Interface, privileges};
+
+/// What --datapath asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Choice {
+    /// The best that works, saying why if that is not native
+    Auto,
+    /// XDP in the driver
+    Native,
+    /// XDP in the network stack
+    Generic,
+    /// A packet socket
+    Socket,
+}
+
+/// The road that adverts take on an interface, and why no better one (if a better one was tried).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Road {
+    /// In the driver, before the kernel makes a packet of the frame.
+    Native,
+    /// XDP in the network stack.
+    Generic(Option<String>),
+    /// A packet socket.
+    Socket(Option<String>),
+}
+
+impl Road {
+    /// A line for the log.
+    pub(crate) fn describe(&self, interface: &str) -> String {
+        match self {
+            Self::Native => format!("native XDP on {interface}"),
+            Self::Generic(None) => format!("generic XDP on {interface}"),
+            Self::Generic(Some(why)) => format!("generic XDP on {interface}, which is slower: {why}"),
+            Self::Socket(None) => format!("a packet socket on {interface}"),
+            Self::Socket(Some(why)) => {
+                format!("a packet socket on {interface}, which is slower and loses adverts under a flood: {why}")
+            }
+        }
+    }
+}
+
+/// There is no road for adverts.
+#[derive(Debug, Error)]
+pub(crate) enum DatapathError {
+    /// The XDP program does not work here at all.
+    #[error("{0}; `--datapath socket` needs no XDP")]
+    Xdp(String),
+    /// XDP does not work on an interface.
+    #[error("{interface}: {why}")]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// What is in the way.
+        why: String,
+    },
+    /// No packet socket.
+    #[error("cannot receive adverts from {interface} through a packet socket: {source}")]
+    Socket {
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The program could not be told something.
+    #[error(transparent)]
+    Map(#[from] xdp::MapAccess),
+}
+
+/// All roads of this process.
+pub(crate) struct Datapath {
+    choice: Choice,
+    /// The XDP program, or why there is none.
+    xdp: Result<AsyncFd<Xdp>, String>,
+    socket: Option<AsyncFd<AdvertSocket>>,
+}
+
+impl Datapath {
+    /// Loads the XDP program, if that is asked for. Must be called within the runtime.
+    pub(crate) fn new(choice: Choice) -> Result<Self, DatapathError> {
+        let xdp = match choice {
+            Choice::Socket => Err(String::new()),
+            Choice::Auto | Choice::Native | Choice::Generic => load(),
+        };
+        if let (Choice::Native | Choice::Generic, Err(why)) = (choice, &xdp) {
+            return Err(DatapathError::Xdp(why.clone()));
+        }
+        Ok(Self { choice, xdp, socket: None })
+    }
+
+    /// Makes a virtual host known, and lets the adverts of its interface in.
+    pub(crate) fn enter(
+        &mut self,
+        key: VhostKey,
+        vhost: &Vhost,
+        name: &str,
+        interface: &Interface,
+    ) -> Result<Road, DatapathError> {
+        let why = match self.enter_xdp(key, vhost, interface) {
+            Ok(road) => return Ok(road),
+            Err(why) => why,
+        };
+        match self.choice {
+            Choice::Native | Choice::Generic => Err(DatapathError::Attach { interface: name.to_owned(), why }),
+            Choice::Auto => self.enter_socket(key, vhost, name).map(|()| Road::Socket(Some(why))),
+            Choice::Socket => self.enter_socket(key, vhost, name).map(|()| Road::Socket(None)),
+        }
+    }
+
+    fn enter_xdp(&mut self, key: VhostKey, vhost: &Vhost, interface: &Interface) -> Result<Road, String> {
+        let xdp = self.xdp.as_mut().map_err(|why| why.clone())?.get_mut();
+        if interface.strips_vlan_tags {
+            return Err(
+                "it strips the tags of the VLANs on it (rx-vlan-offload), and XDP would take their adverts for \
+                        its own: run carpd on a VLAN's interface, or `ethtool -K DEVICE rxvlan off`"
+                    .to_owned(),
+            );
+        }
+        xdp.set_vhost(key, vhost).map_err(|error| error.to_string())?;
+        let attached = attach(self.choice, |mode| xdp.attach(key.ifindex(), mode, interface.xdp_program));
+        attached.inspect_err(|_| xdp.remove_vhost(key))
+    }
+
+    fn enter_socket(&mut self, key: VhostKey, vhost: &Vhost, name: &str) -> Result<(), DatapathError> {
+        let failed = |source| DatapathError::Socket { interface: name.to_owned(), source };
+        let mut socket = AdvertSocket::open(key.ifindex()).map_err(failed)?;
+        socket.set_vhost(key, *vhost);
+        // SAFETY: the descriptor belongs to the AdvertSocket, which never replaces it.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+        self.socket = Some(socket.map_err(|error| failed(error.into()))?);
+        Ok(())
+    }
+
+    /// Forgets a virtual host, and lets no more adverts in.
+    pub(crate) fn leave(&mut self, key: VhostKey) {
+        if let Ok(xdp) = &mut self.xdp {
+            xdp.get_mut().detach();
+            xdp.get_mut().remove_vhost(key);
+        }
+        self.socket = None;
+    }
+
+    /// Whether an interface on which XDP is at work must show a program.
+    pub(crate) const fn is_xdp(&self) -> bool {
+        self.socket.is_none()
+    }
+
+    /// Tells the verdict what we sent ourselves.
+    pub(crate) fn set_sent(&mut self, key: VhostKey, sent: &Sent) -> Result<(), DatapathError> {
+        match (&mut self.socket, &mut self.xdp) {
+            (Some(socket), _) => socket.get_mut().set_sent(key, *sent),
+            (None, Ok(xdp)) => xdp.get_mut().set_sent(key, sent)?,
+            (None, Err(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// Waits until there may be something to read.
+    pub(crate) async fn readable(&mut self) -> io::Result<()> {
+        let xdp = async {
+            match &mut self.xdp {
+                Ok(xdp) => xdp.readable_mut().await.map(|mut ready| ready.clear_ready()),
+                Err(_) => pending().await,
+            }
+        };
+        let socket = async {
+            match &mut self.socket {
+                Some(socket) => socket.readable_mut().await.map(|mut ready| ready.clear_ready()),
+                None => pending().await,
+            }
+        };
+        select! {
+            ready = xdp => ready,
+            ready = socket => ready,
+        }
+    }
+
+    /// Reads what came in next. `None`: nothing is left. `Some(None)`: something of which the agent need not hear.
+    pub(crate) fn next(&mut self) -> Option<Option<AdvertEvent>> {
+        if let Some(event) = self.xdp.as_mut().ok().and_then(|xdp| xdp.get_mut().next_event()) {
+            return Some(Some(event));
+        }
+        self.socket.as_mut()?.get_mut().next()
+    }
+
+    /// Forwards what the XDP program has to say to the log.
+    pub(crate) fn flush_log(&mut self) {
+        if let Ok(xdp) = &mut self.xdp {
+            xdp.get_mut().flush_log();
+        }
+    }
+
+    /// The last valid advert of every source of a virtual host.
+    pub(crate) fn last_heard(&self, key: VhostKey) -> Vec<(SourceKey, LastHeard)> {
+        match (&self.socket, &self.xdp) {
+            (Some(socket), _) => socket.get_ref().last_heard(key).collect(),
+            (None, Ok(xdp)) => xdp.get_ref().last_heard(key).collect(),
+            (None, Err(_)) => vec![],
+        }
+    }
+
+    /// A counter, over all roads.
+    pub(crate) fn counter(&self, row: u32, reason: Reason) -> u64 {
+        let xdp = self.xdp.as_ref().ok().and_then(|xdp| xdp.get_ref().counter(row, reason).ok()).unwrap_or(0);
+        xdp + self.socket.as_ref().map_or(0, |socket| socket.get_ref().counter(row, reason))
+    }
+
+    /// The source of the last advert that was refused for this reason.
+    pub(crate) fn last_refused(&self, row: u32, reason: Reason) -> Option<Refused> {
+        match (&self.socket, &self.xdp) {
+            (Some(socket), _) => socket.get_ref().last_refused(row, reason),
+            (None, Ok(xdp)) => xdp.get_ref().last_refused(row, reason).ok(),
+            (None, Err(_)) => None,
+        }
+    }
+
+    /// Frames that a socket has lost.
+    pub(crate) fn lost(&mut self) -> u64 {
+        self.socket.as_mut().map_or(0, |socket| socket.get_mut().lost())
+    }
+}
+
+/// Loads the program, or says why it cannot be.
+fn load() -> Result<AsyncFd<Xdp>, String> {
+    if let Some(missing) = privileges::missing_for_xdp() {
+        return Err(missing);
+    }
+    let xdp = Xdp::load().map_err(|error| error.to_string())?;
+    // SAFETY: the ring's descriptor belongs to the Xdp, which never replaces it.
+    unsafe { AsyncFd::register_with_interest(xdp, Interest::READABLE) }
+        .map_err(|error| format!("cannot wait for the XDP program's events: {}", io::Error::from(error)))
+}
+
+/// Attaches in the mode that was asked for, or in the best one; with `auto`, a generic one says why.
+fn attach(choice: Choice, mut attach: impl FnMut(Mode) -> Result<(), xdp::AttachError>) -> Result<Road, String> {
+    if choice == Choice::Generic {
+        return attach(Mode::Generic).map(|()| Road::Generic(None)).map_err(|error| format!("generic XDP: {error}"));
+    }
+    let native = match attach(Mode::Native) {
+        Ok(()) => return Ok(Road::Native),
+        Err(error) => error,
+    };
+    if choice == Choice::Native || native.is_final() {
+        return Err(format!("native XDP: {native}"));
+    }
+    match attach(Mode::Generic) {
+        Ok(()) => Ok(Road::Generic(Some(format!("native XDP: {native}")))),
+        Err(generic) => Err(format!("native XDP: {native}; generic XDP: {generic}")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

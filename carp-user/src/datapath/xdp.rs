@@ -1,6 +1,6 @@
 //! The XDP program and its maps, from user space.
 
-use std::{fmt, io, os::fd::AsRawFd};
+use std::{io, os::fd::AsRawFd};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -19,71 +19,57 @@ use thiserror::Error;
 /// The XDP program as it was compiled.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CARP_EBPF_OBJECT"));
 
-/// The program could not be loaded, or a map not be used.
+/// The program could not be loaded.
 #[derive(Debug, Error)]
-pub enum DatapathError {
+pub(super) enum LoadError {
     /// The kernel refused the object.
     #[error("cannot load the XDP program (it needs kernel 5.18 or newer): {0}")]
-    Load(String),
+    Refused(String),
     /// The object is not ours.
     #[error("the XDP object has no {0}: it was not built from this source")]
     Missing(&'static str),
-    /// A map operation failed.
-    #[error("cannot {what}: {source}")]
-    Map {
-        /// What was tried.
-        what: &'static str,
-        /// What the kernel answered.
-        source: MapError,
-    },
+}
+
+/// A map operation failed.
+#[derive(Debug, Error)]
+#[error("cannot {what}: {source}")]
+pub(crate) struct MapAccess {
+    what: &'static str,
+    source: MapError,
 }
 
 /// The program could not be attached to an interface.
 #[derive(Debug, Error)]
-pub enum AttachError {
+pub(super) enum AttachError {
     /// Another program is there, and an interface takes only one.
     #[error(
-        "{interface} has an XDP program already, {program}: an interface takes one; \
+        "there is an XDP program already, {0}: an interface takes one; \
          end what attached it, or look with `bpftool net` and `bpftool link`"
     )]
-    Busy {
-        /// Name of the interface.
-        interface: String,
-        /// Name and id of the program.
-        program: String,
-    },
-    /// Neither mode works.
-    #[error("cannot attach the XDP program to {interface}: native: {native}; generic: {generic}")]
-    Refused {
-        /// Name of the interface.
-        interface: String,
-        /// What native mode said.
-        native: String,
-        /// What generic mode said.
-        generic: String,
-    },
+    Busy(String),
+    /// Not in this mode.
+    #[error("{0}")]
+    Refused(#[from] io::Error),
 }
 
-/// How the program is attached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// In the driver, before the kernel makes a packet of the frame.
-    Native,
-    /// In the network stack; with what the driver said.
-    Generic(String),
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Native => f.write_str("native XDP"),
-            Self::Generic(reason) => write!(f, "generic XDP, which is slower: native XDP: {reason}"),
-        }
+impl AttachError {
+    /// Whether another mode need not be tried.
+    pub(super) const fn is_final(&self) -> bool {
+        matches!(self, Self::Busy(_))
     }
 }
 
+/// How the program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// In the driver, before the kernel makes a packet of the frame.
+    Native,
+    /// In the network stack.
+    Generic,
+}
+
 /// The loaded program with its maps.
-pub struct Xdp {
+pub(super) struct Xdp {
     ebpf: Ebpf,
     vhosts: HashMap<MapData, VhostKey, Vhost>,
     sent: HashMap<MapData, VhostKey, Sent>,
@@ -101,12 +87,12 @@ impl Xdp {
     ///
     /// # Errors
     /// The kernel is too old, or refuses the program.
-    pub fn load() -> Result<Self, DatapathError> {
+    pub(super) fn load() -> Result<Self, LoadError> {
         let level = max_level() as u8;
         let mut ebpf = EbpfLoader::new()
             .override_global(aya_log::LEVEL, &level, true)
             .load(OBJECT)
-            .map_err(|error| DatapathError::Load(error.to_string()))?;
+            .map_err(|error| LoadError::Refused(error.to_string()))?;
         // The program's log is a convenience: without it, it still works.
         let logger =
             EbpfLogger::init(&mut ebpf).inspect_err(|error| debug!("no log from the XDP program: {error}")).ok();
@@ -116,36 +102,25 @@ impl Xdp {
         let counters = take(&mut ebpf, map::COUNTERS)?;
         let refused = take(&mut ebpf, map::REFUSED)?;
         let events = take(&mut ebpf, map::EVENTS)?;
-        program(&mut ebpf)?.load().map_err(|error| DatapathError::Load(refusal(&error)))?;
+        program(&mut ebpf)?.load().map_err(|error| LoadError::Refused(refusal(&error)))?;
         Ok(Self { ebpf, vhosts, sent, heard, counters, refused, events, logger, link: None })
     }
 
-    /// Attaches the program to an interface, in native mode if the driver can, else in generic mode.
-    /// `present` is the program that the interface has, for the message if that is in the way.
+    /// Attaches the program to an interface. `present` is the program that the interface has, for the message if
+    /// that is in the way.
     ///
     /// # Errors
-    /// Another program is there, or neither mode works.
-    pub fn attach(&mut self, interface: &str, ifindex: u32, present: Option<u32>) -> Result<Mode, AttachError> {
+    /// Another program is there, or this mode does not work.
+    pub(super) fn attach(&mut self, ifindex: u32, mode: Mode, present: Option<u32>) -> Result<(), AttachError> {
         self.link = None;
-        let native = match self.attach_in(ifindex, XdpMode::Driver) {
-            Ok(()) => return Ok(Mode::Native),
-            Err(error) => error,
-        };
-        if matches!(native.raw_os_error(), Some(EBUSY | EEXIST)) {
-            return Err(AttachError::Busy { interface: interface.to_owned(), program: program_name(present) });
-        }
-        match self.attach_in(ifindex, XdpMode::Skb) {
-            Ok(()) => Ok(Mode::Generic(native.to_string())),
-            Err(generic) => Err(AttachError::Refused {
-                interface: interface.to_owned(),
-                native: native.to_string(),
-                generic: generic.to_string(),
-            }),
-        }
+        self.try_attach(ifindex, mode).map_err(|error| match error.raw_os_error() {
+            Some(EBUSY | EEXIST) => AttachError::Busy(program_name(present)),
+            _ => AttachError::Refused(error),
+        })
     }
 
     /// Detaches the program.
-    pub fn detach(&mut self) {
+    pub(super) fn detach(&mut self) {
         self.link = None;
     }
 
@@ -153,12 +128,12 @@ impl Xdp {
     ///
     /// # Errors
     /// The map is full.
-    pub fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost) -> Result<(), DatapathError> {
+    pub(super) fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost) -> Result<(), MapAccess> {
         self.vhosts.insert(key, vhost, 0).map_err(failed("tell the XDP program of the virtual host"))
     }
 
     /// Forgets a virtual host, whose interface is gone.
-    pub fn remove_vhost(&mut self, key: VhostKey) {
+    pub(super) fn remove_vhost(&mut self, key: VhostKey) {
         // It may never have been set.
         self.vhosts.remove(&key).ok();
         self.sent.remove(&key).ok();
@@ -168,12 +143,12 @@ impl Xdp {
     ///
     /// # Errors
     /// The map is full.
-    pub fn set_sent(&mut self, key: VhostKey, sent: &Sent) -> Result<(), DatapathError> {
+    pub(super) fn set_sent(&mut self, key: VhostKey, sent: &Sent) -> Result<(), MapAccess> {
         self.sent.insert(key, sent, 0).map_err(failed("tell the XDP program what was sent"))
     }
 
     /// The next event, if one is there.
-    pub fn next_event(&mut self) -> Option<AdvertEvent> {
+    pub(super) fn next_event(&mut self) -> Option<AdvertEvent> {
         let item = self.events.next()?;
         // SAFETY: the program writes whole AdvertEvents, for which every pattern of bits is valid; the ring
         // aligns records to 8 bytes, and read_unaligned asks for nothing.
@@ -182,14 +157,14 @@ impl Xdp {
     }
 
     /// Forwards what the program has to say to the log.
-    pub fn flush_log(&mut self) {
+    pub(super) fn flush_log(&mut self) {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
     }
 
     /// The last valid advert of every source of a virtual host.
-    pub fn last_heard(&self, key: VhostKey) -> impl Iterator<Item = (SourceKey, LastHeard)> {
+    pub(super) fn last_heard(&self, key: VhostKey) -> impl Iterator<Item = (SourceKey, LastHeard)> {
         self.heard.iter().filter_map(Result::ok).filter(move |(source, _)| source.vhost() == key)
     }
 
@@ -197,7 +172,7 @@ impl Xdp {
     ///
     /// # Errors
     /// The kernel refuses to read the map.
-    pub fn counter(&self, row: u32, reason: Reason) -> Result<u64, DatapathError> {
+    pub(super) fn counter(&self, row: u32, reason: Reason) -> Result<u64, MapAccess> {
         let per_cpu = self.counters.get(&counter_index(row, reason), 0).map_err(failed("read a counter"))?;
         Ok(per_cpu.iter().sum())
     }
@@ -206,11 +181,15 @@ impl Xdp {
     ///
     /// # Errors
     /// The kernel refuses to read the map.
-    pub fn last_refused(&self, row: u32, reason: Reason) -> Result<Refused, DatapathError> {
+    pub(super) fn last_refused(&self, row: u32, reason: Reason) -> Result<Refused, MapAccess> {
         self.refused.get(&counter_index(row, reason), 0).map_err(failed("read who was refused"))
     }
 
-    fn attach_in(&mut self, ifindex: u32, mode: XdpMode) -> io::Result<()> {
+    fn try_attach(&mut self, ifindex: u32, mode: Mode) -> io::Result<()> {
+        let mode = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Generic => XdpMode::Skb,
+        };
         let program = program(&mut self.ebpf).map_err(io::Error::other)?;
         let id = program.attach_to_if_index(ifindex, mode).map_err(os_error)?;
         let link = program.take_link(id).map_err(os_error)?;
@@ -227,12 +206,12 @@ impl AsRawFd for Xdp {
     }
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut programs::Xdp, DatapathError> {
-    ebpf.program_mut(PROGRAM).and_then(|program| program.try_into().ok()).ok_or(DatapathError::Missing(PROGRAM))
+fn program(ebpf: &mut Ebpf) -> Result<&mut programs::Xdp, LoadError> {
+    ebpf.program_mut(PROGRAM).and_then(|program| program.try_into().ok()).ok_or(LoadError::Missing(PROGRAM))
 }
 
-fn take<T: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DatapathError> {
-    ebpf.take_map(name).and_then(|map| map.try_into().ok()).ok_or(DatapathError::Missing(name))
+fn take<T: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError> {
+    ebpf.take_map(name).and_then(|map| map.try_into().ok()).ok_or(LoadError::Missing(name))
 }
 
 /// Why the kernel refuses the program, in one line; the verifier's log, of hundreds, goes to the debug log.
@@ -249,8 +228,8 @@ fn refusal(error: &ProgramError) -> String {
     }
 }
 
-fn failed(what: &'static str) -> impl FnOnce(MapError) -> DatapathError {
-    move |source| DatapathError::Map { what, source }
+fn failed(what: &'static str) -> impl FnOnce(MapError) -> MapAccess {
+    move |source| MapAccess { what, source }
 }
 
 fn program_name(id: Option<u32>) -> String {

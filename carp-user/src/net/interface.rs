@@ -21,7 +21,7 @@ use rtnetlink::{
 };
 use tokio::{sync::watch, time};
 
-use super::NetError;
+use super::{NetError, vlan};
 use crate::config::Settings;
 
 /// The longest time between two looks.
@@ -40,6 +40,8 @@ pub(crate) struct Interface {
     pub(crate) is_up: bool,
     /// Has carrier.
     pub(crate) has_carrier: bool,
+    /// Whether it carries VLANs and its card takes their tags off: without them, their frames look like its own.
+    pub(crate) strips_vlan_tags: bool,
     /// The XDP program that is attached to it.
     pub(crate) xdp_program: Option<u32>,
     /// Its IPv4 addresses, with their prefix lengths.
@@ -91,8 +93,9 @@ pub(crate) async fn look(handle: &Handle, name: &str) -> Result<Option<Interface
         Err(error) => return Err(failed()(error)),
     };
     let index = link.header.index;
-    let addresses = addresses(handle).await?;
-    Ok(Some(interface(&link, addresses.into_iter().filter(|(i, ..)| *i == index).map(|(_, a, p)| (a, p)).collect())))
+    let addresses =
+        addresses(handle).await?.into_iter().filter(|(i, ..)| *i == index).map(|(_, a, p)| (a, p)).collect();
+    Ok(Some(interface(&link, vlan::are_stripped(handle, name, index).await?, addresses)))
 }
 
 /// The interface where a virtual host belongs for which none is named: the one that has the source address, else
@@ -186,7 +189,9 @@ fn subscribe(groups: &[MulticastGroup]) -> Result<impl Stream<Item = RouteNetlin
 fn concerns(event: &RouteNetlinkMessage, name: &str, index: Option<u32>) -> bool {
     match event {
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
-            Some(link.header.index) == index || if_name(link) == Some(name)
+            Some(link.header.index) == index
+                || if_name(link) == Some(name)
+                || index.is_some_and(|index| vlan::is_on(link, index))
         }
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
             Some(address.header.index) == index
@@ -228,7 +233,7 @@ fn if_name(link: &LinkMessage) -> Option<&str> {
     })
 }
 
-fn interface(link: &LinkMessage, addresses: Vec<(Ipv4Addr, u8)>) -> Interface {
+fn interface(link: &LinkMessage, strips_vlan_tags: bool, addresses: Vec<(Ipv4Addr, u8)>) -> Interface {
     let mac = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
         _ => None,
@@ -246,6 +251,7 @@ fn interface(link: &LinkMessage, addresses: Vec<(Ipv4Addr, u8)>) -> Interface {
         is_up: link.header.flags.contains(LinkFlags::Up),
         // Not LowerUp alone: until the link is operational, what is sent is lost.
         has_carrier: link.header.flags.contains(LinkFlags::Running),
+        strips_vlan_tags,
         xdp_program,
         addresses,
     }

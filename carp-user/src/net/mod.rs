@@ -7,13 +7,14 @@ pub(crate) mod interface;
 pub(crate) mod membership;
 mod packet_socket;
 pub(crate) mod vip;
+mod vlan;
 
 use std::io;
 
 use rtnetlink::Handle;
 use thiserror::Error;
 
-pub(crate) use self::packet_socket::PacketSocket;
+pub(crate) use self::packet_socket::{PacketSocket, link_address};
 
 /// What went wrong in a conversation with the kernel over netlink.
 #[derive(Debug, Error)]

@@ -11,6 +11,9 @@ use carp_tests::{Agent, Host, LONG, Lab, VIP, carpd_path};
 
 use crate::{GOOD, assert_says, assert_untouched, refusal, xdp_program};
 
+/// A virtual host that must have XDP.
+const NATIVE: [&str; 5] = [GOOD[0], GOOD[1], GOOD[2], GOOD[3], "--datapath=native"];
+
 /// Gives `nobody` a /run of its own with a folder for the locks, as systemd's RuntimeDirectory= does.
 const AS_NOBODY: &str = "mount -t tmpfs none /run && mkdir /run/carp && chown 65534 /run/carp && \
                          caps=$1 && shift && exec setpriv --reuid=65534 --regid=65534 --clear-groups \
@@ -20,8 +23,9 @@ const AS_NOBODY: &str = "mount -t tmpfs none /run && mkdir /run/carp && chown 65
 fn a_capability_that_is_missing_is_named_with_what_it_is_for() -> Result<()> {
     let lab = Lab::new()?;
     let host = lab.host("a")?;
-    let line = refusal(without(&host, "all", &GOOD)?)?;
-    assert_says(&line, &["CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_BPF", "root", "AmbientCapabilities"]);
+    let line = refusal(without(&host, "all", &NATIVE)?)?;
+    assert_says(&line, &["CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON", "root", "AmbientCapabilities"]);
+    assert_eq!(capabilities_in(&refusal(without(&host, "all", &GOOD)?)?), ["CAP_NET_RAW", "CAP_NET_ADMIN"]);
     assert_untouched(&host)?;
     for missing in ["net_raw", "net_admin"] {
         let line = refusal(without(&host, missing, &[&GOOD[..], &["-B"]].concat())?)?;
@@ -33,10 +37,24 @@ fn a_capability_that_is_missing_is_named_with_what_it_is_for() -> Result<()> {
 }
 
 #[test]
+fn without_the_capabilities_for_xdp_it_says_so_and_takes_a_socket() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = lab.host("a")?;
+    let quick = [&GOOD[..], &["--advbase=0", "--advskew=30"]].concat();
+    let mut agent = without(&host, "bpf,-perfmon,-sys_admin", &quick)?;
+    let line = agent.wait_for_line("a packet socket on eth0", LONG)?.text;
+    assert_says(&line, &["WARN", "eth0 vhid 1", "slower", "CAP_BPF", "CAP_PERFMON"]);
+    agent.wait_for_line("BACKUP -> MASTER", LONG)?;
+    assert_eq!(xdp_program(&host)?, None);
+    assert!(agent.stop_and_wait(LONG)?.success());
+    assert_untouched(&host)
+}
+
+#[test]
 fn what_the_message_asks_for_is_all_that_a_user_needs() -> Result<()> {
     let lab = Lab::new()?;
     let host = lab.host("a")?;
-    let named = capabilities_in(&refusal(without(&host, "all", &GOOD)?)?);
+    let named = capabilities_in(&refusal(without(&host, "all", &NATIVE)?)?);
     let lowered: Vec<_> =
         named.iter().map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase())).collect();
 

@@ -38,24 +38,28 @@ fn a_second_agent_for_the_same_virtual_host_is_refused_by_name_of_the_first_whic
 }
 
 #[test]
-fn an_agent_for_another_vhid_on_the_same_interface_is_told_whose_program_is_there() -> Result<()> {
+fn an_agent_for_another_vhid_on_the_same_interface_says_whose_program_is_there_and_takes_a_socket() -> Result<()> {
     let lab = Lab::new()?;
     let host = lab.host("a")?;
     let mut first = host.carpd(&[&GOOD[..], &QUICK].concat())?;
     first.wait_for_line("BACKUP -> MASTER", LONG)?;
     let program = xdp_program(&host)?.context("no XDP program")?;
     let other = ["--interface=eth0", "--vhid=2", "--pass=secret", "--addr=10.77.0.101"];
-    for options in [&[][..], &["-B"]] {
+    let named = format!("id {program}");
+    for options in [&["--datapath=native"][..], &["--datapath=native", "-B"], &["--datapath=generic"]] {
         let line = refusal(host.carpd(&[&other[..], options].concat())?)?;
-        assert_says(&line, &[ETH0, "XDP program", "carp", &format!("id {program}")]);
+        assert_says(&line, &[ETH0, "XDP program", "carp", &named]);
     }
     assert_eq!(xdp_program(&host)?.as_ref(), Some(&program));
     assert!(!host.has_address([10, 77, 0, 101])?);
+
+    let mut second = host.carpd(&[&other[..], &QUICK].concat())?;
+    let line = second.wait_for_line("a packet socket on eth0", LONG)?.text;
+    assert_says(&line, &["WARN", "vhid 2", "carp_advert", &named]);
+    second.wait_for_line("BACKUP -> MASTER", LONG)?;
+    assert!(second.stop_and_wait(LONG)?.success());
     assert!(first.stop_and_wait(LONG)?.success());
     assert_eq!(xdp_program(&host)?, None);
-
-    let second = host.carpd(&other)?;
-    second.wait_for_line("INIT -> BACKUP", LONG)?;
     Ok(())
 }
 
@@ -66,8 +70,13 @@ fn a_foreign_xdp_program_is_named_and_stays_where_it_is() -> Result<()> {
     for mode in [Mode::Native, Mode::Generic] {
         let foreign = attach(&host, mode)?;
         let program = xdp_program(&host)?.context("no XDP program")?;
-        let line = refusal(host.carpd(&GOOD)?)?;
-        assert_says(&line, &[ETH0, "XDP program", "bystander", &format!("id {program}")]);
+        let named = format!("id {program}");
+        let line = refusal(host.carpd(&[&GOOD[..], &["--datapath=native"]].concat())?)?;
+        assert_says(&line, &[ETH0, "XDP program", "bystander", &named]);
+        let mut agent = host.carpd(&GOOD)?;
+        let line = agent.wait_for_line("a packet socket on eth0", LONG)?.text;
+        assert_says(&line, &["WARN", "XDP program", "bystander", &named]);
+        assert!(agent.stop_and_wait(LONG)?.success());
         assert_eq!(xdp_program(&host)?.as_ref(), Some(&program));
         drop(foreign);
     }

@@ -127,7 +127,9 @@ fn exact_repeats_of_an_advert_wake_nobody_and_move_nothing() -> Result<()> {
 
     let told = backup.report()?;
     assert!(told.count("repeat") > sent / 2 && told.count("ringfull") == 0, "{sent} sent; {}", told.text);
-    assert!(slept < sent / 4, "{sent} repeats woke it {slept} times");
+    if Node::attached()?.contains("XDP") {
+        assert!(slept < sent / 4, "{sent} repeats woke it {slept} times");
+    }
     assert_eq!(backup.changes(), UNMOVED_MASTER[..1]);
     // To the master they are echoes.
     let told = master.report()?;

@@ -18,7 +18,15 @@ fn settings(words: &[&str]) -> Settings {
 
 fn with(addresses: &[(Ipv4Addr, u8)]) -> Interface {
     let addresses = addresses.to_vec();
-    Interface { index: 2, mac: [2; 6], is_up: true, has_carrier: true, xdp_program: None, addresses }
+    Interface {
+        index: 2,
+        mac: [2; 6],
+        is_up: true,
+        has_carrier: true,
+        strips_vlan_tags: false,
+        xdp_program: None,
+        addresses,
+    }
 }
 
 #[test]

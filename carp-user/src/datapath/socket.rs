@@ -1,0 +1,266 @@
+//! Adverts through a packet socket, where XDP cannot be: the same verdict, in user space.
+//!
+//! Slower, and every frame of protocol 112 wakes the agent; under a flood the socket's buffer overflows, and
+//! genuine adverts are lost with the rest. What is lost is counted.
+
+use std::{
+    collections::HashMap,
+    io::{self, IoSliceMut},
+    os::fd::{AsFd, AsRawFd, RawFd},
+    time::Duration,
+};
+
+use carp_common::{
+    abi::{Advert, AdvertEvent, Heard, LastHeard, MAX_SOURCES, Refused, Sent, SourceKey, Vhost, VhostKey},
+    digest::Blocks,
+    reason::Reason,
+    time::Time,
+    verdict::{Tables, Verdict, judge},
+    wire::PROTOCOL,
+};
+use nix::{
+    libc,
+    sys::{
+        socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
+        time::{TimeSpec, TimeValLike},
+    },
+    time::{ClockId, clock_gettime},
+};
+use socket2::{Domain, SockFilter, Socket, Type};
+use zeroize::Zeroize;
+
+use crate::{clock::now, net::link_address};
+
+/// Room for frames that wait, in bytes: some milliseconds of a flood.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// Of a longer frame only the beginning is judged, which is more than any advert.
+const FRAME: usize = 2048;
+
+/// A packet socket with everything that the XDP program has in its maps.
+pub(super) struct AdvertSocket {
+    socket: Socket,
+    ifindex: u32,
+    tables: SocketTables,
+    heard: HashMap<SourceKey, LastHeard>,
+    counters: HashMap<(u32, Reason), u64>,
+    refused: HashMap<(u32, Reason), Refused>,
+    lost: u64,
+    /// When the socket was last found empty: what is read later has arrived later.
+    empty_at: Time,
+}
+
+/// What the verdict looks up.
+#[derive(Default)]
+struct SocketTables {
+    vhosts: HashMap<VhostKey, Vhost>,
+    sent: HashMap<VhostKey, Sent>,
+    blocks: Blocks,
+}
+
+impl Tables for SocketTables {
+    fn vhost(&mut self, key: &VhostKey) -> Option<(&Vhost, &mut Blocks)> {
+        Some((self.vhosts.get(key)?, &mut self.blocks))
+    }
+
+    fn sent(&self, key: &VhostKey) -> Option<&Sent> {
+        self.sent.get(key)
+    }
+}
+
+impl Drop for SocketTables {
+    fn drop(&mut self) {
+        self.vhosts.values_mut().for_each(Zeroize::zeroize);
+        self.blocks.zeroize();
+    }
+}
+
+impl AdvertSocket {
+    /// Opens a socket for the adverts of an interface. Needs CAP_NET_RAW.
+    pub(super) fn open(ifindex: u32) -> io::Result<Self> {
+        let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), None)?;
+        // Before it is bound, so that no other frame ever gets in.
+        socket.attach_filter(&filter())?;
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+        // More than the administrator's limit (net.core.rmem_max), if that may be.
+        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        }
+        socket.bind(&link_address(ifindex, libc::ETH_P_ALL as u16)?)?;
+        Ok(Self {
+            socket,
+            ifindex,
+            tables: SocketTables::default(),
+            heard: HashMap::new(),
+            counters: HashMap::new(),
+            refused: HashMap::new(),
+            lost: 0,
+            empty_at: now(),
+        })
+    }
+
+    pub(super) fn set_vhost(&mut self, key: VhostKey, vhost: Vhost) {
+        self.tables.vhosts.insert(key, vhost);
+    }
+
+    pub(super) fn set_sent(&mut self, key: VhostKey, sent: Sent) {
+        self.tables.sent.insert(key, sent);
+    }
+
+    /// Reads a frame. `None`: there is none. `Some(None)`: it is nothing that the agent must hear of.
+    pub(super) fn next(&mut self) -> Option<Option<AdvertEvent>> {
+        let mut frame = [0; FRAME];
+        let before = now();
+        let Some((len, stamp)) = self.receive(&mut frame) else {
+            self.empty_at = before;
+            return None;
+        };
+        let arrival = self.arrival(stamp);
+        Some(match judge(&frame[..len], self.ifindex, &mut self.tables) {
+            Verdict::Foreign => None,
+            Verdict::Other(row, source) => self.refuse(row, Reason::Other, source),
+            Verdict::Refused(row, reason, source) => self.refuse(row, reason, source),
+            Verdict::Valid(row, advert) => self.hear(row, &advert, arrival),
+        })
+    }
+
+    pub(super) fn last_heard(&self, key: VhostKey) -> impl Iterator<Item = (SourceKey, LastHeard)> {
+        self.heard.iter().filter(move |(source, _)| source.vhost() == key).map(|(source, last)| (*source, *last))
+    }
+
+    pub(super) fn counter(&self, row: u32, reason: Reason) -> u64 {
+        self.counters.get(&(row, reason)).copied().unwrap_or(0)
+    }
+
+    pub(super) fn last_refused(&self, row: u32, reason: Reason) -> Option<Refused> {
+        self.refused.get(&(row, reason)).copied()
+    }
+
+    /// Frames that the kernel had no room for, since the socket was opened.
+    pub(super) fn lost(&mut self) -> u64 {
+        // SAFETY: for this struct of integers all bytes zero is valid.
+        let mut statistics: libc::tpacket_stats = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        // SAFETY: the option's value is such a struct, and the kernel writes no more than `len` bytes.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut statistics).cast(),
+                &raw mut len,
+            )
+        };
+        if result == 0 {
+            // Asking sets the kernel's counter back to 0.
+            self.lost += u64::from(statistics.tp_drops);
+        }
+        self.lost
+    }
+
+    /// A frame's length, and when it arrived by the wall clock.
+    fn receive(&self, frame: &mut [u8]) -> Option<(usize, Option<TimeSpec>)> {
+        let mut parts = [IoSliceMut::new(frame)];
+        let mut control = nix::cmsg_space!(TimeSpec);
+        let fd = self.socket.as_raw_fd();
+        // An error is the interface's (it went down): of that, netlink tells.
+        let message = recvmsg::<()>(fd, &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT).ok()?;
+        let stamp = message.cmsgs().ok()?.find_map(|control| match control {
+            ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp),
+            _ => None,
+        });
+        Some((message.bytes, stamp))
+    }
+
+    /// When a frame arrived. The kernel stamps it by the wall clock, which may have been set since: but not
+    /// before the socket was last seen empty, nor in the future.
+    fn arrival(&self, stamp: Option<TimeSpec>) -> Time {
+        let now = now();
+        let wall = clock_gettime(ClockId::CLOCK_REALTIME).ok();
+        let age = wall.zip(stamp).map_or(0, |(wall, stamp)| (wall - stamp).num_nanoseconds());
+        let age = Duration::from_nanos(u64::try_from(age).unwrap_or(0));
+        arrival(now, age, self.empty_at)
+    }
+
+    fn refuse(&mut self, row: u32, reason: Reason, source: Refused) -> Option<AdvertEvent> {
+        self.count(row, reason);
+        self.refused.insert((row, reason), source);
+        None
+    }
+
+    /// As the kernel program's `events::heard`.
+    fn hear(&mut self, row: u32, advert: &Advert, arrival: Time) -> Option<AdvertEvent> {
+        let arrival = arrival.as_nanos();
+        self.count(row, Reason::received(advert.source.vhost().family()));
+        let heard = Heard::new(advert, arrival);
+        let repeat_of = self.heard.get(&advert.source).and_then(|last| last.repeat_of(advert, arrival));
+        self.remember(advert.source, LastHeard::new(heard, repeat_of.unwrap_or(arrival)));
+        if repeat_of.is_some() {
+            self.count(row, Reason::Repeat);
+            return None;
+        }
+        Some(AdvertEvent::new(advert.source, heard, advert.mac))
+    }
+
+    fn remember(&mut self, source: SourceKey, last: LastHeard) {
+        if self.heard.len() >= MAX_SOURCES as usize && !self.heard.contains_key(&source) {
+            let oldest = self.heard.iter().min_by_key(|(_, last)| last.heard().arrival()).map(|(source, _)| *source);
+            oldest.and_then(|oldest| self.heard.remove(&oldest));
+        }
+        self.heard.insert(source, last);
+    }
+
+    fn count(&mut self, row: u32, reason: Reason) {
+        *self.counters.entry((row, reason)).or_default() += 1;
+    }
+}
+
+impl AsRawFd for AdvertSocket {
+    /// Readable when frames wait.
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_fd().as_raw_fd()
+    }
+}
+
+fn arrival(now: Time, age: Duration, empty_at: Time) -> Time {
+    let age = age.min(now.since(empty_at));
+    Time::from_nanos(now.as_nanos().saturating_sub(age.as_nanos() as u64))
+}
+
+/// Protocol 112 in IPv4 and IPv6, as it came in, without a VLAN's tag (which the card may have taken off).
+fn filter() -> [SockFilter; 13] {
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+    const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    // What the kernel knows of a frame stands at offsets far beyond it.
+    const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
+    const HAS_VLAN_TAG: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG_PRESENT) as u32;
+    [
+        SockFilter::new(LOAD_WORD, 0, 0, PACKET_TYPE),
+        SockFilter::new(IF_EQUAL, 9, 0, libc::PACKET_OUTGOING as u32),
+        SockFilter::new(LOAD_WORD, 0, 0, HAS_VLAN_TAG),
+        SockFilter::new(IF_EQUAL, 0, 7, 0),
+        SockFilter::new(LOAD_HALF, 0, 0, 12),
+        SockFilter::new(IF_EQUAL, 0, 2, libc::ETH_P_IP as u32),
+        SockFilter::new(LOAD_BYTE, 0, 0, 14 + 9),
+        SockFilter::new(IF_EQUAL, 4, 3, PROTOCOL as u32),
+        SockFilter::new(IF_EQUAL, 0, 2, libc::ETH_P_IPV6 as u32),
+        SockFilter::new(LOAD_BYTE, 0, 0, 14 + 6),
+        SockFilter::new(IF_EQUAL, 1, 0, PROTOCOL as u32),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, FRAME as u32),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_moves_no_arrival_out_of_what_is_possible() {
+        let [empty_at, now] = [10, 14].map(|seconds| Time::from_nanos(seconds * 1_000_000_000));
+        let at = |age| arrival(now, Duration::from_secs(age), empty_at).as_nanos() / 1_000_000_000;
+        assert_eq!([at(0), at(1), at(4), at(3600)], [14, 13, 10, 10]);
+    }
+}

@@ -1,0 +1,60 @@
+//! VLANs on an interface whose card takes their tags off: on the interface itself, XDP sees their frames as its own.
+
+use std::{io, os::fd::AsRawFd, pin::pin};
+
+use futures_util::TryStreamExt;
+use nix::libc;
+use rtnetlink::{
+    Handle,
+    packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+};
+use socket2::{Domain, Socket, Type};
+
+use super::NetError;
+
+/// "Get flags", and the flag for rx-vlan-offload (linux/ethtool.h).
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+
+/// Whether there are VLANs on the interface, and its card takes their tags off.
+pub(super) async fn are_stripped(handle: &Handle, name: &str, index: u32) -> Result<bool, NetError> {
+    let mut links = pin!(handle.link().get().execute());
+    while let Some(link) = links.try_next().await.map_err(NetError::request("list the interfaces"))? {
+        if is_on(&link, index) {
+            // A card that does not say has no such offload.
+            return Ok(strips_tags(name).unwrap_or(false));
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a link is a VLAN on the interface with this index.
+pub(super) fn is_on(link: &LinkMessage, index: u32) -> bool {
+    let is_vlan = |info: &LinkInfo| matches!(info, LinkInfo::Kind(InfoKind::Vlan));
+    let has = |wanted: &dyn Fn(&LinkAttribute) -> bool| link.attributes.iter().any(wanted);
+    has(&|attribute| matches!(attribute, LinkAttribute::Link(below) if *below == index))
+        && has(&|attribute| matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.iter().any(is_vlan)))
+}
+
+/// Asks the driver (SIOCETHTOOL).
+fn strips_tags(name: &str) -> io::Result<bool> {
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), None)?;
+    let mut value = Value { command: ETHTOOL_GFLAGS, data: 0 };
+    // SAFETY: a plain C struct, for which all bytes zero is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()).take(libc::IFNAMSIZ - 1) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: the request has the interface's name, ends with a NUL, and points to the struct that this command
+    // fills; both live until the call returns.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(value.data & ETH_FLAG_RXVLAN != 0)
+}
