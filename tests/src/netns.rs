@@ -107,7 +107,7 @@ impl Netns {
     }
 
     /// A path by which other processes can open the namespace.
-    pub(crate) fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", process::id(), self.fd.as_raw_fd()))
     }
 

@@ -1,11 +1,100 @@
-//! The roads that adverts take, and what happens where the best one is closed.
+//! The roads that adverts take, on every kind of interface that this kernel has, and where the best one is closed.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use carp_tests::adverts::{self, Election};
 use carp_tests::netns::output_of;
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{ETH0, Host, LONG, Lab, Node, VIP, eventually, tool};
+use carp_tests::{ETH0, Flood, FloodPlan, Host, LONG, Lab, Netns, Node, VIP, Wire, eventually, tool};
+use nix::sys::signal::Signal;
+
+/// A virtual host with an advert every 234 ms, but for its interface.
+const VHOST: [&str; 5] = ["--vhid=1", "--pass=open sesame", "--addr=10.77.0.100", "--advbase=0", "--advskew=60"];
+
+#[test]
+fn on_a_bridge_it_is_generic_xdp_which_is_said() -> Result<()> {
+    takes_over_on(
+        "br0",
+        "link add br0 type bridge mcast_snooping 0 forward_delay 0\n\
+         link set eth0 master br0\naddr del 10.77.0.1/24 dev eth0\naddr add 10.77.0.1/24 dev br0\nlink set br0 up\n",
+        "generic XDP on br0, which is slower: native XDP: ",
+    )
+}
+
+#[test]
+fn on_a_macvlan_it_is_generic_xdp_which_is_said() -> Result<()> {
+    takes_over_on(
+        "mv0",
+        "link add mv0 link eth0 type macvlan mode bridge\n\
+         addr del 10.77.0.1/24 dev eth0\naddr add 10.77.0.1/24 dev mv0\nlink set mv0 up\n",
+        "generic XDP on mv0, which is slower: native XDP: ",
+    )
+}
+
+#[test]
+fn with_jumbo_frames_it_is_native_xdp_still() -> Result<()> {
+    takes_over_on("eth0", "link set eth0 mtu 9000\n", "native XDP on eth0")
+}
+
+/// A backup on this interface hears its master, takes over when that dies, and is heard.
+fn takes_over_on(interface: &str, setup: &str, road: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    a.ns().ip_batch(setup)?;
+    let master = Node::start(&b, PREFERRED)?;
+    master.wait_for("BACKUP -> MASTER")?;
+    let named = format!("--interface={interface}");
+    let backup = a.carpd(&[&[named.as_str()], &VHOST[..4], &["--advskew=80"]].concat())?;
+    backup.wait_for_line(road, LONG)?;
+    backup.wait_for_line("INIT -> BACKUP", LONG)?;
+    Wire::at(&a)?.wait_for_adverts(b.ip(), 5)?;
+    backup.signal(Signal::SIGUSR1)?;
+    let told = backup.wait_for_line("received: ", LONG)?.text;
+    assert!(told.contains("BACKUP for") && told.contains("ipackets "), "{told}");
+
+    b.kill_host()?;
+    backup.wait_for_line("BACKUP -> MASTER", LONG)?;
+    let has_vip = || Ok(a.ns().ip(&format!("-brief addr show dev {interface}"))?.contains("10.77.0.100/"));
+    eventually("the VIP is there", LONG, has_vip)
+}
+
+#[test]
+fn an_interface_that_moves_to_another_namespace_is_awaited_and_used_again() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, bystander] = lab.hosts(["a", "bystander"])?;
+    let node = Node::start(&a, PREFERRED)?;
+    node.wait_for("BACKUP -> MASTER")?;
+    let elsewhere = Netns::new()?;
+    a.ns().ip(&format!("link set {ETH0} netns {}", elsewhere.path().display()))?;
+    node.wait_for("MASTER -> INIT")?;
+    elsewhere.ip(&format!("link set {ETH0} netns {}", a.ns().path().display()))?;
+    a.ns().ip_batch(&format!("link set {ETH0} up\naddr add {}/24 dev {ETH0}\n", a.ip()))?;
+    node.wait_until_ready()?;
+    node.wait_for("BACKUP -> MASTER")?;
+    Wire::at(&bystander)?.wait_for_adverts(a.ip(), 2)?;
+    eventually("the VIP is there", LONG, || holds_vip(&a))
+}
+
+#[test]
+fn what_a_socket_loses_is_counted_and_told() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, attacker] = lab.hosts(["a", "attacker"])?;
+    let node = Node::spawn(&a, &format!("{PREFERRED} --datapath=socket"))?;
+    node.wait_for("BACKUP -> MASTER")?;
+    node.agent().signal(Signal::SIGSTOP)?;
+    // Far more than the socket's buffer holds.
+    let frames = vec![adverts::forge(attacker.ip(), 1, Election::new(0, 0), 1)];
+    let plan = FloodPlan { frames, rate: Some(50_000), duration: Duration::from_secs(1) };
+    let sent = Flood::start(attacker.ns(), ETH0, plan)?.wait()?;
+    node.agent().signal(Signal::SIGCONT)?;
+    node.wait_for_line("frames of protocol 112 were lost: they come faster than a packet socket can be read")?;
+    let told = node.report()?;
+    assert!(told.count("lost") > 0, "{}", told.text);
+    assert_eq!(told.count("badauth") + told.count("lost"), sent, "{}", told.text);
+    Ok(())
+}
 
 /// Whether a host has the VIP.
 fn holds_vip(host: &Host) -> Result<bool> {

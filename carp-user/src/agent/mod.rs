@@ -221,24 +221,19 @@ impl Agent {
             || "no advert heard".to_owned(),
             |arrival| format!("last advert heard {:.3} s ago", now.since(arrival).as_secs_f64()),
         );
-        let counters: Vec<String> = Reason::ALL
-            .into_iter()
-            .map(|reason| (reason, self.datapath.counter(ROW, reason)))
-            .filter(|(_, count)| *count > 0)
-            .map(|(reason, count)| format!("{} {count}", reason.name()))
-            .collect();
+        let received = Reason::ALL.into_iter().map(|reason| (reason.name(), self.datapath.counter(ROW, reason)));
+        let mut received: Vec<_> = received.collect();
+        received.push(("lost", self.datapath.lost()));
+        let received: Vec<String> =
+            received.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
         info!(
-            "{}: {} for {:.0} s, demotion {}, {heard}; adverts sent: {}; received: {}{}",
+            "{}: {} for {:.0} s, demotion {}, {heard}; adverts sent: {}; received: {}",
             self.executor.name(),
             status.state,
             now.since(status.since).as_secs_f64(),
             status.demotion.get(),
             self.executor.sent(),
-            if counters.is_empty() { "none".to_owned() } else { counters.join(", ") },
-            match self.datapath.lost() {
-                0 => String::new(),
-                lost => format!("; frames lost by the socket: {lost}"),
-            },
+            if received.is_empty() { "none".to_owned() } else { received.join(", ") },
         );
     }
 }
