@@ -221,7 +221,9 @@ impl Agent {
             || "no advert heard".to_owned(),
             |arrival| format!("last advert heard {:.3} s ago", now.since(arrival).as_secs_f64()),
         );
-        let received = Reason::ALL.into_iter().map(|reason| (reason.name(), self.datapath.counter(ROW, reason)));
+        // What is no advert of any virtual host is counted under none: row 0.
+        let count = |reason| self.datapath.counter(ROW, reason) + self.datapath.counter(0, reason);
+        let received = Reason::ALL.into_iter().map(|reason| (reason.name(), count(reason)));
         let mut received: Vec<_> = received.collect();
         received.push(("lost", self.datapath.lost()));
         let received: Vec<String> =

@@ -1,0 +1,107 @@
+//! As many frames as the cable carries, from a third host.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use carp_tests::adverts::{self, Election};
+use carp_tests::node::{OTHER, PREFERRED};
+use carp_tests::{ETH0, Flood, FloodPlan, Host, Lab, Node, VHID, Wire};
+
+use crate::{BEST, assert_unmoved};
+
+/// Three dead times of the backup.
+const WHILE: Duration = Duration::from_millis(2800);
+
+#[test]
+fn a_flood_of_forged_adverts_costs_no_genuine_one() -> Result<()> {
+    flood(|attacker, _, _| vec![adverts::forge(attacker.ip(), VHID, BEST, 1)], true)
+}
+
+#[test]
+fn a_flood_of_forged_bow_outs_costs_no_genuine_advert() -> Result<()> {
+    flood(|_, master, _| vec![adverts::forge(master.ip(), VHID, Election::new(255, 255), 1)], true)
+}
+
+#[test]
+fn a_flood_of_forged_adverts_to_each_host_alone_costs_no_genuine_one() -> Result<()> {
+    let to = |host: &Host, attacker: &Host| {
+        let mut frame = adverts::forge(attacker.ip(), VHID, BEST, 1);
+        frame[..6].copy_from_slice(&host.mac().0);
+        frame
+    };
+    flood(move |attacker, a, b| vec![to(a, attacker), to(b, attacker)], true)
+}
+
+#[test]
+fn a_flood_of_garbage_on_protocol_112_costs_no_genuine_advert() -> Result<()> {
+    let garbage = |attacker: &Host| {
+        let mut frame = adverts::forge(attacker.ip(), VHID, BEST, 1);
+        frame[34..].iter_mut().zip(0u8..).for_each(|(byte, number)| *byte = number.wrapping_mul(151));
+        frame
+    };
+    flood(move |attacker, _, _| vec![garbage(attacker)], true)
+}
+
+#[test]
+fn a_flood_of_udp_costs_no_genuine_advert() -> Result<()> {
+    let udp = |attacker: &Host| {
+        let mut frame = adverts::forge(attacker.ip(), VHID, BEST, 1);
+        frame[14 + 9] = 17;
+        frame
+    };
+    flood(move |attacker, _, _| vec![udp(attacker)], true)
+}
+
+#[test]
+fn a_flood_of_a_masters_own_adverts_moves_nothing() -> Result<()> {
+    flood(|attacker, master, _| Wire::at(attacker)?.next_advert(master).map(|advert| vec![advert]), false)
+}
+
+/// What makes the frames may fail or not.
+trait Frames {
+    fn into_frames(self) -> Result<Vec<Vec<u8>>>;
+}
+
+impl Frames for Vec<Vec<u8>> {
+    fn into_frames(self) -> Result<Vec<Vec<u8>>> {
+        Ok(self)
+    }
+}
+
+impl Frames for Result<Vec<Vec<u8>>> {
+    fn into_frames(self) -> Result<Vec<Vec<u8>>> {
+        self
+    }
+}
+
+/// Floods a pair with `frames` (made from attacker, master and backup) for some dead times.
+fn flood<F: Frames>(frames: impl FnOnce(&Host, &Host, &Host) -> F, is_counted: bool) -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, attacker] = lab.hosts(["a", "b", "attacker"])?;
+    let [master, backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
+    let frames = frames(&attacker, &a, &b).into_frames()?;
+    let wire = Wire::at(&attacker)?;
+    wire.wait_for_adverts(a.ip(), 1)?;
+    let before = (sent_by(&master)?, backup.report()?.count("ipackets"));
+    let sent = Flood::start(attacker.ns(), ETH0, FloodPlan { frames, rate: None, duration: WHILE })?.wait()?;
+    wire.wait_for_adverts(a.ip(), 2)?;
+    assert_unmoved(&master, &backup);
+    if is_counted {
+        // In this order one may leave between the two.
+        let heard = backup.report()?.count("ipackets") - before.1;
+        let left = sent_by(&master)? - before.0;
+        assert!(heard + 1 >= left && heard >= 8, "of {left} adverts {heard} were heard among {sent} other frames");
+    }
+    for node in [&master, &backup] {
+        let lines = node.lines_with("refused adverts");
+        assert!(lines.windows(2).all(|pair| pair[1].at.since(pair[0].at) > Duration::from_millis(900)), "{lines:?}");
+    }
+    Ok(())
+}
+
+/// How many adverts a node has sent, as it says.
+fn sent_by(node: &Node<'_>) -> Result<u64> {
+    let told = node.report()?.text;
+    let sent = told.split_once("adverts sent: ").and_then(|(_, rest)| rest.split(';').next()?.parse().ok());
+    Ok(sent.unwrap_or_default())
+}
