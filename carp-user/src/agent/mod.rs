@@ -110,7 +110,9 @@ impl Agent {
             }
             has_more = self.drain();
             let now = now();
-            if self.executor.engine().poll_timeout().is_some_and(|due| due <= now) {
+            if let Some(due) = self.executor.engine().poll_timeout().filter(|due| *due <= now)
+                && (self.executor.engine().status().state == State::Master || self.datapath.has_heard_until(due))
+            {
                 self.ask_kernel();
                 self.executor.engine_mut().handle_timeout(now);
             }

@@ -9,6 +9,7 @@ use std::{future::pending, io};
 use carp_common::{
     abi::{AdvertEvent, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey},
     reason::Reason,
+    time::Time,
 };
 use thiserror::Error;
 use tokio::{
@@ -203,6 +204,11 @@ impl Datapath {
             return Some(Some(event));
         }
         self.socket.as_mut()?.get_mut().next()
+    }
+
+    /// Whether everything that arrived before this time has been read, or can be found in [`Self::last_heard`].
+    pub(crate) fn has_heard_until(&self, time: Time) -> bool {
+        self.socket.as_ref().is_none_or(|socket| socket.get_ref().heard_until() >= time)
     }
 
     /// Forwards what the XDP program has to say to the log.

@@ -47,6 +47,8 @@ pub(super) struct AdvertSocket {
     lost: u64,
     /// When the socket was last found empty: what is read later has arrived later.
     empty_at: Time,
+    /// Everything that arrived before has been read.
+    heard_until: Time,
 }
 
 /// What the verdict looks up.
@@ -95,6 +97,7 @@ impl AdvertSocket {
             refused: HashMap::new(),
             lost: 0,
             empty_at: now(),
+            heard_until: now(),
         })
     }
 
@@ -112,9 +115,11 @@ impl AdvertSocket {
         let before = now();
         let Some((len, stamp)) = self.receive(&mut frame) else {
             self.empty_at = before;
+            self.heard_until = before;
             return None;
         };
         let arrival = self.arrival(stamp);
+        self.heard_until = arrival;
         Some(match judge(&frame[..len], self.ifindex, &mut self.tables) {
             Verdict::Foreign => None,
             Verdict::Other(row, source) => self.refuse(row, Reason::Other, source),
@@ -133,6 +138,11 @@ impl AdvertSocket {
 
     pub(super) fn last_refused(&self, row: u32, reason: Reason) -> Option<Refused> {
         self.refused.get(&(row, reason)).copied()
+    }
+
+    /// Until when everything that arrived has been read.
+    pub(super) const fn heard_until(&self) -> Time {
+        self.heard_until
     }
 
     /// Frames that the kernel had no room for, since the socket was opened.

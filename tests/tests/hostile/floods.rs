@@ -86,7 +86,8 @@ fn flood<F: Frames>(frames: impl FnOnce(&Host, &Host, &Host) -> F, is_counted: b
     let sent = Flood::start(attacker.ns(), ETH0, FloodPlan { frames, rate: None, duration: WHILE })?.wait()?;
     wire.wait_for_adverts(a.ip(), 2)?;
     assert_unmoved(&master, &backup);
-    if is_counted {
+    // A socket's buffer overflows: there some are lost, but never so many that the backup takes over.
+    if is_counted && Node::attached()?.contains("XDP") {
         // In this order one may leave between the two.
         let heard = backup.report()?.count("ipackets") - before.1;
         let left = sent_by(&master)? - before.0;

@@ -11,6 +11,6 @@ const BEST: Election = Election { advbase: 0, advskew: 1, demote: 0 };
 
 /// Asserts that a pair is as it was when both had started.
 fn assert_unmoved(master: &Node<'_>, backup: &Node<'_>) {
-    assert_eq!(master.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
-    assert_eq!(backup.changes(), ["INIT -> BACKUP"]);
+    assert_eq!(master.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"], "{:#?}", master.transitions());
+    assert_eq!(backup.changes(), ["INIT -> BACKUP"], "{:#?}", backup.transitions());
 }
