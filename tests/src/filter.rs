@@ -1,5 +1,7 @@
 //! What a sniffer listens for.
 
+use std::net::Ipv4Addr;
+
 use nix::libc;
 use socket2::SockFilter;
 
@@ -11,6 +13,8 @@ pub enum Filter {
     Everything,
     /// IPv4 and IPv6 of protocol 112, whatever the rest of it is.
     Carp,
+    /// IPv4 of protocol 112 from one source, whatever else is sent.
+    CarpFrom(Ipv4Addr),
     /// ARP.
     Arp,
     /// ICMP echo replies (IPv4) with this identifier.
@@ -44,6 +48,16 @@ impl Filter {
                 ACCEPT,
                 REJECT,
             ],
+            Self::CarpFrom(source) => vec![
+                half(TYPE),
+                unless(IPV4, 5),
+                byte(23),
+                unless(112, 3),
+                word(26),
+                unless(source.to_bits(), 1),
+                ACCEPT,
+                REJECT,
+            ],
             Self::EchoReply { ident } => vec![
                 half(TYPE),
                 unless(IPV4, 7),
@@ -71,6 +85,11 @@ const fn byte(offset: u32) -> SockFilter {
 /// Loads the 16 bits at this offset of the frame.
 const fn half(offset: u32) -> SockFilter {
     SockFilter::new((libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16, 0, 0, offset)
+}
+
+/// Loads the 32 bits at this offset of the frame.
+const fn word(offset: u32) -> SockFilter {
+    SockFilter::new((libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, 0, 0, offset)
 }
 
 /// Skips `instructions` unless what was loaded is `value`.

@@ -23,6 +23,8 @@ enum Bench {
     Xdp,
     /// How long the address is gone
     Failover,
+    /// What a flood costs
+    Flood,
 }
 
 /// Builds the benchmark and runs it as root.
@@ -32,6 +34,7 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     let name = match options.bench {
         Bench::Xdp => "xdp",
         Bench::Failover => "failover",
+        Bench::Flood => "flood",
     };
     let mut cargo = process::cargo();
     cargo.args(["bench", "--package", "carp-tests", "--bench", name, "--"]).args(&options.args);

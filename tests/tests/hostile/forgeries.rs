@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use carp_common::checksum;
 use carp_tests::adverts::{Election, Signer};
 use carp_tests::node::{OTHER, PREFERRED};
