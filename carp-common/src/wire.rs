@@ -51,7 +51,7 @@ const TOS: u8 = 0x10;
 /// The "don't fragment" flag in an IPv4 header.
 const DONT_FRAGMENT: [u8; 2] = [0x40, 0x00];
 
-/// The virtual MAC of a vhid, 00:00:5e:00:01:VHID: the Ethernet source of its adverts.
+/// The virtual MAC of a vhid, 00:00:5e:00:01:VHID: the Ethernet source of its adverts, as a rule.
 ///
 /// ucarp sends from 00:00:5e:00:*00*:VHID, so a receiver must not require it.
 #[must_use]
@@ -144,12 +144,12 @@ impl Destination {
     }
 }
 
-/// The whole Ethernet frame of an IPv4 advert, from the virtual MAC.
+/// The whole Ethernet frame of an IPv4 advert, from this Ethernet address: as a rule [`virtual_mac`].
 #[must_use]
-pub fn ipv4_frame(header: &Header, source: Ipv4Addr, destination: Destination) -> [u8; IPV4_FRAME_LEN] {
+pub fn ipv4_frame(header: &Header, mac: [u8; 6], source: Ipv4Addr, destination: Destination) -> [u8; IPV4_FRAME_LEN] {
     let mut frame = [0; IPV4_FRAME_LEN];
     frame[..6].copy_from_slice(&destination.mac);
-    frame[6..12].copy_from_slice(&virtual_mac(header.vhid));
+    frame[6..12].copy_from_slice(&mac);
     frame[12..14].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
 
     let mut ip = [0; IPV4_LEN];
@@ -203,12 +203,15 @@ mod tests {
 
     #[test]
     fn the_frame_is_multicast_from_the_virtual_mac_with_ttl_255() {
-        let frame = ipv4_frame(&HEADER, Ipv4Addr::new(10, 0, 0, 1), Destination::group(GROUP_V4));
+        let frame = ipv4_frame(&HEADER, virtual_mac(7), Ipv4Addr::new(10, 0, 0, 1), Destination::group(GROUP_V4));
         assert_eq!(frame[..14], [1, 0, 0x5e, 0, 0, 0x12, 0, 0, 0x5e, 0, 1, 7, 8, 0]);
         assert_eq!(frame[14..18], [0x45, 0x10, 0, 56]);
         assert_eq!(frame[20..24], [0x40, 0, 255, 112]);
         assert_eq!(frame[26..34], [10, 0, 0, 1, 224, 0, 0, 18]);
         let ip: [u8; 20] = frame[14..34].try_into().unwrap();
         assert_eq!(checksum::internet(&ip), 0);
+
+        let other = ipv4_frame(&HEADER, [2, 0, 0, 0, 0, 9], Ipv4Addr::new(10, 0, 0, 1), Destination::group(GROUP_V4));
+        assert_eq!((&other[..6], &other[6..12], &other[12..]), (&frame[..6], &[2, 0, 0, 0, 0, 9][..], &frame[12..]));
     }
 }

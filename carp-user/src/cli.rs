@@ -13,14 +13,14 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use carp_common::{
     digest::{MAX_PASSPHRASE, Passphrase},
-    engine::{Advbase, Advskew, DeadRatio, Vhid},
+    engine::{Advbase, Advskew, Announcements, DeadRatio, Vhid},
     wire::{Destination, GROUP_V4, can_be_host},
 };
 use clap::{ArgAction, Parser, value_parser};
 use zeroize::Zeroizing;
 
 use crate::{
-    config::{Scripts, Settings, Vip},
+    config::{AdvertMac, Scripts, Settings, Vip},
     datapath::Choice,
     syslog::Facility,
 };
@@ -34,6 +34,10 @@ const MAX_INTERFACE: usize = 15;
 #[derive(Parser)]
 #[command(name = "carpd", version, infer_long_args = true, args_override_self = true, max_term_width = 100)]
 pub(crate) struct Args {
+    /// Print what to write instead of ucarp's lines in FILE, /etc/network/interfaces as a rule, and end
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    from_ucarp: Option<PathBuf>,
+
     /// Interface of the virtual host [default: that of --srcip, or of the route to the VIP]
     #[arg(short, long, value_name = "IF", allow_hyphen_values = true)]
     interface: Option<String>,
@@ -43,8 +47,8 @@ pub(crate) struct Args {
     srcip: Option<Ipv4Addr>,
 
     /// Virtual host id, the same on all hosts that share the VIP: 1 to 255
-    #[arg(short, long, alias = "v", value_name = "ID", value_parser = value_parser!(u8).range(1..))]
-    vhid: u8,
+    #[arg(short, long, alias = "v", required = true, value_name = "ID", value_parser = value_parser!(u8).range(1..))]
+    vhid: Option<u8>,
 
     /// Passphrase of 1 to 19 bytes, the same on all hosts; --passfile keeps it off the command line
     #[arg(short, long, required_unless_present = "passfile", overrides_with = "passfile", allow_hyphen_values = true)]
@@ -65,6 +69,11 @@ pub(crate) struct Args {
     /// Send adverts by Ethernet broadcast
     #[arg(short = 'M', long)]
     nomcast: bool,
+
+    /// Ethernet address that adverts come from: the virtual 00:00:5e:00:01:VHID, or the interface's own, for
+    /// hypervisors and clouds that drop frames from addresses they do not know
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = AdvertMac::Virtual)]
+    advert_mac: AdvertMac,
 
     /// Seconds between adverts: 0 to 255; 0 counts in --advskew alone
     #[arg(short = 'b', long, value_name = "SECONDS", default_value_t = 1)]
@@ -114,8 +123,17 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ROAD", value_enum, default_value_t = Choice::Auto)]
     datapath: Choice,
 
+    /// How many times a new master repeats its gratuitous ARP, each time with the second next advert: 0 to 255
+    #[arg(long, value_name = "TIMES", default_value_t = 1)]
+    garp_repeat: u8,
+
+    /// From then on, repeat it with every Nth advert: 0 to 255; 0: not at all, and then nobody may tell the
+    /// neighbours when a split network heals
+    #[arg(long, value_name = "ADVERTS", default_value_t = 5)]
+    garp_refresh: u8,
+
     /// Syslog facility of the log under --daemonize
-    #[arg(short, long, default_value = "daemon")]
+    #[arg(short, long, alias = "f", default_value = "daemon")]
     facility: Facility,
 
     /// Go into the background once everything is up
@@ -148,6 +166,11 @@ impl Args {
     /// Reads the arguments of a process, the program's name first.
     pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         Self::try_parse_from(arguments.into_iter().map(like_getopt))
+    }
+
+    /// The file of ifupdown to translate, instead of serving a virtual host.
+    pub(crate) fn translates(&self) -> Option<&Path> {
+        self.from_ucarp.as_deref()
     }
 
     /// Whether to go into the background.
@@ -196,10 +219,11 @@ impl Args {
         Ok(Settings {
             interface: self.interface,
             source: self.srcip,
-            vhid: Vhid::new(self.vhid).context("--vhid: 1 to 255")?,
+            vhid: self.vhid.and_then(Vhid::new).context("--vhid: 1 to 255")?,
             passphrase,
             vips,
             destination: if self.nomcast { Destination::broadcast(self.mcast) } else { Destination::group(self.mcast) },
+            advert_mac: self.advert_mac,
             advbase: Advbase::new(self.advbase).context("--advbase: 0 to 255")?,
             advskew: Advskew::new(self.advskew).context("--advskew: 0 to 254")?,
             dead_ratio: DeadRatio::new(self.deadratio).context("--deadratio: 1 to 255")?,
@@ -207,6 +231,7 @@ impl Args {
             neutral: self.neutral,
             ignore_link_state: self.ignoreifstate,
             datapath: self.datapath,
+            announcements: Announcements { repeat: self.garp_repeat, refresh: self.garp_refresh },
             scripts,
         })
     }
@@ -247,7 +272,7 @@ fn checked_script(path: PathBuf) -> Result<PathBuf> {
 }
 
 /// The kernel's rule for a name (`dev_valid_name`).
-fn is_interface_name(name: &str) -> bool {
+pub(crate) fn is_interface_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..")
         && name.len() <= MAX_INTERFACE
         && !name.contains(|c: char| c == '/' || c == ':' || c.is_ascii_whitespace())

@@ -11,9 +11,10 @@ use std::{
 use carp_common::{
     abi::Family,
     digest::Passphrase,
-    engine::{self, Advbase, Advskew, DeadRatio, Vhid},
+    engine::{self, Advbase, Advskew, Announcements, DeadRatio, Vhid},
     wire::Destination,
 };
+use clap::ValueEnum;
 
 use crate::datapath::Choice;
 
@@ -30,6 +31,15 @@ impl fmt::Display for Vip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
     }
+}
+
+/// Which Ethernet address adverts come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AdvertMac {
+    /// 00:00:5e:00:01:VHID, as the protocol has it
+    Virtual,
+    /// That of the interface, whatever it is at the time
+    Interface,
 }
 
 /// The administrator's scripts. With one of them, the scripts own the addresses.
@@ -59,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) vips: Vec<Vip>,
     /// Where adverts go.
     pub(crate) destination: Destination,
+    /// Which Ethernet address they come from.
+    pub(crate) advert_mac: AdvertMac,
     /// Advertisement base interval.
     pub(crate) advbase: Advbase,
     /// Advertisement skew.
@@ -73,6 +85,8 @@ pub(crate) struct Settings {
     pub(crate) ignore_link_state: bool,
     /// The road that adverts are to take.
     pub(crate) datapath: Choice,
+    /// How often a master repeats its gratuitous ARP.
+    pub(crate) announcements: Announcements,
     /// The scripts, if there are any.
     pub(crate) scripts: Option<Scripts>,
 }
@@ -97,6 +111,7 @@ impl Settings {
             preempt: self.preempt,
             families: &[Family::V4],
             source: IpAddr::V4(source),
+            announcements: self.announcements,
         }
     }
 }
@@ -130,6 +145,10 @@ mod tests {
         assert_eq!((config.advbase.get(), config.advskew.get(), config.dead_ratio.get()), (2, 5, 4));
         assert!(config.preempt);
         assert_eq!((config.families, config.source), (&[Family::V4][..], IpAddr::V4(source)));
-        assert!(!settings(&[]).engine(source).preempt);
+        let plain = settings(&[]).engine(source);
+        assert!(!plain.preempt);
+        assert_eq!(plain.announcements, Announcements { repeat: 1, refresh: 5 });
+        let announcing = settings(&["--garp-repeat=0", "--garp-refresh=255"]).engine(source);
+        assert_eq!(announcing.announcements, Announcements { repeat: 0, refresh: 255 });
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     cli::Args,
     config::Settings,
     datapath::Choice,
+    from_ucarp,
     lock::Lock,
     logging::{self, Sink},
     net::{
@@ -55,6 +56,10 @@ fn one_line(error: &clap::Error) -> String {
 /// An error is for the terminal; what goes wrong once there is a log has been logged.
 fn run(args: Args) -> Result<ExitCode> {
     let hidden = title::hide_passphrases();
+    if let Some(file) = args.translates() {
+        from_ucarp::print(file)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let (debug, facility) = (args.debug(), args.facility());
     let in_background = args.daemonize();
     let settings = args.settings()?;

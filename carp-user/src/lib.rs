@@ -6,6 +6,7 @@
 //! | `cli`, `config` | ucarp's options; the settings, checked |
 //! | `agent` | the one loop: inputs, timers, actions |
 //! | [`datapath`] | adverts from the wire: the XDP program and its maps, or a socket |
+//! | `from_ucarp` | what to write instead of ucarp's lines in ifupdown's files |
 //! | `net` | netlink, the advert socket, gratuitous ARP, group membership |
 //! | `vips`, `scripts` | a task that takes and releases the VIPs |
 //! | `logging`, `syslog`, `background`, `title`, `privileges`, `lock`, `clock` | a good citizen among daemons |
@@ -17,6 +18,7 @@ mod clock;
 mod config;
 mod daemon;
 pub mod datapath;
+mod from_ucarp;
 mod lock;
 mod logging;
 mod net;

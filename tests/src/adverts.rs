@@ -7,6 +7,7 @@ use carp_common::checksum;
 use carp_common::digest::{DigestKey, Passphrase};
 use carp_common::wire::{
     ADVERT_LEN, BOW_OUT, Destination, ETHERNET_LEN, ETHERTYPE_IPV4, GROUP_V4, Header, IPV4_LEN, PROTOCOL, ipv4_frame,
+    virtual_mac,
 };
 
 use crate::capture::Frame;
@@ -120,7 +121,7 @@ pub fn parse(frame: &Frame) -> Option<SeenAdvert> {
 fn frame(source: Ipv4Addr, vhid: u8, election: Election, counter: u64, digest: [u8; 20]) -> Vec<u8> {
     let Election { advbase, advskew, demote } = election;
     let header = Header { vhid, advskew, demote, advbase, counter, digest };
-    ipv4_frame(&header, source, Destination::group(GROUP_V4)).to_vec()
+    ipv4_frame(&header, virtual_mac(vhid), source, Destination::group(GROUP_V4)).to_vec()
 }
 
 fn header_of(frame: &[u8]) -> Option<Header> {

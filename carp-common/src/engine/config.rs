@@ -47,6 +47,27 @@ ranged!(
     DeadRatio, 1..=255
 );
 
+/// How often a master says where the VIPs are, beside the first time (keepalived's `garp_master_repeat` and
+/// `garp_master_refresh`, but counted in the master's own adverts, so that nothing else needs a timer).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Announcements {
+    /// After a takeover, and after another master was heard that did not win: how many times the announcement is
+    /// repeated, each time with the second next advert. 0 to 255; 0: not at all.
+    pub repeat: u8,
+    /// When these are over: with every how manieth advert the announcement is made again. 0 to 255; 0: not at all.
+    ///
+    /// Not 0 unless asked for: when a split heals, the other master may yield without a word, and its neighbours
+    /// go on sending to it until their caches expire. Nothing else would tell them.
+    pub refresh: u8,
+}
+
+impl Default for Announcements {
+    /// Once more, then with every fifth advert.
+    fn default() -> Self {
+        Self { repeat: 1, refresh: 5 }
+    }
+}
+
 /// The settings of a virtual host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
@@ -62,6 +83,8 @@ pub struct Config {
     pub families: &'static [Family],
     /// The own source address: what tells two equal hosts apart after a tie.
     pub source: IpAddr,
+    /// How often a master announces the VIPs again.
+    pub announcements: Announcements,
 }
 
 impl Config {
@@ -113,6 +136,7 @@ mod tests {
             preempt: false,
             families: &[Family::V4],
             source: IpAddr::from([10, 0, 0, 1]),
+            announcements: Announcements::default(),
         }
     }
 

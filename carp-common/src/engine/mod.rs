@@ -18,8 +18,8 @@
 //!
 //! The order of things:
 //!
-//! * Becoming MASTER: advert first, then the VIPs, then (when they are there) the announcement, again with the
-//!   second next advert and every fifth after it.
+//! * Becoming MASTER: advert first, then the VIPs, then (when they are there) the announcement, again as
+//!   often as [`Announcements`] says.
 //! * Yielding to a better master: a last advert first, so that the other hears of this one and announces. To an
 //!   equal it must not be sent, or both would yield.
 //! * Leaving: first the VIPs, then (when they are gone) the bow-out. Only a MASTER bows out: the bow-out of a
@@ -43,7 +43,7 @@ use core::{
 
 pub use self::{
     action::{Action, AdvertFields},
-    config::{Advbase, Advskew, Config, DeadRatio, Vhid},
+    config::{Advbase, Advskew, Announcements, Config, DeadRatio, Vhid},
     demotion::Demotion,
     input::{HeardAdvert, Input, LinkFault},
     state::{Cause, State, Transition},
@@ -53,11 +53,8 @@ use crate::{time::Time, wire::BOW_OUT};
 
 /// After stepping down on request, a host does not preempt for at least this long.
 const STEP_DOWN_HOLD: Duration = Duration::from_secs(3);
-/// The announcement is repeated with the second next advert,
+/// Each repetition of the announcement goes with the second next advert.
 const ANNOUNCE_AGAIN_AFTER: u8 = 2;
-/// and from then on with every fifth: after a split that the other master ended by yielding, nothing else tells
-/// the neighbours.
-const ANNOUNCE_EVERY: u8 = 5;
 /// A tie lengthens the next master-down time by less than this (at advbase 0: by less than a quarter of
 /// the advert interval).
 const TIE_SPREAD: Duration = Duration::from_millis(250);
@@ -78,8 +75,10 @@ pub struct Engine {
     hold: Option<Time>,
     /// MASTER: whether the VIPs are here, so that there is something to announce.
     vips_here: bool,
-    /// MASTER with its VIPs here: adverts until the announcement is repeated.
+    /// MASTER with its VIPs here: adverts until the next announcement; 0 if there will be none.
     announce_in: u8,
+    /// How many repetitions follow that one, before announcements are only refreshed.
+    repeats_left: u8,
     /// MASTER: before this time another master's advert causes no further announcement.
     announced_until: Time,
     /// A release of the VIPs is under way.
@@ -119,6 +118,7 @@ impl Engine {
             hold: None,
             vips_here: false,
             announce_in: 0,
+            repeats_left: 0,
             announced_until: now,
             releasing: false,
             bow_out_due: false,
@@ -157,7 +157,7 @@ impl Engine {
             let next = due.after(self.config.interval());
             self.timers.advert = Some(if next > now { next } else { now.after(self.config.interval()) });
             self.send_advert();
-            self.repeat_announcement();
+            self.announce_when_due();
         }
     }
 
@@ -256,13 +256,12 @@ impl Engine {
         }
     }
 
-    /// Another master was heard, and this one stays: says where the VIPs are, and again with the second next
-    /// advert, for the other may announce once more before it hears of us.
+    /// Another master was heard, and this one stays: says where the VIPs are, and repeats it, for the
+    /// other may announce once more before it hears of us.
     fn announce_to_rival(&mut self, now: Time) {
         if self.vips_here && now >= self.announced_until {
             self.announced_until = now.after(self.config.interval());
-            self.announce_in = ANNOUNCE_AGAIN_AFTER;
-            self.actions.push_back(Action::Announce);
+            self.announce();
         }
     }
 
@@ -299,8 +298,7 @@ impl Engine {
             return;
         }
         self.vips_here = true;
-        self.announce_in = ANNOUNCE_AGAIN_AFTER;
-        self.actions.push_back(Action::Announce);
+        self.announce();
     }
 
     fn handle_vips_released(&mut self) {
@@ -432,15 +430,34 @@ impl Engine {
         }));
     }
 
-    fn repeat_announcement(&mut self) {
-        if !self.vips_here {
+    /// Says where the VIPs are, and begins with the repetitions.
+    fn announce(&mut self) {
+        self.actions.push_back(Action::Announce);
+        self.repeats_left = self.config.announcements.repeat;
+        self.plan_announcement();
+    }
+
+    /// An advert has been sent: says where the VIPs are if it is time.
+    fn announce_when_due(&mut self) {
+        if !self.vips_here || self.announce_in == 0 {
             return;
         }
         self.announce_in -= 1;
         if self.announce_in == 0 {
-            self.announce_in = ANNOUNCE_EVERY;
             self.actions.push_back(Action::Announce);
+            self.plan_announcement();
         }
+    }
+
+    /// Decides with which advert the next announcement goes.
+    fn plan_announcement(&mut self) {
+        self.announce_in = match self.repeats_left.checked_sub(1) {
+            Some(left) => {
+                self.repeats_left = left;
+                ANNOUNCE_AGAIN_AFTER
+            }
+            None => self.config.announcements.refresh,
+        };
     }
 }
 

@@ -75,7 +75,14 @@ impl Executor {
         Ok(Self {
             name: format!("{interface} vhid {vhid}"),
             engine: Engine::new(settings.engine(settings.source.unwrap_or(Ipv4Addr::UNSPECIFIED)), now),
-            adverts: AdvertSender::new(socket, &settings.passphrase, vhid, &vips, settings.destination),
+            adverts: AdvertSender::new(
+                socket,
+                &settings.passphrase,
+                vhid,
+                &vips,
+                settings.advert_mac,
+                settings.destination,
+            ),
             vips: VipKeeper::start(handle, interface.clone(), Arc::clone(&settings), reports),
             settings,
             interface,
@@ -254,13 +261,13 @@ impl Executor {
     }
 
     fn try_send_advert(&mut self, datapath: &mut Datapath, fields: AdvertFields) -> io::Result<()> {
-        let Some(Link { key, source: Some(source), .. }) = self.link else {
+        let Some(Link { key, mac, source: Some(source), .. }) = self.link else {
             return Err(io::ErrorKind::NetworkDown.into());
         };
         let counter = self.adverts.next_counter();
         // Before it leaves: a reflection may be faster than this process.
         datapath.set_sent(key, &Sent::new(IpAddr::V4(source), counter)).map_err(io::Error::other)?;
-        self.adverts.send(key.ifindex(), source, fields, counter)
+        self.adverts.send(key.ifindex(), mac, source, fields, counter)
     }
 
     fn announce(&self) {

@@ -9,12 +9,13 @@ use std::{
 use carp_common::{
     digest::{Passphrase, message_prefix},
     engine::AdvertFields,
-    wire::{Destination, Header, ipv4_frame},
+    wire::{Destination, Header, ipv4_frame, virtual_mac},
 };
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 
 use super::PacketSocket;
+use crate::config::AdvertMac;
 
 /// By how much the counter rises at least: a peer that adopts it and adds one never meets it.
 const COUNTER_STEP: u64 = 1 << 16;
@@ -23,6 +24,7 @@ const COUNTER_STEP: u64 = 1 << 16;
 pub(crate) struct AdvertSender {
     socket: PacketSocket,
     vhid: u8,
+    mac: AdvertMac,
     destination: Destination,
     /// The HMAC over everything before the counter.
     prefix: Hmac<Sha1>,
@@ -36,11 +38,12 @@ impl AdvertSender {
         passphrase: &Passphrase,
         vhid: u8,
         vips: &[IpAddr],
+        mac: AdvertMac,
         destination: Destination,
     ) -> Self {
         let mut prefix = Hmac::new_from_slice(passphrase.key()).expect("HMAC takes keys of any length");
         message_prefix(vhid, vips, |piece| prefix.update(piece));
-        Self { socket, vhid, destination, prefix, counter: 0 }
+        Self { socket, vhid, mac, destination, prefix, counter: 0 }
     }
 
     /// The counter for the next advert: at least the wall clock in nanoseconds, and always rising, so that
@@ -53,11 +56,24 @@ impl AdvertSender {
     }
 
     /// Sends one advert with the counter that [`Self::next_counter`] gave.
-    pub(crate) fn send(&self, ifindex: u32, source: Ipv4Addr, fields: AdvertFields, counter: u64) -> io::Result<()> {
+    ///
+    /// `mac` is the hardware address that the interface has now.
+    pub(crate) fn send(
+        &self,
+        ifindex: u32,
+        mac: [u8; 6],
+        source: Ipv4Addr,
+        fields: AdvertFields,
+        counter: u64,
+    ) -> io::Result<()> {
         let digest = self.prefix.clone().chain_update(counter.to_be_bytes()).finalize().into_bytes().into();
         let AdvertFields { advbase, advskew, demote } = fields;
         let header = Header { vhid: self.vhid, advskew, demote, advbase, counter, digest };
-        self.socket.send(ifindex, &ipv4_frame(&header, source, self.destination))
+        let mac = match self.mac {
+            AdvertMac::Virtual => virtual_mac(self.vhid),
+            AdvertMac::Interface => mac,
+        };
+        self.socket.send(ifindex, &ipv4_frame(&header, mac, source, self.destination))
     }
 
     /// The socket, for other frames of the same virtual host.

@@ -2,6 +2,7 @@
 
 mod defaults;
 mod foreign;
+mod from_ucarp;
 mod privileges;
 mod refusals;
 mod rivals;

@@ -88,7 +88,7 @@ fn a_user_who_may_not_write_the_lock_is_told_where_it_would_be() -> Result<()> {
 }
 
 /// carpd as root without a capability.
-fn without(host: &Host, capability: &str, arguments: &[&str]) -> Result<Agent> {
+pub(crate) fn without(host: &Host, capability: &str, arguments: &[&str]) -> Result<Agent> {
     let mut command = host.command("setpriv");
     let removed = format!("-{capability}");
     command.args(["--bounding-set", &removed, "--inh-caps", &removed]).arg(carpd_path()?).args(arguments);

@@ -16,7 +16,7 @@ fn bad_input_is_refused_with_one_line_and_nothing_is_half_done() -> Result<()> {
     fs::write(&empty, "\n").context("writing a passfile")?;
     let empty = empty.to_str().context("a path that is no text")?;
 
-    let wrong: [(&[&str], &[&str]); 27] = [
+    let wrong: [(&[&str], &[&str]); 30] = [
         (&["--nonsense"], &["--nonsense"]),
         (&["-Q"], &["-Q"]),
         (&["stray"], &["stray"]),
@@ -42,6 +42,9 @@ fn bad_input_is_refused_with_one_line_and_nothing_is_half_done() -> Result<()> {
         (&["--upscript", empty], &[empty, "executable"]),
         (&["--facility=local8"], &["--facility", "local8"]),
         (&["--script-timeout=0"], &["--script-timeout", "1..=3600"]),
+        (&["--advert-mac=mine"], &["--advert-mac", "mine", "virtual, interface"]),
+        (&["--garp-repeat=256"], &["--garp-repeat", "0..=255"]),
+        (&["--garp-refresh=-1"], &["--garp-refresh", "-1"]),
         (&["--xparam"], &["--xparam"]),
         (&["-B", "--vhid=0"], &["--vhid", "1..=255"]),
     ];

@@ -49,7 +49,12 @@ fn config(advbase: u8, advskew: u8) -> Config {
         preempt: false,
         families: &[Family::V4],
         source: US,
+        announcements: Announcements::default(),
     }
+}
+
+fn announcing(repeat: u8, refresh: u8) -> Config {
+    Config { announcements: Announcements { repeat, refresh }, ..config(1, 0) }
 }
 
 fn preempting(advbase: u8, advskew: u8) -> Config {

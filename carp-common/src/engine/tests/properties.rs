@@ -77,12 +77,13 @@ fn wild_op() -> impl Strategy<Value = Op> {
 fn configs() -> impl Strategy<Value = Config> {
     let advbase = prop_oneof![Just(0u8), Just(1), Just(255), any::<u8>()];
     let families = select(vec![&BOTH[..1], &BOTH[1..], BOTH]);
-    (advbase, 0..=254u8, 1..=255u8, any::<bool>(), families, any::<IpAddr>()).prop_map(
-        |(advbase, advskew, ratio, preempt, families, source)| Config {
+    (advbase, 0..=254u8, 1..=255u8, any::<bool>(), families, any::<IpAddr>(), any::<[u8; 2]>()).prop_map(
+        |(advbase, advskew, ratio, preempt, families, source, [repeat, refresh])| Config {
             dead_ratio: DeadRatio::new(ratio).unwrap(),
             preempt,
             families,
             source,
+            announcements: Announcements { repeat, refresh },
             ..config(advbase, advskew)
         },
     )

@@ -18,6 +18,62 @@ fn the_announcement_follows_the_vips_and_is_repeated_with_the_second_next_advert
     }
 }
 
+/// With which of the next adverts the host announces; the first is 1.
+fn announced_with(host: &mut Host, adverts: u32) -> std::vec::Vec<u32> {
+    let announces = |host: &mut Host| {
+        let actions = host.sleep();
+        assert_eq!(actions[0], send(1, 0, 0));
+        actions[1..].contains(&ANNOUNCE)
+    };
+    (1..=adverts).filter(|_| announces(host)).collect()
+}
+
+#[test]
+fn the_announcement_is_repeated_as_often_as_it_was_set_and_then_refreshed_as_it_was_set() {
+    let cases: [(u8, u8, &[u32]); 8] = [
+        (1, 5, &[2, 7, 12, 17, 22]),
+        (3, 5, &[2, 4, 6, 11, 16, 21]),
+        (0, 5, &[5, 10, 15, 20]),
+        (2, 0, &[2, 4]),
+        (0, 0, &[]),
+        (1, 1, &[2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22]),
+        (0, 255, &[]),
+        (255, 0, &[2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22]),
+    ];
+    for (repeat, refresh, expected) in cases {
+        let mut host = Host::master(announcing(repeat, refresh));
+        assert_eq!(announced_with(&mut host, 22), expected, "repeat {repeat}, refresh {refresh}");
+    }
+    let mut host = Host::master(announcing(255, 255));
+    assert_eq!(announced_with(&mut host, 510).len(), 255);
+    assert_eq!(announced_with(&mut host, 510), [255, 510], "the longest there is");
+}
+
+#[test]
+fn a_rival_that_does_not_win_starts_the_repetitions_again() {
+    for (repeat, refresh, expected) in
+        [(2, 4, &[2, 4, 8, 12][..]), (2, 0, &[2, 4]), (0, 3, &[3, 6, 9, 12]), (0, 0, &[])]
+    {
+        let mut host = Host::master(announcing(repeat, refresh));
+        announced_with(&mut host, 9);
+        let rival = host.hears(1, 50, 0);
+        assert_eq!(host.handle(Input::Advert(rival)), [ANNOUNCE], "at once, whatever was set");
+        assert_eq!(announced_with(&mut host, 12), expected, "repeat {repeat}, refresh {refresh}");
+    }
+}
+
+#[test]
+fn a_host_that_is_master_again_starts_the_repetitions_again() {
+    let mut host = Host::master(announcing(2, 0));
+    assert_eq!(announced_with(&mut host, 3), [2]);
+    let better = host.hears(0, 0, 0);
+    host.handle(Input::Advert(better));
+    assert!(host.sleep().contains(&Action::TakeVips));
+    assert_eq!(announced_with(&mut host, 5), [], "its VIPs are still on the way");
+    assert_eq!(host.handle(Input::VipsTaken), [ANNOUNCE]);
+    assert_eq!(announced_with(&mut host, 9), [2, 4]);
+}
+
 #[test]
 fn nothing_is_announced_before_the_vips_are_here() {
     let mut host = Host::taking(config(1, 0));
