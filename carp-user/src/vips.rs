@@ -11,7 +11,7 @@ use rtnetlink::Handle;
 use tokio::{
     select,
     sync::{mpsc, watch},
-    time::sleep,
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
@@ -22,6 +22,8 @@ use crate::{
 
 /// Time between two tries to add or remove a VIP.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Shortest time between two repairs: something else that wants the addresses elsewhere gets no faster answer.
+const REPAIR_AGAIN: Duration = Duration::from_secs(1);
 /// Tries to remove a VIP before the agent is told that it is over all the same.
 const TRIES: u32 = 3;
 
@@ -50,7 +52,7 @@ impl VipKeeper {
         inputs: mpsc::Sender<Input>,
     ) -> Self {
         let (goal, goals) = watch::channel(None);
-        tokio::spawn(Task { handle, interface, settings, inputs }.run(goals));
+        tokio::spawn(Task { handle, interface, settings, inputs, repaired: None }.run(goals));
         Self { goal, settled: true }
     }
 
@@ -80,10 +82,12 @@ struct Task {
     interface: String,
     settings: Arc<Settings>,
     inputs: mpsc::Sender<Input>,
+    /// When something was last put right.
+    repaired: Option<Instant>,
 }
 
 impl Task {
-    async fn run(self, mut goals: watch::Receiver<Option<Goal>>) {
+    async fn run(mut self, mut goals: watch::Receiver<Option<Goal>>) {
         while goals.changed().await.is_ok() {
             loop {
                 let Some(goal) = *goals.borrow_and_update() else { break };
@@ -98,7 +102,7 @@ impl Task {
         }
     }
 
-    async fn pursue(&self, goal: Goal) {
+    async fn pursue(&mut self, goal: Goal) {
         let done = if goal.is_repair { self.repair(goal).await } else { self.reach(goal).await };
         if done {
             let report = if goal.held { Input::VipsTaken } else { Input::VipsReleased };
@@ -123,9 +127,13 @@ impl Task {
     }
 
     /// Puts right what something else has changed; `false` if nothing was wrong, or a script is in charge.
-    async fn repair(&self, goal: Goal) -> bool {
+    async fn repair(&mut self, goal: Goal) -> bool {
         if self.settings.scripts.is_some() {
             return false;
+        }
+        // Whoever changes the addresses may do so again at once, and for ever.
+        if let Some(repaired) = self.repaired {
+            sleep_until(repaired + REPAIR_AGAIN).await;
         }
         // What the agent saw may be older than what this task has done since.
         let Ok(Some(now)) = interface::look(&self.handle, &self.interface).await else { return false };
@@ -135,6 +143,7 @@ impl Task {
         } else {
             warn!("{}: {wrong} is here although this host is not master: removing it", self.interface);
         }
+        self.repaired = Some(Instant::now());
         self.reach(goal).await
     }
 

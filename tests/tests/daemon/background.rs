@@ -50,7 +50,7 @@ fn the_parent_ends_with_the_agents_exit_code_and_says_why() -> Result<()> {
     for (vhid, why) in
         [("--vhid=1", "served by another carpd"), ("--vhid=2", "XDP program already"), ("--vhid=0", "1..=255")]
     {
-        let words = [&VHOST[..], &[vhid]].concat();
+        let words = [&VHOST[..], &[vhid, "--datapath=native"]].concat();
         let expected = host.carpd(&words)?.wait(LONG)?.code();
         let mut background = host.carpd(&[&words[..], &["--daemonize"]].concat())?;
         assert_eq!(background.wait(LONG)?.code(), expected, "{vhid}");
