@@ -78,6 +78,26 @@ fn an_interface_that_moves_to_another_namespace_is_awaited_and_used_again() -> R
 }
 
 #[test]
+fn a_carrier_that_flaps_when_the_program_is_attached_is_waited_for() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, bystander] = lab.hosts(["a", "bystander"])?;
+    // As drivers do that reset the card for it.
+    let node = Node::spawn(&a, PREFERRED)?;
+    node.wait_for_line(&Node::attached()?)?;
+    for _ in 0..2 {
+        a.set_carrier(false)?;
+        node.wait_for("BACKUP -> INIT")?;
+        a.set_carrier(true)?;
+        node.wait_for("INIT -> BACKUP")?;
+    }
+    node.wait_for("BACKUP -> MASTER")?;
+    Wire::at(&bystander)?.wait_for_adverts(a.ip(), 2)?;
+    // Attaching again would make it flap for ever.
+    assert_eq!(node.lines_with(&Node::attached()?).len(), 1);
+    Ok(())
+}
+
+#[test]
 fn what_a_socket_loses_is_counted_and_told() -> Result<()> {
     let lab = Lab::new()?;
     let [a, attacker] = lab.hosts(["a", "attacker"])?;
