@@ -1,7 +1,6 @@
 //! The well-known tutorial's way: ucarp as a systemd service on two servers, with the path of carpd and nothing else
 //! changed, under a real systemd with its journal.
 
-use std::env;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +9,7 @@ use std::process;
 
 use anyhow::{Context, Result};
 use carp_tests::netns::output_of;
-use carp_tests::{Agent, Host, LONG, Lab, VIP, carpd_path, eventually};
+use carp_tests::{Agent, Folder, Host, LONG, Lab, VIP, carpd_path, eventually};
 
 const SYSTEMD: &str = "/lib/systemd/systemd";
 
@@ -70,16 +69,17 @@ struct Booted {
     /// unshare, whose child is systemd.
     init: Agent,
     _cgroup: Cgroup,
-    folder: Folder,
+    _folder: Folder,
+    host: String,
 }
 
 impl Booted {
     fn boot(host: &Host) -> Result<Self> {
-        let folder = Folder::new(host.name())?;
-        folder.write("nothing.target", "[Unit]\nDefaultDependencies=no\n")?;
-        folder.write("ucarp.service", &unit(host, &folder.0)?)?;
+        let folder = Folder::new("systemd")?;
+        write(&folder, "nothing.target", "[Unit]\nDefaultDependencies=no\n")?;
+        write(&folder, "ucarp.service", &unit(host, folder.path())?)?;
         for (script, verb) in [("vip-up", "add"), ("vip-down", "del")] {
-            folder.write(script, &format!("#!/bin/sh\nexec ip addr {verb} \"$2\"/24 dev \"$1\"\n"))?;
+            write(&folder, script, &format!("#!/bin/sh\nexec ip addr {verb} \"$2\"/24 dev \"$1\"\n"))?;
         }
         let cgroup = Cgroup::new(host.name())?;
         let mut command = host.command("sh");
@@ -95,8 +95,13 @@ impl Booted {
             "--cgroup",
             "--mount-proc",
         ]);
-        command.args(["sh", "-c", BOOT, "sh"]).arg(&folder.0).arg(SYSTEMD);
-        let booted = Self { init: Agent::spawn("systemd", command)?, _cgroup: cgroup, folder };
+        command.args(["sh", "-c", BOOT, "sh"]).arg(folder.path()).arg(SYSTEMD);
+        let booted = Self {
+            init: Agent::spawn("systemd", command)?,
+            _cgroup: cgroup,
+            _folder: folder,
+            host: host.name().to_owned(),
+        };
         eventually("systemd is up", LONG, || {
             Ok(booted.systemctl("is-system-running").is_ok_and(|state| state.trim() == "running"))
         })?;
@@ -119,7 +124,7 @@ impl Booted {
         let systemd = children.split_whitespace().next().context("systemd is not there")?;
         let mut command = process::Command::new("nsenter");
         command.args(["--all", "--target", systemd]).args(words.split_whitespace());
-        output_of(&mut command).with_context(|| format!("in {}: {words}", self.folder.0.display()))
+        output_of(&mut command).with_context(|| format!("on {}: {words}", self.host))
     }
 }
 
@@ -175,26 +180,8 @@ impl Drop for Cgroup {
     }
 }
 
-/// A folder for a test, gone after it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Result<Self> {
-        let folder = env::temp_dir().join(format!("carp-systemd-{}-{name}", process::id()));
-        fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        Ok(Self(folder))
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.0.join(name);
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-        fs::set_permissions(&path, Permissions::from_mode(0o755)).context("making a script executable")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Whoever looks at it next makes a new one.
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn write(folder: &Folder, name: &str, text: &str) -> Result<()> {
+    let path = folder.path().join(name);
+    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).context("making a script executable")
 }

@@ -13,23 +13,51 @@ use crate::cache::Cache;
 use crate::debian::{self, Packages};
 use crate::process;
 
+/// If this is set, a peer that cannot be had is an error; the tests look at it too.
+pub const REQUIRE_PEERS: &str = "CARP_REQUIRE_PEERS";
+
 /// A program, and the Debian package of the same name that has it.
 struct Tool {
     name: &'static str,
     /// Where the program is in the package.
     path: &'static str,
-    /// Arguments with which it does nothing and succeeds.
+    /// Argument with which it does nothing and succeeds.
     probe: &'static str,
+    /// What it finds its own files by, below the folder that it is unpacked in.
+    settings: &'static [(&'static str, &'static str)],
+    /// Whether it is only there to be met or to look on: without it, the tests that need it are skipped.
+    peer: bool,
 }
 
-const TOOLS: [Tool; 1] = [Tool { name: "bpftool", path: "usr/sbin/bpftool", probe: "version" }];
+const TOOLS: [Tool; 4] = [
+    Tool { name: "bpftool", path: "usr/sbin/bpftool", probe: "version", settings: &[], peer: false },
+    Tool { name: "ucarp", path: "usr/sbin/ucarp", probe: "--help", settings: &[], peer: true },
+    Tool { name: "keepalived", path: "usr/sbin/keepalived", probe: "--version", settings: &[], peer: true },
+    Tool {
+        name: "tshark",
+        path: "usr/bin/tshark",
+        probe: "--version",
+        // Its dissector of CARP is built in; the plugins are for other protocols.
+        settings: &[("WIRESHARK_DATA_DIR", "usr/share/wireshark"), ("WIRESHARK_PLUGIN_DIR", "no-plugins")],
+        peer: true,
+    },
+];
 
 /// The folders, joined as in PATH, with the test tools that this machine lacks; what is missing is fetched into the
-/// user's cache.
+/// user's cache. A peer that cannot be had is left out with a word, unless [`REQUIRE_PEERS`] is set.
 pub fn find_or_fetch() -> Result<OsString> {
     let cache = Cache::of_user()?;
-    let missing = TOOLS.iter().filter(|tool| !tool.is_installed());
-    let folders = missing.map(|tool| tool.find_or_fetch(&cache)).collect::<Result<Vec<_>>>()?;
+    let required = env::var_os(REQUIRE_PEERS).is_some();
+    let mut folders = Vec::new();
+    for tool in TOOLS.iter().filter(|tool| !tool.is_installed()) {
+        match tool.find_or_fetch(&cache) {
+            Ok(folder) => folders.push(folder),
+            Err(error) if tool.peer && !required => {
+                eprintln!("carp: no {}, so the tests with it are skipped: {error:#}", tool.name);
+            }
+            Err(error) => return Err(error),
+        }
+    }
     env::join_paths(folders).context("the cache folder's name has a colon in it")
 }
 
@@ -60,10 +88,13 @@ impl Tool {
         fs::create_dir(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
         let starter = bin.join(self.name);
         let (path, libraries) = (self.path, debian::library_path("$root"));
+        let settings = self.settings.iter().map(|(name, place)| format!("export {name}=\"$root/{place}\"\n"));
         let script = format!(
             "#!/bin/sh\n\
              root=$(dirname \"$0\")/..\n\
-             LD_LIBRARY_PATH={libraries} exec \"$root/{path}\" \"$@\"\n"
+             {}\
+             LD_LIBRARY_PATH={libraries} exec \"$root/{path}\" \"$@\"\n",
+            settings.collect::<String>()
         );
         fs::write(&starter, script)
             .and_then(|()| fs::set_permissions(&starter, fs::Permissions::from_mode(0o755)))

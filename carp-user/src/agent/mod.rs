@@ -49,6 +49,8 @@ const REPORTS: usize = 16;
 const LAST_ADVERT: Duration = Duration::from_millis(50);
 /// Row of counters of the one virtual host.
 const ROW: u32 = 1;
+/// Row of counters of protocol 112 that belongs to none.
+const NO_VHOST: u32 = 0;
 
 /// One virtual host at work.
 pub(crate) struct Agent {
@@ -223,8 +225,8 @@ impl Agent {
             || "no advert heard".to_owned(),
             |arrival| format!("last advert heard {:.3} s ago", now.since(arrival).as_secs_f64()),
         );
-        // What is no advert of any virtual host is counted under none: row 0.
-        let count = |reason| self.datapath.counter(ROW, reason) + self.datapath.counter(0, reason);
+        // What belongs to no virtual host has arrived here all the same: VRRP, or a peer whose vhid is mistyped.
+        let count = |reason| self.datapath.counter(ROW, reason) + self.datapath.counter(NO_VHOST, reason);
         let received = Reason::ALL.into_iter().map(|reason| (reason.name(), count(reason)));
         let mut received: Vec<_> = received.collect();
         received.push(("lost", self.datapath.lost()));

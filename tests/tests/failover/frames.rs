@@ -51,6 +51,20 @@ fn a_peers_advert_with_a_counter_of_ours_is_no_echo() -> Result<()> {
 }
 
 #[test]
+fn an_advert_of_another_virtual_host_moves_nothing_and_is_told_in_the_report() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, peer] = lab.hosts(["a", "peer"])?;
+    let node = Node::start(&a, PREFERRED)?;
+    node.wait_for("BACKUP -> MASTER")?;
+    let stranger = Signer::new(PASSPHRASE, VHID + 1, &[VIP])?;
+    send_frame(peer.ns(), ETH0, &stranger.advert(peer.ip(), BEST, 1))?;
+    eventually("it is counted", LONG, || Ok(node.report()?.count("other") == 1))?;
+    assert_eq!(node.report()?.count("ipackets"), 0);
+    assert_eq!(node.changes(), UNMOVED_MASTER);
+    Ok(())
+}
+
+#[test]
 fn a_master_that_hears_a_worse_one_announces_again_once_an_interval() -> Result<()> {
     let lab = Lab::new()?;
     let [a, peer] = lab.hosts(["a", "peer"])?;
