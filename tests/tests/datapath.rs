@@ -122,6 +122,21 @@ fn holds_vip(host: &Host) -> Result<bool> {
 }
 
 #[test]
+fn a_flood_on_a_socket_hides_no_change_of_the_interface() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, attacker] = lab.hosts(["a", "attacker"])?;
+    let node = Node::spawn(&a, &format!("{PREFERRED} --datapath=socket"))?;
+    node.wait_for("BACKUP -> MASTER")?;
+    let frames = vec![adverts::forge(attacker.ip(), 1, Election::new(0, 0), 1)];
+    let flood = Flood::start(attacker.ns(), ETH0, FloodPlan { frames, rate: None, duration: LONG })?;
+    eventually("the flood has arrived", LONG, || Ok(node.report()?.count("badauth") > 1000))?;
+    a.remove_address("10.77.0.1/24")?;
+    node.wait_for("MASTER -> INIT")?;
+    assert!(flood.stop()? > 1000);
+    Ok(())
+}
+
+#[test]
 fn a_program_that_something_else_detached_is_attached_again() -> Result<()> {
     let lab = Lab::new()?;
     let [a, b] = lab.hosts(["a", "b"])?;

@@ -12,7 +12,7 @@ mod executor;
 mod refusals;
 mod signals;
 
-use std::{future::ready, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use carp_common::{
@@ -25,6 +25,7 @@ use log::{debug, info, warn};
 use tokio::{
     select,
     sync::{mpsc, watch},
+    task::yield_now,
     time::sleep,
 };
 
@@ -101,14 +102,19 @@ impl Agent {
                 ready = self.datapath.readable() => ready.context("cannot wait for adverts")?,
                 changed = self.links.changed() => {
                     changed.context("the task that watches the interface has ended")?;
-                    if let Err(error) = self.handle_link() {
-                        warn!("{error:#}");
-                    }
+                    self.links.mark_changed();
                 }
                 Some(report) = self.reports.recv() => self.handle_report(report),
                 fired = self.timer.fired() => fired?,
-                // What was left in the ring would wake nobody.
-                () = ready(()), if has_more => {}
+                // What was left would wake nobody. Signals, netlink and the other tasks get their turn first, or a flood
+                // would keep them waiting for ever.
+                () = yield_now(), if has_more => {}
+            }
+            // Not left to the select: there, a flood of adverts would always be first.
+            if self.links.has_changed().context("the task that watches the interface has ended")?
+                && let Err(error) = self.handle_link()
+            {
+                warn!("{error:#}");
             }
             has_more = self.drain();
             let now = now();

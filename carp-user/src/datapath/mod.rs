@@ -132,12 +132,8 @@ impl Datapath {
 
     fn enter_xdp(&mut self, key: VhostKey, vhost: &Vhost, interface: &Interface) -> Result<Road, String> {
         let xdp = self.xdp.as_mut().map_err(|why| why.clone())?.get_mut();
-        if interface.strips_vlan_tags {
-            return Err(
-                "it strips the tags of the VLANs on it (rx-vlan-offload), and XDP would take their adverts for \
-                        its own: run carpd on a VLAN's interface, or `ethtool -K DEVICE rxvlan off`"
-                    .to_owned(),
-            );
+        if let Some(why) = obstacle(interface) {
+            return Err(why.to_owned());
         }
         xdp.set_vhost(key, vhost).map_err(|error| error.to_string())?;
         let attached = attach(self.choice, |mode| xdp.attach(key.ifindex(), mode, interface.xdp_program));
@@ -257,6 +253,14 @@ fn load() -> Result<AsyncFd<Xdp>, String> {
     // SAFETY: the ring's descriptor belongs to the Xdp, which never replaces it.
     unsafe { AsyncFd::register_with_interest(xdp, Interest::READABLE) }
         .map_err(|error| format!("cannot wait for the XDP program's events: {}", io::Error::from(error)))
+}
+
+/// What speaks against XDP on an interface, whatever its driver can.
+fn obstacle(interface: &Interface) -> Option<&'static str> {
+    interface.strips_vlan_tags.then_some(
+        "its card takes the tags of the VLANs on it off (rx-vlan-offload), so XDP would take their adverts for its \
+         own: run carpd on a VLAN's interface, or `ethtool -K DEVICE rxvlan off`",
+    )
 }
 
 /// Attaches in the mode that was asked for, or in the best one; with `auto`, a generic one says why.

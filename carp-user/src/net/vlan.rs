@@ -58,3 +58,32 @@ fn strips_tags(name: &str) -> io::Result<bool> {
     }
     Ok(value.data & ETH_FLAG_RXVLAN != 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::{LinkMessageBuilder, LinkUnspec};
+
+    use super::*;
+
+    /// A link of this kind on the interface with index 4.
+    fn on_4(kind: InfoKind) -> LinkMessage {
+        let mut link = LinkMessageBuilder::<LinkUnspec>::new().index(9).build();
+        link.attributes.push(LinkAttribute::Link(4));
+        link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+        link
+    }
+
+    #[test]
+    fn a_vlan_is_on_the_interface_that_it_names_and_nothing_else_is() {
+        assert!(is_on(&on_4(InfoKind::Vlan), 4));
+        assert!(!is_on(&on_4(InfoKind::Vlan), 9));
+        assert!(!is_on(&on_4(InfoKind::MacVlan), 4));
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_strips_nothing() {
+        assert!(strips_tags("nosuch0").is_err());
+        // The loopback is there, and has no card.
+        assert!(!strips_tags("lo").unwrap());
+    }
+}
