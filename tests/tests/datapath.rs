@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use carp_tests::adverts::{self, Election};
 use carp_tests::netns::output_of;
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{ETH0, Flood, FloodPlan, Host, LONG, Lab, Netns, Node, VIP, Wire, eventually, tool};
+use carp_tests::{ETH0, Flood, FloodPlan, LONG, Lab, Netns, Node, VIP, Wire, eventually, tool};
 use nix::sys::signal::Signal;
 
 /// A virtual host with an advert every 234 ms, but for its interface.
@@ -74,7 +74,7 @@ fn an_interface_that_moves_to_another_namespace_is_awaited_and_used_again() -> R
     node.wait_until_ready()?;
     node.wait_for("BACKUP -> MASTER")?;
     Wire::at(&bystander)?.wait_for_adverts(a.ip(), 2)?;
-    eventually("the VIP is there", LONG, || holds_vip(&a))
+    eventually("the VIP is there", LONG, || a.has_address(VIP))
 }
 
 #[test]
@@ -118,11 +118,6 @@ fn what_a_socket_loses_is_counted_and_told() -> Result<()> {
     Ok(())
 }
 
-/// Whether a host has the VIP.
-fn holds_vip(host: &Host) -> Result<bool> {
-    host.has_address(VIP)
-}
-
 #[test]
 fn a_flood_on_a_socket_hides_no_change_of_the_interface() -> Result<()> {
     let lab = Lab::new()?;
@@ -156,7 +151,7 @@ fn a_program_that_something_else_detached_is_attached_again() -> Result<()> {
     // Deaf for a while, it may have taken over: it hears the better master again.
     let before = backup.report()?.count("ipackets");
     eventually("adverts are heard", LONG, || Ok(backup.report()?.count("ipackets") > before))?;
-    eventually("there is one master", LONG, || Ok(!holds_vip(&b)? && holds_vip(&a)?))?;
+    eventually("there is one master", LONG, || Ok(!b.has_address(VIP)? && a.has_address(VIP)?))?;
     assert_eq!(master.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
     Ok(())
 }

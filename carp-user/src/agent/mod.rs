@@ -100,10 +100,7 @@ impl Agent {
                 biased;
                 input = self.signals.next() => self.handle_signal(input),
                 ready = self.datapath.readable() => ready.context("cannot wait for adverts")?,
-                changed = self.links.changed() => {
-                    changed.context("the task that watches the interface has ended")?;
-                    self.links.mark_changed();
-                }
+                _ = self.links.changed() => self.links.mark_changed(),
                 Some(report) = self.reports.recv() => self.handle_report(report),
                 fired = self.timer.fired() => fired?,
                 // What was left would wake nobody. Signals, netlink and the other tasks get their turn first, or a flood

@@ -45,10 +45,11 @@ pub(super) struct AdvertSocket {
     counters: HashMap<(u32, Reason), u64>,
     refused: HashMap<(u32, Reason), Refused>,
     lost: u64,
-    /// When the socket was last found empty: what is read later has arrived later.
-    empty_at: Time,
-    /// Everything that arrived before has been read.
+    /// Everything that arrived before has been read: what is read next has arrived later.
     heard_until: Time,
+    /// What a frame is read into, and what the kernel says of it.
+    frame: Box<[u8; FRAME]>,
+    control: Vec<u8>,
 }
 
 /// What the verdict looks up.
@@ -96,8 +97,9 @@ impl AdvertSocket {
             counters: HashMap::new(),
             refused: HashMap::new(),
             lost: 0,
-            empty_at: now(),
             heard_until: now(),
+            frame: Box::new([0; FRAME]),
+            control: nix::cmsg_space!(TimeSpec),
         })
     }
 
@@ -111,16 +113,14 @@ impl AdvertSocket {
 
     /// Reads a frame. `None`: there is none. `Some(None)`: it is nothing that the agent must hear of.
     pub(super) fn next(&mut self) -> Option<Option<AdvertEvent>> {
-        let mut frame = [0; FRAME];
         let before = now();
-        let Some((len, stamp)) = self.receive(&mut frame) else {
-            self.empty_at = before;
+        let Some((len, stamp)) = self.receive() else {
             self.heard_until = before;
             return None;
         };
         let arrival = self.arrival(stamp);
         self.heard_until = arrival;
-        Some(match judge(&frame[..len], self.ifindex, &mut self.tables) {
+        Some(match judge(&self.frame[..len], self.ifindex, &mut self.tables) {
             Verdict::Foreign => None,
             Verdict::Other(row, source) => self.refuse(row, Reason::Other, source),
             Verdict::Refused(row, reason, source) => self.refuse(row, reason, source),
@@ -168,12 +168,11 @@ impl AdvertSocket {
     }
 
     /// A frame's length, and when it arrived by the wall clock.
-    fn receive(&self, frame: &mut [u8]) -> Option<(usize, Option<TimeSpec>)> {
-        let mut parts = [IoSliceMut::new(frame)];
-        let mut control = nix::cmsg_space!(TimeSpec);
+    fn receive(&mut self) -> Option<(usize, Option<TimeSpec>)> {
+        let mut parts = [IoSliceMut::new(&mut self.frame[..])];
         let fd = self.socket.as_raw_fd();
         // An error is the interface's (it went down): of that, netlink tells.
-        let message = recvmsg::<()>(fd, &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT).ok()?;
+        let message = recvmsg::<()>(fd, &mut parts, Some(&mut self.control), MsgFlags::MSG_DONTWAIT).ok()?;
         let stamp = message.cmsgs().ok()?.find_map(|control| match control {
             ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp),
             _ => None,
@@ -182,13 +181,13 @@ impl AdvertSocket {
     }
 
     /// When a frame arrived. The kernel stamps it by the wall clock, which may have been set since: but not
-    /// before the socket was last seen empty, nor in the future.
+    /// before what was read last, nor in the future.
     fn arrival(&self, stamp: Option<TimeSpec>) -> Time {
         let now = now();
         let wall = clock_gettime(ClockId::CLOCK_REALTIME).ok();
         let age = wall.zip(stamp).map_or(0, |(wall, stamp)| (wall - stamp).num_nanoseconds());
         let age = Duration::from_nanos(u64::try_from(age).unwrap_or(0));
-        arrival(now, age, self.empty_at)
+        arrival(now, age, self.heard_until)
     }
 
     fn refuse(&mut self, row: u32, reason: Reason, source: Refused) -> Option<AdvertEvent> {
@@ -231,8 +230,8 @@ impl AsRawFd for AdvertSocket {
     }
 }
 
-fn arrival(now: Time, age: Duration, empty_at: Time) -> Time {
-    let age = age.min(now.since(empty_at));
+fn arrival(now: Time, age: Duration, heard_until: Time) -> Time {
+    let age = age.min(now.since(heard_until));
     Time::from_nanos(now.as_nanos().saturating_sub(age.as_nanos() as u64))
 }
 
@@ -269,8 +268,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_moves_no_arrival_out_of_what_is_possible() {
-        let [empty_at, now] = [10, 14].map(|seconds| Time::from_nanos(seconds * 1_000_000_000));
-        let at = |age| arrival(now, Duration::from_secs(age), empty_at).as_nanos() / 1_000_000_000;
+        let [heard_until, now] = [10, 14].map(|seconds| Time::from_nanos(seconds * 1_000_000_000));
+        let at = |age| arrival(now, Duration::from_secs(age), heard_until).as_nanos() / 1_000_000_000;
         assert_eq!([at(0), at(1), at(4), at(3600)], [14, 13, 10, 10]);
     }
 }

@@ -8,6 +8,7 @@ use super::{
     xdp::{AttachError, Mode},
     *,
 };
+use crate::net::interface::tests::ready;
 
 const NOT_SUPPORTED: i32 = libc::EOPNOTSUPP;
 
@@ -50,16 +51,7 @@ fn where_another_program_is_no_other_mode_is_tried() {
 
 #[test]
 fn where_a_card_takes_vlan_tags_off_there_is_no_xdp() {
-    let mut interface = Interface {
-        index: 2,
-        mac: [2; 6],
-        is_up: true,
-        has_carrier: true,
-        strips_vlan_tags: false,
-        xdp_program: None,
-        addresses: vec![],
-    };
-    assert_eq!(obstacle(&interface), None);
-    interface.strips_vlan_tags = true;
+    assert_eq!(obstacle(&ready()), None);
+    let interface = Interface { strips_vlan_tags: true, ..ready() };
     assert!(obstacle(&interface).is_some_and(|why| why.contains("rx-vlan-offload") && why.contains("ethtool -K")));
 }

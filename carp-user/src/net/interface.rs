@@ -258,4 +258,4 @@ fn interface(link: &LinkMessage, strips_vlan_tags: bool, addresses: Vec<(Ipv4Add
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

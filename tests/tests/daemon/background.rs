@@ -4,11 +4,11 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result};
-use carp_tests::{Agent, LONG, Lab, VIP, carpd_path, eventually};
+use carp_tests::{Agent, Folder, LONG, Lab, VIP, carpd_path, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Folder, VHOST, daemon_of, has_xdp_program, is_clean, runs};
+use crate::{VHOST, daemon_of, has_xdp_program, is_clean, runs};
 
 #[test]
 fn the_parent_ends_when_the_agent_is_up_and_leaves_a_daemon() -> Result<()> {
@@ -88,12 +88,12 @@ fn a_script_named_by_a_relative_path_is_the_one_in_the_folder_where_carpd_was_st
     let lab = Lab::new()?;
     for (host, path, options) in [("a", "./vip-up", &["-B"][..]), ("b", "vip-up", &["-B"]), ("c", "vip-up", &[])] {
         let host = lab.host(host)?;
-        let folder = Folder::new()?;
-        let script = folder.0.join("vip-up");
+        let folder = Folder::new("daemon")?;
+        let script = folder.path().join("vip-up");
         fs::write(&script, "#!/bin/sh\nip address add $2/32 dev $1\n").context("writing a script")?;
         fs::set_permissions(&script, Permissions::from_mode(0o755)).context("making a script executable")?;
         let mut command = host.command(carpd_path()?);
-        command.args(VHOST).args(options).arg("--upscript").arg(path).current_dir(&folder.0);
+        command.args(VHOST).args(options).arg("--upscript").arg(path).current_dir(folder.path());
         let _agent = Agent::spawn("carpd", command)?;
         eventually("the script has added the VIP", LONG, || host.has_address(VIP)).context(path)?;
     }

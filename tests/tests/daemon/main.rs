@@ -7,12 +7,9 @@ mod signals;
 mod slow_readers;
 mod syslog;
 
-use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use carp_tests::{Agent, BootTime, ETH0, Host, VIP, Wire, carpd_path};
@@ -58,24 +55,4 @@ fn assert_advertises(wire: &Wire, host: &Host, from: BootTime, to: BootTime) {
 
 fn is_clean(host: &Host) -> Result<bool> {
     Ok(!host.has_address(VIP)? && !has_xdp_program(host)?)
-}
-
-/// A folder that is gone after the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = env::temp_dir().join(format!("carpd-daemon-{}-{number}", process::id()));
-        fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What is left in the temporary folder does no harm.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -3,11 +3,11 @@
 use std::os::unix::net::UnixDatagram;
 
 use anyhow::{Context, Result};
-use carp_tests::{Host, LONG, Lab, VIP, Wire, eventually};
+use carp_tests::{Folder, Host, LONG, Lab, VIP, Wire, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Folder, assert_advertises, daemon_of, in_own_mounts, is_clean, runs};
+use crate::{assert_advertises, daemon_of, in_own_mounts, is_clean, runs};
 
 /// A /dev with `null` and `log`.
 const OWN_DEV: &str = "mkdir \"$folder/dev\" && mount -t tmpfs none \"$folder/dev\" && touch \"$folder/dev/null\" && \
@@ -23,7 +23,7 @@ fn in_the_background_the_log_goes_to_syslog_with_facility_and_priority() -> Resu
         [("--preempt", "<30>", "<27>"), ("-flocal3", "<158>", "<155>"), ("-fLOCAL3", "<158>", "<155>")]
     {
         let log = SystemLog::new()?;
-        let mut parent = in_own_mounts(&host, OWN_DEV, &log.folder.0, &["-B", option])?;
+        let mut parent = in_own_mounts(&host, OWN_DEV, log.folder.path(), &["-B", option])?;
         assert_eq!(parent.wait(LONG)?.code(), Some(0), "{:?}", parent.lines());
         let line = log.wait_for("BACKUP -> MASTER")?;
         let pid = daemon_of(&host)?;
@@ -31,9 +31,9 @@ fn in_the_background_the_log_goes_to_syslog_with_facility_and_priority() -> Resu
         assert!(line.contains(&format!(" carpd[{pid}]: eth0 vhid 1: BACKUP -> MASTER")), "{line}");
         assert!(!line.contains("INFO"), "{line}");
 
-        let mut second = in_own_mounts(&host, "true", &log.folder.0, &["-B", option])?;
+        let mut second = in_own_mounts(&host, "true", log.folder.path(), &["-B", option])?;
         assert_ne!(second.wait(LONG)?.code(), Some(0));
-        let mut second = in_own_mounts(&host, &OWN_DEV.replace("mkdir", "true"), &log.folder.0, &["-B", option])?;
+        let mut second = in_own_mounts(&host, &OWN_DEV.replace("mkdir", "true"), log.folder.path(), &["-B", option])?;
         assert_ne!(second.wait(LONG)?.code(), Some(0));
         let line = log.wait_for("served by another carpd")?;
         assert!(line.starts_with(error), "{line}");
@@ -50,7 +50,7 @@ fn a_system_log_that_hangs_holds_up_neither_adverts_nor_the_end() -> Result<()> 
     let lab = Lab::new()?;
     let [a, bystander] = lab.hosts(["a", "bystander"])?;
     let log = SystemLog::new()?;
-    let mut parent = in_own_mounts(&a, OWN_DEV, &log.folder.0, &["-B", "--debug"])?;
+    let mut parent = in_own_mounts(&a, OWN_DEV, log.folder.path(), &["-B", "--debug"])?;
     assert_eq!(parent.wait(LONG)?.code(), Some(0), "{:?}", parent.lines());
     eventually("the VIP is there", LONG, || a.has_address(VIP))?;
     let wire = Wire::at(&bystander)?;
@@ -67,8 +67,8 @@ fn a_system_log_that_hangs_holds_up_neither_adverts_nor_the_end() -> Result<()> 
 fn without_a_system_log_it_works_all_the_same() -> Result<()> {
     let lab = Lab::new()?;
     let host = lab.host("a")?;
-    let folder = Folder::new()?;
-    let mut parent = in_own_mounts(&host, OWN_DEV, &folder.0, &["-B"])?;
+    let folder = Folder::new("daemon")?;
+    let mut parent = in_own_mounts(&host, OWN_DEV, folder.path(), &["-B"])?;
     assert_eq!(parent.wait(LONG)?.code(), Some(0), "{:?}", parent.lines());
     eventually("the VIP is there", LONG, || host.has_address(VIP))?;
     end(&host, daemon_of(&host)?)
@@ -82,8 +82,8 @@ struct SystemLog {
 
 impl SystemLog {
     fn new() -> Result<Self> {
-        let folder = Folder::new()?;
-        let socket = UnixDatagram::bind(folder.0.join("log")).context("binding a system log")?;
+        let folder = Folder::new("daemon")?;
+        let socket = UnixDatagram::bind(folder.path().join("log")).context("binding a system log")?;
         socket.set_read_timeout(Some(LONG)).context("limiting the wait for a message")?;
         Ok(Self { folder, socket })
     }

@@ -42,7 +42,7 @@ fn what_ucarp_takes_for_an_advert_though_it_is_none_moves_nothing() -> Result<()
         for (counter, (what, spoil, reason)) in (1000 * sent..).zip(TAKEN_BY_UCARP) {
             let mut frame = signer.advert(attacker.ip(), election, counter);
             spoil(&mut frame);
-            let of_reason = |node: &Node<'_>| Ok::<_, anyhow::Error>(reason.map_or(0, |name| told(node, name)));
+            let of_reason = |node: &Node<'_>| reason.map_or(Ok(0), |name| node.report().map(|told| told.count(name)));
             let before = [of_reason(&master)?, of_reason(&backup)?];
             send_frame(attacker.ns(), ETH0, &frame)?;
             for (node, before) in [&master, &backup].into_iter().zip(before) {
@@ -83,11 +83,6 @@ fn a_hundred_thousand_mutated_frames_move_nothing() -> Result<()> {
     }
     assert_unmoved(&master, &backup);
     Ok(())
-}
-
-/// A counter of the virtual host, or of the interface, where frames of no virtual host are counted.
-fn told(node: &Node<'_>, name: &str) -> u64 {
-    node.report().map_or(0, |report| report.count(name))
 }
 
 /// Overwrites bytes of the IPv4 header and makes its checksum right again.

@@ -80,7 +80,7 @@ fn scripts_inherit_none_of_the_agents_files() -> Result<()> {
     let agent = carpd(&host, &[scripts.write("up", "readlink /proc/$$/fd/* > \"$here/files\"")?])?;
     agent.wait_for_line("exit status", LONG)?;
     let files = fs::read_to_string(scripts.path("files")).context("reading what files were open")?;
-    let own = scripts.0.display().to_string();
+    let own = scripts.0.path().display().to_string();
     let foreign: Vec<_> = files
         .lines()
         .filter(|file| *file != "/dev/null" && !file.starts_with("pipe:") && !file.starts_with(&own))

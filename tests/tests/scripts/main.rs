@@ -6,34 +6,27 @@ mod limits;
 mod ownership;
 mod stops;
 
-use std::env;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
-use carp_tests::{Agent, Host, LONG, VIP, eventually};
+use carp_tests::{Agent, Folder, Host, LONG, VIP, eventually};
 
 /// Begins every script: notes its name and arguments in the file `events` beside it, and tells its own folder as `$here`.
 const PREAMBLE: &str = "#!/bin/sh\nhere=$(dirname \"$0\")\necho \"$(basename \"$0\") $*\" >> \"$here/events\"\n";
 
 /// Scripts of a test, and what they have noted. Gone after the test.
-struct Scripts(PathBuf);
+struct Scripts(Folder);
 
 impl Scripts {
     fn new() -> Result<Self> {
-        Self::in_folder("scripts")
+        Self::in_folder("scripts with blanks")
     }
 
-    /// In a folder whose name begins so.
+    /// In a folder whose name has this in it.
     fn in_folder(name: &str) -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = env::temp_dir().join(format!("{name} {}-{number}", process::id()));
-        fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        Ok(Self(folder))
+        Folder::new(name).map(Self)
     }
 
     /// Writes a script, and returns the option that names it.
@@ -50,7 +43,7 @@ impl Scripts {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.0.path().join(name)
     }
 
     /// What was noted so far, a line each.
@@ -76,13 +69,6 @@ impl Scripts {
             Ok(number.is_some())
         })?;
         number.context("the wait was for this")
-    }
-}
-
-impl Drop for Scripts {
-    fn drop(&mut self) {
-        // What is left in the temporary folder does no harm.
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -17,7 +17,11 @@ fn settings(words: &[&str]) -> Settings {
 }
 
 fn with(addresses: &[(Ipv4Addr, u8)]) -> Interface {
-    let addresses = addresses.to_vec();
+    Interface { addresses: addresses.to_vec(), ..ready() }
+}
+
+/// An interface that is up, without addresses.
+pub(crate) fn ready() -> Interface {
     Interface {
         index: 2,
         mac: [2; 6],
@@ -25,7 +29,7 @@ fn with(addresses: &[(Ipv4Addr, u8)]) -> Interface {
         has_carrier: true,
         strips_vlan_tags: false,
         xdp_program: None,
-        addresses,
+        addresses: vec![],
     }
 }
 
