@@ -34,7 +34,7 @@ pub(crate) struct VipKeeper {
     settled: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Goal {
     ifindex: u32,
     /// Whether the VIPs belong here.
@@ -89,15 +89,13 @@ struct Task {
 impl Task {
     async fn run(mut self, mut goals: watch::Receiver<Option<Goal>>) {
         while goals.changed().await.is_ok() {
-            loop {
-                let Some(goal) = *goals.borrow_and_update() else { break };
-                select! {
-                    biased;
-                    changed = goals.changed() => if changed.is_err() { return },
-                    () = self.pursue(goal) => break,
-                }
-                // Overruled: on to the new goal.
-                goals.mark_changed();
+            let Some(goal) = *goals.borrow_and_update() else { continue };
+            // Seen by a clone only: what comes in the meantime is looked at next, whether it overrules or not.
+            let later = goals.clone();
+            select! {
+                biased;
+                () = overruled(goal, later) => {}
+                () = self.pursue(goal) => {}
             }
         }
     }
@@ -143,8 +141,9 @@ impl Task {
         } else {
             warn!("{}: {wrong} is here although this host is not master: removing it", self.interface);
         }
+        let done = self.reach(goal).await;
         self.repaired = Some(Instant::now());
-        self.reach(goal).await
+        done
     }
 
     /// Adds the VIPs, trying until it works or is overruled: a master without them is of no use.
@@ -176,6 +175,15 @@ impl Task {
                 error!("{}: {error}: trying again", self.interface);
                 sleep(TRY_AGAIN).await;
             }
+        }
+    }
+}
+
+/// Waits until a later goal overrules this one. Word of the changes that a repair itself makes does not.
+async fn overruled(goal: Goal, mut goals: watch::Receiver<Option<Goal>>) {
+    while goals.changed().await.is_ok() {
+        if !goal.is_repair || *goals.borrow_and_update() != Some(goal) {
+            return;
         }
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{ArpWatch, BootTime, Host, LONG, Lab, Node, Probe, VIP, Wire, eventually};
+use carp_tests::{ArpWatch, BootTime, ETH0, Host, LONG, Lab, Node, Probe, VIP, Wire, eventually};
+use nix::sys::signal::Signal;
 
 const PERIOD: Duration = Duration::from_millis(5);
 
@@ -35,6 +36,31 @@ fn an_address_removed_by_hand_from_the_master_is_put_back_and_announced() -> Res
     // At once, but no faster than once a second: whatever removes it may go on for ever.
     assert!(repairs.windows(2).all(|pair| pair[1].at.since(pair[0].at) > Duration::from_millis(900)), "{repairs:?}");
     assert_eq!(node.changes(), UNMOVED_MASTER);
+    Ok(())
+}
+
+#[test]
+fn addresses_that_are_removed_together_are_put_back_together_and_announced() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, client] = lab.hosts(["a", "client"])?;
+    let vips: Vec<_> = (100..120).map(|number| Ipv4Addr::new(10, 77, 0, number)).collect();
+    let told: Vec<_> = vips.iter().map(ToString::to_string).collect();
+    let told: Vec<_> = told.iter().map(String::as_str).collect();
+    let node = Node::start_for(&told, &a, PREFERRED)?;
+    node.wait_for("BACKUP -> MASTER")?;
+    let wire = Wire::at(&client)?;
+    eventually("they are there", LONG, || Ok(addresses(&a)?.len() == 1 + vips.len()))?;
+    // All at once, as far as the agent can see.
+    node.agent().signal(Signal::SIGSTOP)?;
+    a.ns().ip_batch(&told.iter().map(|vip| format!("addr del {vip}/32 dev {ETH0}\n")).collect::<String>())?;
+    node.agent().signal(Signal::SIGCONT)?;
+    eventually("they are back", LONG, || Ok(addresses(&a)?.len() == 1 + vips.len()))?;
+    let back = BootTime::now();
+    // A second repair would have come a second later.
+    assert_eq!(node.lines_with("putting it back").len(), 1);
+    for vip in vips {
+        wire.wait_for_announcement(&a, vip, back)?;
+    }
     Ok(())
 }
 
