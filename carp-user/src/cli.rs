@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", exclusive = true)]
     from_ucarp: Option<PathBuf>,
 
-    /// Interface of the virtual host [default: that of --srcip, or of the route to the VIP]
+    /// Interface of the virtual host [default: that of --srcip, or of the direct route to the VIP]
     #[arg(short, long, value_name = "IF", allow_hyphen_values = true)]
     interface: Option<String>,
 

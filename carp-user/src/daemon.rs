@@ -113,12 +113,16 @@ async fn interface_of(
     let mut changes = pin!(interface::changes()?);
     let mut is_told = false;
     loop {
-        if let Some(name) = interface::find(&handle, settings).await? {
-            return Ok(Some(name));
+        match interface::find(&handle, settings).await {
+            Ok(Some(name)) => return Ok(Some(name)),
+            Ok(None) => {}
+            // Later it may be the moment's: out of memory, say.
+            Err(error) if is_told => warn!("vhid {}: {error}", settings.vhid.get()),
+            Err(error) => return Err(error.into()),
         }
         let missing = match settings.source {
             Some(source) => format!("no interface has the address {source}"),
-            None => format!("no route leads to {}", settings.vips[0].address),
+            None => format!("no interface is in the network of {}", settings.vips[0].address),
         };
         let tell =
             || info!("vhid {}: INIT: {missing}; waiting for it (or name one with --interface)", settings.vhid.get());

@@ -166,7 +166,7 @@ fn own_address_appears(options: &str) -> Result<()> {
 
 #[test]
 fn an_interface_that_is_not_named_is_awaited_by_the_route_to_the_vip() -> Result<()> {
-    interface_is_found(&[], "10.77.0.1/24", "no route leads to 10.77.0.100")
+    interface_is_found(&[], "10.77.0.1/24", "no interface is in the network of 10.77.0.100")
 }
 
 #[test]
@@ -180,6 +180,7 @@ fn interface_is_found(options: &[&str], address: &str, missing: &str) -> Result<
     let lab = Lab::new()?;
     let a = lab.host("a")?;
     a.remove_address("10.77.0.1/24")?;
+    a.ns().ip("route add blackhole 10.77.0.0/16")?;
     let vhost = ["--vhid=1", "--pass=secret", "--addr=10.77.0.100", "--advbase=0", "--advskew=30"];
     let mut agent = a.carpd(&[&vhost[..], options].concat())?;
     let told = format!("vhid 1: INIT: {missing}; waiting for it (or name one with --interface)");
@@ -189,6 +190,13 @@ fn interface_is_found(options: &[&str], address: &str, missing: &str) -> Result<
     a.ns().ip("link add x0 type veth peer name x1")?;
     a.ns().ip("link set x0 up")?;
     a.ns().ip("addr add 192.0.2.1/24 dev x0")?;
+    // At boot the network of the default route may be there first.
+    a.ns().ip("link set x1 up")?;
+    for route in ["unreachable 10.77.0.0/16", "prohibit 10.77.0.0/16", "10.77.0.0/16 via 192.0.2.2", "default via 192.0.2.2"]
+    {
+        a.ns().ip(&format!("route replace {route}"))?;
+    }
+    a.ns().ip("route del 10.77.0.0/16")?;
     assert_eq!(times_told(&agent), 1);
     agent.signal(Signal::SIGUSR1)?;
     eventually("the state is told", LONG, || Ok(times_told(&agent) == 2))?;

@@ -29,6 +29,9 @@ pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// What an interface that is watched can change by.
 const WATCHED: [MulticastGroup; 2] = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
 
+/// What the kernel answers where there is no route, or one of the types unreachable, prohibit and blackhole.
+const NO_ROUTE: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL];
+
 /// What an interface is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Interface {
@@ -99,7 +102,7 @@ pub(crate) async fn look(handle: &Handle, name: &str) -> Result<Option<Interface
 }
 
 /// The interface where a virtual host belongs for which none is named: the one that has the source address, else
-/// the one through which the first VIP is reached. `None` while there is none.
+/// the one that is in the first VIP's network. `None` while there is none.
 pub(crate) async fn find(handle: &Handle, settings: &Settings) -> Result<Option<String>, NetError> {
     let index = match settings.source {
         Some(source) => with_address(handle, source).await?,
@@ -116,17 +119,23 @@ pub(crate) fn changes() -> Result<impl Stream<Item = RouteNetlinkMessage> + Send
     subscribe(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route])
 }
 
+/// The interface that is directly connected to the network of `address`. Through a gateway, as at boot the default
+/// route may lead, it is not to be found.
 async fn towards(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>, NetError> {
     let request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
     let route = match pin!(handle.route().get(request).execute()).try_next().await {
         Ok(route) => route,
-        Err(rtnetlink::Error::NetlinkError(error)) if -error.raw_code() == libc::ENETUNREACH => None,
+        Err(rtnetlink::Error::NetlinkError(error)) if NO_ROUTE.contains(&-error.raw_code()) => None,
         Err(error) => return Err(NetError::request(format!("look up the route to {address}"))(error)),
     };
     let Some(route) = route else { return Ok(None) };
     if route.header.kind == RouteType::Local {
         // Left here by a crash: its route leads to lo.
         return with_address(handle, address).await;
+    }
+    let is_gateway = |part: &RouteAttribute| matches!(part, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
+    if route.attributes.iter().any(is_gateway) {
+        return Ok(None);
     }
     Ok(route.attributes.into_iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(index),
