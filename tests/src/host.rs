@@ -161,6 +161,14 @@ impl Host {
         Ok(self.addresses()?.iter().any(|&(there, _)| there == address))
     }
 
+    /// The id of the XDP program on eth0.
+    pub fn xdp_program(&self) -> Result<Option<String>> {
+        let link = self.ns.ip(&format!("link show dev {ETH0}"))?;
+        // ... prog/xdp id 34 name carp_advert ...
+        let mut words = link.split_whitespace().skip_while(|word| !word.starts_with("prog/xdp"));
+        Ok(words.nth(2).map(str::to_owned))
+    }
+
     /// Adds an address, such as `10.77.0.100/32`, by hand.
     pub fn add_address(&self, address: &str) -> Result<()> {
         self.ip_command(&format!("addr add {address} dev {ETH0}"))

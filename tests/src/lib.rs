@@ -13,6 +13,7 @@ pub mod clock;
 mod filter;
 pub mod flood;
 pub mod folder;
+pub mod foreign;
 mod guard;
 pub mod host;
 pub mod lab;

@@ -1,13 +1,12 @@
 //! The roads that adverts take, on every kind of interface that this kernel has, and where the best one is closed.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use carp_tests::adverts::{self, Election};
-use carp_tests::netns::output_of;
+use carp_tests::foreign::{Mode, attach, detach};
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{ETH0, Flood, FloodPlan, LONG, Lab, Netns, Node, VIP, Wire, eventually, tool};
+use carp_tests::{ETH0, Flood, FloodPlan, LONG, Lab, Netns, Node, VIP, Wire, eventually};
 use nix::sys::signal::Signal;
 
 /// A virtual host with an advert every 234 ms, but for its interface.
@@ -138,12 +137,7 @@ fn a_program_that_something_else_detached_is_attached_again() -> Result<()> {
     let lab = Lab::new()?;
     let [a, b] = lab.hosts(["a", "b"])?;
     let [master, backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
-    let interface = b.ns().ip(&format!("link show dev {ETH0}"))?;
-    let program = number_after(&interface, "prog/xdp id ").context("no program")?;
-    let links = output_of(Command::new(tool("bpftool")?).args(["link", "show"]))?;
-    let of_program = |line: &&str| number_after(line, "xdp  prog ") == Some(program);
-    let link = links.lines().find(of_program).and_then(|line| line.split(':').next()).context("no link")?;
-    output_of(Command::new(tool("bpftool")?).args(["link", "detach", "id", link]))?;
+    detach(&b)?;
     // There is no event for it; anything else that happens to the interface makes the agent look.
     b.ns().ip("link set eth0 alias touched")?;
     b.ns().ip("link set eth0 alias again")?;
@@ -156,7 +150,20 @@ fn a_program_that_something_else_detached_is_attached_again() -> Result<()> {
     Ok(())
 }
 
-/// The number that follows `text`.
-fn number_after<'a>(whole: &'a str, text: &str) -> Option<&'a str> {
-    whole.split_once(text)?.1.split(|c: char| !c.is_ascii_digit()).next()
+#[test]
+fn a_foreign_program_in_the_place_of_a_detached_one_is_named_and_a_socket_taken() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [master, backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
+    detach(&b)?;
+    let _foreign = attach(&b, Mode::Native)?;
+    let program = b.xdp_program()?.context("no program")?;
+    b.ns().ip("link set eth0 alias touched")?;
+    b.ns().ip("link set eth0 alias again")?;
+    let line = backup.wait_for_line("a packet socket on eth0")?.text;
+    assert!(line.contains(&format!("\"bystander\" (id {program})")), "{line}");
+    let before = backup.report()?.count("ipackets");
+    eventually("adverts are heard", LONG, || Ok(backup.report()?.count("ipackets") > before))?;
+    assert_eq!(master.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
 }

@@ -192,7 +192,8 @@ fn interface_is_found(options: &[&str], address: &str, missing: &str) -> Result<
     a.ns().ip("addr add 192.0.2.1/24 dev x0")?;
     // At boot the network of the default route may be there first.
     a.ns().ip("link set x1 up")?;
-    for route in ["unreachable 10.77.0.0/16", "prohibit 10.77.0.0/16", "10.77.0.0/16 via 192.0.2.2", "default via 192.0.2.2"]
+    for route in
+        ["unreachable 10.77.0.0/16", "prohibit 10.77.0.0/16", "10.77.0.0/16 via 192.0.2.2", "default via 192.0.2.2"]
     {
         a.ns().ip(&format!("route replace {route}"))?;
     }
@@ -263,4 +264,25 @@ fn a_master_whose_interface_is_renamed_gives_the_address_up_there() -> Result<()
     a.ns().ip(&format!("link set wan0 name {ETH0}"))?;
     node.wait_for("BACKUP -> MASTER")?;
     eventually("the address is back", LONG, || holds_vip(&a))
+}
+
+#[test]
+fn a_master_whose_interface_is_replaced_between_two_looks_gives_the_address_up_on_the_old_one() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let node = Node::start(&a, PREFERRED)?;
+    node.wait_for("BACKUP -> MASTER")?;
+    eventually("the address is here", LONG, || holds_vip(&a))?;
+    node.agent().signal(Signal::SIGSTOP)?;
+    a.ns().ip_batch(&format!(
+        "link set {ETH0} name wan0\nlink add {ETH0} type veth peer name x1\n\
+         link set {ETH0} up\nlink set x1 up\naddr add 10.77.0.9/24 dev {ETH0}\n"
+    ))?;
+    node.agent().signal(Signal::SIGCONT)?;
+    assert_eq!(node.wait_for("MASTER -> INIT")?.cause, NO_INTERFACE);
+    node.wait_for("INIT -> BACKUP")?;
+    node.wait_for("BACKUP -> MASTER")?;
+    eventually("the address is on the new one", LONG, || holds_vip(&a))?;
+    assert!(!a.ns().ip("-4 address show dev wan0")?.contains(&VIP.to_string()));
+    Ok(())
 }

@@ -13,6 +13,8 @@ pub enum Input {
     LinkUp,
     /// One of these is missing.
     LinkDown(LinkFault),
+    /// The interface has another hardware address.
+    MacChanged,
     /// An advert has left.
     AdvertSent,
     /// An advert could not be sent.

@@ -138,6 +138,7 @@ impl Engine {
             Input::Advert(advert) => self.handle_advert(&advert, now),
             Input::LinkUp => self.handle_link_up(now),
             Input::LinkDown(fault) => self.set_state(State::Init, Cause::LinkDown(fault), now),
+            Input::MacChanged => self.handle_mac_changed(),
             Input::AdvertSent => self.handle_send_result(false),
             Input::AdvertFailed => self.handle_send_result(true),
             Input::VipsTaken => self.handle_vips_taken(),
@@ -285,6 +286,13 @@ impl Engine {
             self.actions.push_back(Action::Demoted(self.demotion));
         }
         self.set_state(State::Backup, Cause::LinkUp, now);
+    }
+
+    /// The neighbours know the VIPs by the old address.
+    fn handle_mac_changed(&mut self) {
+        if self.vips_here {
+            self.announce();
+        }
     }
 
     fn handle_send_result(&mut self, failed: bool) {

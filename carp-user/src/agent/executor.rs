@@ -1,7 +1,7 @@
 //! Does what the engine decides.
 
 use std::{
-    io,
+    io, mem,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
@@ -126,26 +126,32 @@ impl Executor {
     pub(super) fn set_interface(
         &mut self,
         datapath: &mut Datapath,
-        now: Option<&Interface>,
+        interface: Option<&Interface>,
     ) -> Result<Option<LinkFault>> {
-        let Some(interface) = now else {
+        let Some(interface) = interface else {
             self.leave(datapath);
             return Ok(Some(LinkFault::NoInterface));
         };
-        let is_missing = datapath.is_xdp() && interface.xdp_program.is_none();
+        if self.link.as_ref().is_some_and(|link| link.key.ifindex() != interface.index) {
+            // Another has its name now: first it is left, and its VIPs released there.
+            self.leave(datapath);
+            return Ok(Some(LinkFault::NoInterface));
+        }
+        let is_missing = datapath.program().is_some_and(|own| interface.xdp_program != Some(own));
         let is_detached = is_missing && self.link.as_ref().is_some_and(|link| link.misses_program);
         if is_detached {
             warn!("{}: something else detached the XDP program from {}: attaching it again", self.name, self.interface);
         }
-        let stays =
-            |link: &Link| link.key.ifindex() == interface.index && link.strips_vlan_tags == interface.strips_vlan_tags;
+        let stays = |link: &Link| link.strips_vlan_tags == interface.strips_vlan_tags;
         if is_detached || !self.link.as_ref().is_some_and(stays) {
             self.leave(datapath);
             self.enter(datapath, interface)?;
         }
         self.join(interface);
         let Some(link) = &mut self.link else { return Ok(Some(LinkFault::NoInterface)) };
-        link.mac = interface.mac;
+        if mem::replace(&mut link.mac, interface.mac) != interface.mac {
+            self.engine.handle(Input::MacChanged, now());
+        }
         link.misses_program = is_missing && !is_detached;
         let source = match interface.source(&self.settings) {
             Ok(source) => source,
@@ -155,10 +161,10 @@ impl Executor {
             }
         };
         if link.source != Some(source) {
-            link.source = Some(source);
-            self.engine.set_source(IpAddr::V4(source));
             // Known before the first advert: what comes from this address so far is ours from another life.
             datapath.set_sent(link.key, &Sent::new(IpAddr::V4(source), self.adverts.next_counter()))?;
+            self.engine.set_source(IpAddr::V4(source));
+            link.source = Some(source);
         }
         Ok(None)
     }

@@ -212,6 +212,10 @@ impl Agent {
             }
         }
         self.executor.repair_vips(interface.as_ref());
+        if fault == Some(LinkFault::NoInterface) && interface.is_some() {
+            // Another of the same name: it was not entered before the first was left.
+            self.links.mark_changed();
+        }
         if is_new { found.map(drop) } else { Ok(()) }
     }
 

@@ -159,9 +159,12 @@ impl Datapath {
         self.socket = None;
     }
 
-    /// Whether an interface on which XDP is at work must show a program.
-    pub(crate) const fn is_xdp(&self) -> bool {
-        self.socket.is_none()
+    /// The number of the program that an interface on which XDP is at work must show.
+    pub(crate) fn program(&self) -> Option<u32> {
+        if self.socket.is_some() {
+            return None;
+        }
+        self.xdp.as_ref().ok().map(|xdp| xdp.get_ref().id())
     }
 
     /// Tells the verdict what we sent ourselves.

@@ -19,6 +19,7 @@ use carp_common::{
     wire::PROTOCOL,
 };
 use nix::{
+    errno::Errno,
     libc,
     sys::{
         socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
@@ -167,17 +168,26 @@ impl AdvertSocket {
         self.lost
     }
 
-    /// A frame's length, and when it arrived by the wall clock.
+    /// A frame's length, and when it arrived by the wall clock. `None`: there is no frame.
     fn receive(&mut self) -> Option<(usize, Option<TimeSpec>)> {
-        let mut parts = [IoSliceMut::new(&mut self.frame[..])];
         let fd = self.socket.as_raw_fd();
-        // An error is the interface's (it went down): of that, netlink tells.
-        let message = recvmsg::<()>(fd, &mut parts, Some(&mut self.control), MsgFlags::MSG_DONTWAIT).ok()?;
-        let stamp = message.cmsgs().ok()?.find_map(|control| match control {
-            ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp),
-            _ => None,
-        });
-        Some((message.bytes, stamp))
+        // What went wrong with the interface is told once, and netlink tells it too: behind it, frames may wait.
+        for _ in 0..2 {
+            let mut parts = [IoSliceMut::new(&mut self.frame[..])];
+            let message = match recvmsg::<()>(fd, &mut parts, Some(&mut self.control), MsgFlags::MSG_DONTWAIT) {
+                Ok(message) => message,
+                Err(Errno::EAGAIN) => return None,
+                Err(_) => continue,
+            };
+            let stamp = message.cmsgs().ok().and_then(|mut controls| {
+                controls.find_map(|control| match control {
+                    ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp),
+                    _ => None,
+                })
+            });
+            return Some((message.bytes, stamp));
+        }
+        None
     }
 
     /// When a frame arrived. The kernel stamps it by the wall clock, which may have been set since: but not

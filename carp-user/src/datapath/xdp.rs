@@ -71,6 +71,7 @@ pub(super) enum Mode {
 /// The loaded program with its maps.
 pub(super) struct Xdp {
     ebpf: Ebpf,
+    id: u32,
     vhosts: HashMap<MapData, VhostKey, Vhost>,
     sent: HashMap<MapData, VhostKey, Sent>,
     heard: HashMap<MapData, SourceKey, LastHeard>,
@@ -102,8 +103,16 @@ impl Xdp {
         let counters = take(&mut ebpf, map::COUNTERS)?;
         let refused = take(&mut ebpf, map::REFUSED)?;
         let events = take(&mut ebpf, map::EVENTS)?;
-        program(&mut ebpf)?.load().map_err(|error| LoadError::Refused(refusal(&error)))?;
-        Ok(Self { ebpf, vhosts, sent, heard, counters, refused, events, logger, link: None })
+        let failed = |error| LoadError::Refused(refusal(&error));
+        let program = program(&mut ebpf)?;
+        program.load().map_err(failed)?;
+        let id = program.info().map_err(failed)?.id();
+        Ok(Self { ebpf, id, vhosts, sent, heard, counters, refused, events, logger, link: None })
+    }
+
+    /// The kernel's number of the program.
+    pub(super) const fn id(&self) -> u32 {
+        self.id
     }
 
     /// Attaches the program to an interface. `present` is the program that the interface has, for the message if

@@ -66,7 +66,8 @@ impl VirtualHost {
         line_of(out, "END");
         line_of(out, "# By hand, on one host at a time, the backup first:");
         line_of(out, "# 1. Stop ucarp, while its lines are still there; it takes the VIP down.");
-        line_of(out, &format!("#    pkill -f '^/usr/sbin/ucarp -i {interface} .*-v {vhid} '"));
+        let pattern = interface.replace('.', "\\.");
+        line_of(out, &format!("#    pkill -f '^/usr/sbin/ucarp -i {pattern} .*-v {vhid} '"));
         let alias = match &self.service {
             Service::Own { alias: Some(lines), .. } => {
                 format!(", and the stanza `iface {interface}:ucarp` (lines {} to {})", lines.start(), lines.end())

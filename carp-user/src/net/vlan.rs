@@ -28,11 +28,12 @@ pub(super) async fn are_stripped(handle: &Handle, name: &str, index: u32) -> Res
     Ok(false)
 }
 
-/// Whether a link is a VLAN on the interface with this index.
+/// Whether a link is a VLAN on the interface with this index, here: in another network namespace, indices are others.
 pub(super) fn is_on(link: &LinkMessage, index: u32) -> bool {
     let is_vlan = |info: &LinkInfo| matches!(info, LinkInfo::Kind(InfoKind::Vlan));
     let has = |wanted: &dyn Fn(&LinkAttribute) -> bool| link.attributes.iter().any(wanted);
     has(&|attribute| matches!(attribute, LinkAttribute::Link(below) if *below == index))
+        && !has(&|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)))
         && has(&|attribute| matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.iter().any(is_vlan)))
 }
 
@@ -78,6 +79,9 @@ mod tests {
         assert!(is_on(&on_4(InfoKind::Vlan), 4));
         assert!(!is_on(&on_4(InfoKind::Vlan), 9));
         assert!(!is_on(&on_4(InfoKind::MacVlan), 4));
+        let mut elsewhere = on_4(InfoKind::Vlan);
+        elsewhere.attributes.push(LinkAttribute::LinkNetNsId(0));
+        assert!(!is_on(&elsewhere, 4));
     }
 
     #[test]

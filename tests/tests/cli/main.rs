@@ -1,7 +1,6 @@
 //! The command line of the real program: what it refuses, what it fills in, and what it keeps to itself.
 
 mod defaults;
-mod foreign;
 mod from_ucarp;
 mod privileges;
 mod refusals;
@@ -10,7 +9,7 @@ mod rivals;
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, ensure};
-use carp_tests::{Agent, ETH0, Host, LONG, VIP};
+use carp_tests::{Agent, Host, LONG, VIP};
 
 /// A command line that works on any host of the lab.
 const GOOD: [&str; 4] = ["--interface=eth0", "--vhid=1", "--pass=secret", "--addr=10.77.0.100"];
@@ -33,16 +32,9 @@ fn assert_says(line: &str, parts: &[&str]) {
 /// Asserts that a start that failed has left no address, program or lock.
 fn assert_untouched(host: &Host) -> Result<()> {
     assert!(!host.has_address(VIP)?);
-    assert_eq!(xdp_program(host)?, None);
+    assert_eq!(host.xdp_program()?, None);
     assert!(!is_locked(host)?);
     Ok(())
-}
-
-/// The id of the XDP program on eth0.
-fn xdp_program(host: &Host) -> Result<Option<String>> {
-    let link = host.ns().ip(&format!("link show dev {ETH0}"))?;
-    let mut words = link.split_whitespace().skip_while(|word| !word.starts_with("prog/xdp"));
-    Ok(words.nth(2).map(str::to_owned))
 }
 
 /// Whether some process has locked a virtual host of this one.

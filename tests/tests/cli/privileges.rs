@@ -9,7 +9,7 @@ use std::process;
 use anyhow::{Context, Result};
 use carp_tests::{Agent, Host, LONG, Lab, VIP, carpd_path};
 
-use crate::{GOOD, assert_says, assert_untouched, refusal, xdp_program};
+use crate::{GOOD, assert_says, assert_untouched, refusal};
 
 /// A virtual host that must have XDP.
 const NATIVE: [&str; 5] = [GOOD[0], GOOD[1], GOOD[2], GOOD[3], "--datapath=native"];
@@ -45,7 +45,7 @@ fn without_the_capabilities_for_xdp_it_says_so_and_takes_a_socket() -> Result<()
     let line = agent.wait_for_line("a packet socket on eth0", LONG)?.text;
     assert_says(&line, &["WARN", "eth0 vhid 1", "slower", "CAP_BPF", "CAP_PERFMON"]);
     agent.wait_for_line("BACKUP -> MASTER", LONG)?;
-    assert_eq!(xdp_program(&host)?, None);
+    assert_eq!(host.xdp_program()?, None);
     assert!(agent.stop_and_wait(LONG)?.success());
     assert_untouched(&host)
 }
@@ -69,7 +69,7 @@ fn what_the_message_asks_for_is_all_that_a_user_needs() -> Result<()> {
     let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).context("reading a status")?;
     assert!(status.contains("Uid:\t65534\t65534"), "{status}");
     assert!(agent.stop_and_wait(LONG)?.success());
-    assert!(!host.has_address(VIP)? && xdp_program(&host)?.is_none());
+    assert!(!host.has_address(VIP)? && host.xdp_program()?.is_none());
     Ok(())
 }
 

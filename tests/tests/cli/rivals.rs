@@ -1,10 +1,10 @@
 //! What is on the interface already: another agent, another XDP program.
 
 use anyhow::{Context, Result};
+use carp_tests::foreign::{Mode, attach};
 use carp_tests::{ETH0, LONG, Lab, VIP, Wire};
 
-use crate::foreign::{Mode, attach};
-use crate::{GOOD, assert_says, refusal, xdp_program};
+use crate::{GOOD, assert_says, refusal};
 
 /// An advert every 117 ms, so that nobody waits.
 const QUICK: [&str; 2] = ["--advbase=0", "--advskew=30"];
@@ -15,7 +15,7 @@ fn a_second_agent_for_the_same_virtual_host_is_refused_by_name_of_the_first_whic
     let [a, b] = lab.hosts(["a", "b"])?;
     let mut first = a.carpd(&[&GOOD[..], &QUICK].concat())?;
     first.wait_for_line("BACKUP -> MASTER", LONG)?;
-    let program = xdp_program(&a)?.context("no XDP program")?;
+    let program = a.xdp_program()?.context("no XDP program")?;
     let wire = Wire::at(&b)?;
 
     for options in [&[][..], &["-B"]] {
@@ -24,7 +24,7 @@ fn a_second_agent_for_the_same_virtual_host_is_refused_by_name_of_the_first_whic
     }
     wire.wait_for_adverts(a.ip(), 3)?;
     assert!(a.has_address(VIP)?);
-    assert_eq!(xdp_program(&a)?.as_ref(), Some(&program));
+    assert_eq!(a.xdp_program()?.as_ref(), Some(&program));
 
     // Elsewhere it is another virtual host: a host of its own, with the same names.
     let elsewhere = b.carpd(&GOOD)?;
@@ -43,14 +43,14 @@ fn an_agent_for_another_vhid_on_the_same_interface_says_whose_program_is_there_a
     let host = lab.host("a")?;
     let mut first = host.carpd(&[&GOOD[..], &QUICK].concat())?;
     first.wait_for_line("BACKUP -> MASTER", LONG)?;
-    let program = xdp_program(&host)?.context("no XDP program")?;
+    let program = host.xdp_program()?.context("no XDP program")?;
     let other = ["--interface=eth0", "--vhid=2", "--pass=secret", "--addr=10.77.0.101"];
     let named = format!("id {program}");
     for options in [&["--datapath=native"][..], &["--datapath=native", "-B"], &["--datapath=generic"]] {
         let line = refusal(host.carpd(&[&other[..], options].concat())?)?;
         assert_says(&line, &[ETH0, "XDP program", "carp", &named]);
     }
-    assert_eq!(xdp_program(&host)?.as_ref(), Some(&program));
+    assert_eq!(host.xdp_program()?.as_ref(), Some(&program));
     assert!(!host.has_address([10, 77, 0, 101])?);
 
     let mut second = host.carpd(&[&other[..], &QUICK].concat())?;
@@ -59,7 +59,7 @@ fn an_agent_for_another_vhid_on_the_same_interface_says_whose_program_is_there_a
     second.wait_for_line("BACKUP -> MASTER", LONG)?;
     assert!(second.stop_and_wait(LONG)?.success());
     assert!(first.stop_and_wait(LONG)?.success());
-    assert_eq!(xdp_program(&host)?, None);
+    assert_eq!(host.xdp_program()?, None);
     Ok(())
 }
 
@@ -69,7 +69,7 @@ fn a_foreign_xdp_program_is_named_and_stays_where_it_is() -> Result<()> {
     let host = lab.host("a")?;
     for mode in [Mode::Native, Mode::Generic] {
         let foreign = attach(&host, mode)?;
-        let program = xdp_program(&host)?.context("no XDP program")?;
+        let program = host.xdp_program()?.context("no XDP program")?;
         let named = format!("id {program}");
         let line = refusal(host.carpd(&[&GOOD[..], &["--datapath=native"]].concat())?)?;
         assert_says(&line, &[ETH0, "XDP program", "bystander", &named]);
@@ -77,7 +77,7 @@ fn a_foreign_xdp_program_is_named_and_stays_where_it_is() -> Result<()> {
         let line = agent.wait_for_line("a packet socket on eth0", LONG)?.text;
         assert_says(&line, &["WARN", "XDP program", "bystander", &named]);
         assert!(agent.stop_and_wait(LONG)?.success());
-        assert_eq!(xdp_program(&host)?.as_ref(), Some(&program));
+        assert_eq!(host.xdp_program()?.as_ref(), Some(&program));
         drop(foreign);
     }
     let agent = host.carpd(&GOOD)?;

@@ -8,7 +8,7 @@ use carp_tests::{Agent, Folder, LONG, Lab, VIP, carpd_path, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{VHOST, daemon_of, has_xdp_program, is_clean, runs};
+use crate::{VHOST, daemon_of, is_clean, runs};
 
 #[test]
 fn the_parent_ends_when_the_agent_is_up_and_leaves_a_daemon() -> Result<()> {
@@ -16,7 +16,7 @@ fn the_parent_ends_when_the_agent_is_up_and_leaves_a_daemon() -> Result<()> {
     let host = lab.host("a")?;
     let mut parent = host.carpd(&[&VHOST[..], &["-B"]].concat())?;
     assert_eq!(parent.wait(LONG)?.code(), Some(0));
-    assert!(has_xdp_program(&host)?, "the parent did not wait");
+    assert!(host.xdp_program()?.is_some(), "the parent did not wait");
     assert_eq!(parent.lines(), []);
 
     let pid = daemon_of(&host)?;

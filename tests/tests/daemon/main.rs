@@ -27,11 +27,6 @@ fn in_own_mounts(host: &Host, setup: &str, folder: &Path, options: &[&str]) -> R
     Agent::spawn("carpd in mounts of its own", command)
 }
 
-/// The id of the XDP program on eth0.
-fn has_xdp_program(host: &Host) -> Result<bool> {
-    Ok(host.ns().ip(&format!("link show dev {ETH0}"))?.contains("prog/xdp"))
-}
-
 /// The process that has noted itself in the lock of the host's virtual host.
 fn daemon_of(host: &Host) -> Result<u32> {
     let namespace = host.ns().run(|| Ok(fs::metadata("/proc/thread-self/ns/net")?.ino()))?;
@@ -54,5 +49,5 @@ fn assert_advertises(wire: &Wire, host: &Host, from: BootTime, to: BootTime) {
 }
 
 fn is_clean(host: &Host) -> Result<bool> {
-    Ok(!host.has_address(VIP)? && !has_xdp_program(host)?)
+    Ok(!host.has_address(VIP)? && host.xdp_program()?.is_none())
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use carp_tests::{LONG, Lab, VIP, eventually};
 use nix::sys::signal::Signal;
 
-use crate::{VHOST, has_xdp_program, is_clean};
+use crate::{VHOST, is_clean};
 
 #[test]
 fn every_signal_that_ends_it_leaves_nothing_behind_and_the_exit_code_0() -> Result<()> {
@@ -13,7 +13,7 @@ fn every_signal_that_ends_it_leaves_nothing_behind_and_the_exit_code_0() -> Resu
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
         let mut master = host.carpd(&VHOST)?;
         eventually("the VIP is there", LONG, || host.has_address(VIP))?;
-        assert!(has_xdp_program(&host)?);
+        assert!(host.xdp_program()?.is_some());
         master.signal(signal)?;
         assert_eq!(master.wait(LONG)?.code(), Some(0), "{signal} as MASTER");
         assert!(is_clean(&host)?, "{signal} as MASTER");

@@ -51,6 +51,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::VipsDone),
         2 => Just(Op::Input(Input::LinkUp)),
         1 => fault.prop_map(|fault| Op::Input(Input::LinkDown(fault))),
+        1 => Just(Op::Input(Input::MacChanged)),
         2 => Just(Op::Input(Input::AdvertSent)),
         2 => Just(Op::Input(Input::AdvertFailed)),
         1 => Just(Op::Input(Input::StepDown)),

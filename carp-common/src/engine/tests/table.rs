@@ -40,6 +40,7 @@ impl Event {
                 Input::Advert(_) => "Advert",
                 Input::LinkUp => "LinkUp",
                 Input::LinkDown(_) => "LinkDown",
+                Input::MacChanged => "MacChanged",
                 Input::AdvertSent => "AdvertSent",
                 Input::AdvertFailed => "AdvertFailed",
                 Input::VipsTaken => "VipsTaken",
@@ -52,7 +53,7 @@ impl Event {
         }
     }
 
-    const COUNT: usize = 11;
+    const COUNT: usize = 12;
 }
 
 /// The own interval and dead time of the rows: advbase 1, advskew 100.
@@ -124,6 +125,7 @@ fn rows_of_init() -> Vec<Row> {
         row("no link, told again", init(), NO_CARRIER, Init, [], Never),
         row("an advert", init(), Input::Advert(heard(Duration::ZERO, 1, 200)), Init, [], Never),
         row("a bow-out", init(), Input::Advert(heard(Duration::ZERO, 255, 255)), Init, [], Never),
+        row("another hardware address", init(), Input::MacChanged, Init, [], Never),
         row("an advert has left", init(), Input::AdvertSent, Init, [], Never),
         row("an advert has not left", init(), Input::AdvertFailed, Init, [], Never),
         row("VIPs that are not wanted any more", init(), Input::VipsTaken, Init, [], Never),
@@ -170,6 +172,7 @@ fn rows_of_backup() -> Vec<Row> {
             takes_over(Cause::BowOut(PEER)),
             In(OWN),
         ),
+        row("another hardware address", backup(), Input::MacChanged, Backup, [], Unchanged),
         row("the bow-out has left", backup(), Input::AdvertSent, Backup, [], Unchanged),
         row("the bow-out has not left", backup(), Input::AdvertFailed, Backup, [], Unchanged),
         row("VIPs that are not wanted any more", yielded(), Input::VipsTaken, Backup, [], Unchanged),
@@ -206,6 +209,8 @@ fn rows_of_master() -> Vec<Row> {
         ),
         row("a slower master", master(), Input::Advert(slower), Master, [ANNOUNCE], Unchanged),
         row("a slower master, no VIPs yet", taking(), Input::Advert(slower), Master, [], Unchanged),
+        row("another hardware address", master(), Input::MacChanged, Master, [ANNOUNCE], Unchanged),
+        row("another hardware address, no VIPs yet", taking(), Input::MacChanged, Master, [], Unchanged),
         row("an advert has left", master(), Input::AdvertSent, Master, [], Unchanged),
         row("an advert has not left", master(), Input::AdvertFailed, Master, [], Unchanged),
         row("the VIPs are here", taking(), Input::VipsTaken, Master, [ANNOUNCE], Unchanged),

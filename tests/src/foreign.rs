@@ -1,23 +1,29 @@
-//! An XDP program that is none of ours: it passes everything.
+//! XDP programs in the way: one that is none of carpd's, and none where carpd's was.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::process::Command;
 
 use anyhow::{Context, Result};
-use carp_tests::{ETH0, Host};
 use nix::errno::Errno;
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 
+use crate::host::{ETH0, Host};
+use crate::netns::output_of;
+use crate::tools::tool;
+
 /// Where it is attached, as in `XDP_FLAGS_*`.
 #[derive(Clone, Copy)]
-pub(crate) enum Mode {
+pub enum Mode {
+    /// In the network stack.
     Generic = 2,
+    /// In the driver.
     Native = 4,
 }
 
 /// Attached as long as this lives.
-pub(crate) struct Foreign {
+pub struct Foreign {
     _link: OwnedFd,
 }
 
@@ -53,7 +59,7 @@ struct LinkCreate {
 }
 
 /// Attaches a program named `bystander` to the host's eth0.
-pub(crate) fn attach(host: &Host, mode: Mode) -> Result<Foreign> {
+pub fn attach(host: &Host, mode: Mode) -> Result<Foreign> {
     let load = ProgLoad {
         kind: TYPE_XDP,
         instructions: 2,
@@ -77,6 +83,17 @@ pub(crate) fn attach(host: &Host, mode: Mode) -> Result<Foreign> {
         bpf(LINK_CREATE, &link).context("attaching a program")
     })?;
     Ok(Foreign { _link: link })
+}
+
+/// Detaches the program that is attached to the host's eth0, over its owner's head.
+pub fn detach(host: &Host) -> Result<()> {
+    let program = host.xdp_program()?.context("no program")?;
+    let links = output_of(Command::new(tool("bpftool")?).args(["link", "show"]))?;
+    // 12: xdp  prog 34
+    let is_its = |line: &&str| line.split_once("xdp  prog ").is_some_and(|(_, id)| id.trim_end() == program);
+    let link = links.lines().find(is_its).and_then(|line| line.split(':').next()).context("no link")?;
+    output_of(Command::new(tool("bpftool")?).args(["link", "detach", "id", link]))?;
+    Ok(())
 }
 
 /// The system call, for commands that return a descriptor.
