@@ -136,7 +136,7 @@ pub(crate) struct Args {
     #[arg(short, long, alias = "f", default_value = "daemon")]
     facility: Facility,
 
-    /// Go into the background once everything is up
+    /// Go into the background when everything is up, or only the network is still missing
     #[arg(short = 'B', long, alias = "da")]
     daemonize: bool,
 

@@ -68,7 +68,7 @@ pub enum LinkFault {
     NoCarrier,
     /// The source address is not on the interface, or it has none to take.
     NoAddress,
-    /// Adverts could not be received: the XDP program cannot be attached.
+    /// Adverts could not be received: there is no road for them.
     NotAttached,
 }
 
@@ -79,7 +79,7 @@ impl fmt::Display for LinkFault {
             Self::InterfaceDown => "the interface is down",
             Self::NoCarrier => "no carrier",
             Self::NoAddress => "the source address is missing",
-            Self::NotAttached => "the XDP program cannot be attached",
+            Self::NotAttached => "adverts cannot be received",
         })
     }
 }

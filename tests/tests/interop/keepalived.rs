@@ -35,9 +35,9 @@ fn vrrp_with_another_id_and_carp_leave_each_other_alone() -> Result<()> {
     side_by_side(&[(vrrp(2), quick), (vrrp(3), quick)])
 }
 
-// With the same id, carpd must not advertise as often as keepalived does: a keepalived master that hears protocol 112
-// with its id puts its own next advert off by an interval, even if it refuses what it has heard, and falls silent. No
-// CARP peer can help that; docs/protocol.md tells it.
+// With the same id in the same group, carpd must not advertise as often as keepalived does: a keepalived master that
+// hears protocol 112 with its id puts its own next advert off by an interval, even if it refuses what it has heard, and
+// falls silent. docs/protocol.md tells it, and that another group helps.
 
 #[test]
 fn vrrp_2_with_the_same_id_and_carp_leave_each_other_alone() -> Result<()> {
@@ -51,6 +51,13 @@ fn vrrp_3_with_the_same_id_and_carp_leave_each_other_alone() -> Result<()> {
     let vrrp = |addresses| Vrrp { version: 3, id: VHID, priority: 150, addresses };
     let slow = ["--advbase=0 --advskew=100", "--advbase=0 --advskew=110"];
     side_by_side(&[(vrrp(&[SHARED][..]), slow), (vrrp(&SEVEN), slow)])
+}
+
+#[test]
+fn vrrp_with_the_same_id_is_left_alone_at_any_pace_by_carp_in_another_group() -> Result<()> {
+    let vrrp = |version| Vrrp { version, id: VHID, priority: 150, addresses: &[SHARED] };
+    let quick = ["--advbase=0 --advskew=30 --mcast=224.0.0.200", "--advbase=0 --advskew=80 --mcast=224.0.0.200"];
+    side_by_side(&[(vrrp(2), quick), (vrrp(3), quick)])
 }
 
 fn side_by_side(cases: &[(Vrrp<'_>, [&str; 2])]) -> Result<()> {
