@@ -11,8 +11,9 @@ use carp_tests::{BootTime, Host, LONG, Lab, LabOptions, Node, Ucarp, VIP, Wire, 
 /// A group that is pruned; 224.0.0.0/24 never is (RFC 4541, section 2.1.2), and Linux floods it.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
 
+/// A switch that snoops IGMP and MLD, and is the querier of both.
 fn snooping() -> Result<Lab> {
-    Lab::with(LabOptions { mcast_snooping: true, ..LabOptions::default() })
+    Lab::with(LabOptions { mcast_snooping: true, ipv6: true })
 }
 
 #[test]
