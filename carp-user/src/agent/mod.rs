@@ -1,27 +1,32 @@
-//! The one loop: inputs, then timers, then actions.
+//! The one loop: inputs, then timers, then actions, for all virtual hosts of the process.
 //!
 //! ```text
 //! datapath -----> Input::Advert --+
-//! netlink ------> Input::Link* ---+-> Engine::handle -> Action queue -> executor
-//! VIP task -----> Input::Vips* ---+        ^                              |
+//! netlink ------> Input::Link* ---+-> Engine::handle -> Action queue -> VirtualHost::act
+//! VIP tasks ----> Input::Vips* ---+        ^                              |
 //! signals ------> StepDown, Shutdown       +-- AdvertSent, AdvertFailed --+
 //! timerfd: only after all of these are drained, and after a look at the last-heard map
 //! ```
 
-mod executor;
+mod link;
 mod refusals;
 mod signals;
+mod vhost;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use carp_common::{
-    abi::{Heard, SourceKey},
-    engine::{HeardAdvert, Input, LinkFault, State},
-    reason::Reason,
+    abi::{Heard, SourceKey, VhostKey},
+    engine::{Input, State},
     time::Time,
 };
-use log::{debug, info, warn};
+use log::warn;
 use tokio::{
     select,
     sync::{mpsc, watch},
@@ -30,77 +35,89 @@ use tokio::{
 };
 
 pub(crate) use self::signals::{SignalInput, Signals};
-use self::{executor::Executor, refusals::Refusals};
+use self::{link::Link, vhost::VirtualHost};
 use crate::{
     clock::{Timer, now},
     config::Settings,
-    datapath::Datapath,
+    datapath::{Datapath, DatapathError},
     net::{
-        self,
-        interface::{self, Interface},
+        self, PacketSocket,
+        interface::{self, Interfaces},
     },
 };
 
 /// Events handled before the timers get their turn: about as many as the ring can hold.
 const EVENTS_A_ROUND: usize = 1024;
-/// Reports of the VIP task that wait to be handled.
-const REPORTS: usize = 16;
+/// Reports of the VIP tasks that wait to be handled.
+const REPORTS: usize = 64;
 /// Time for the last advert to leave the card: many drivers reset the link, and drop what is queued, when the
 /// program is detached.
 const LAST_ADVERT: Duration = Duration::from_millis(50);
-/// Row of counters of the one virtual host.
-const ROW: u32 = 1;
-/// Row of counters of protocol 112 that belongs to none.
-const NO_VHOST: u32 = 0;
+/// How late a timer may be without the agent having been stalled.
+const STALL: Duration = Duration::from_millis(100);
 
-/// One virtual host at work.
+/// What a VIP task has to say, and for which virtual host, by its number.
+pub(crate) type Report = (usize, Input);
+
+/// All virtual hosts at work.
 pub(crate) struct Agent {
-    executor: Executor,
+    hosts: Vec<VirtualHost>,
+    links: Vec<Link>,
+    /// Where the virtual hosts are that the datapath knows.
+    entered: HashMap<VhostKey, usize>,
     datapath: Datapath,
-    links: watch::Receiver<Option<Interface>>,
-    reports: mpsc::Receiver<Input>,
+    looks: watch::Receiver<Arc<Interfaces>>,
+    reports: mpsc::Receiver<Report>,
     signals: Signals,
     timer: Timer,
-    refusals: Refusals,
-    /// What the interface was last said to lack, so that it is said once.
-    fault: Option<LinkFault>,
 }
 
 impl Agent {
-    /// Opens everything that the virtual host needs. The interface may still be missing.
-    pub(crate) async fn start(settings: Settings, interface: String, signals: Signals) -> Result<Self> {
-        let settings = Arc::new(settings);
-        let datapath = Datapath::new(settings.datapath)?;
+    /// Opens everything that the virtual hosts need, each on the interface of this name. Interfaces may still be
+    /// missing; whatever else is in the way of one that is there is an error.
+    pub(crate) async fn start(hosts: Vec<(String, Settings)>, signals: Signals) -> Result<Self> {
+        let choices: Vec<_> = hosts.iter().map(|(_, settings)| settings.datapath).collect();
+        let datapath = Datapath::new(&choices)?;
         let handle = net::connect()?;
-        let links = interface::watch(handle.clone(), interface.clone()).await?;
+        let names = hosts.iter().map(|(interface, _)| interface.clone()).collect();
+        let looks = interface::watch(handle.clone(), names).await?;
         let (sender, reports) = mpsc::channel(REPORTS);
-        let executor = Executor::new(Arc::clone(&settings), interface, handle, sender, now())?;
+        let socket = Rc::new(PacketSocket::open().context("cannot open a packet socket")?);
+        let started = now();
+        let hosts: Vec<_> = hosts
+            .into_iter()
+            .enumerate()
+            .map(|(number, (interface, settings))| {
+                let (socket, handle, sender) = (Rc::clone(&socket), handle.clone(), sender.clone());
+                VirtualHost::new(number, interface, settings, socket, handle, sender, started)
+            })
+            .collect();
         let mut agent = Self {
-            executor,
+            links: links_of(&hosts),
+            hosts,
+            entered: HashMap::new(),
             datapath,
-            links,
+            looks,
             reports,
             signals,
             timer: Timer::new().context("cannot create a timer")?,
-            refusals: Refusals::new(ROW),
-            fault: None,
         };
-        agent.executor.run_down_script_at_start();
+        agent.hosts.iter_mut().for_each(VirtualHost::run_down_script_at_start);
         // Whatever is in the way on an interface that is there stops the start, not only the first advert.
-        agent.handle_link()?;
+        agent.handle_links().into_iter().try_for_each(Err)?;
         agent.act()?;
         Ok(agent)
     }
 
-    /// Serves the virtual host until a signal ends it.
+    /// Serves the virtual hosts until a signal ends them.
     pub(crate) async fn run(mut self) -> Result<()> {
         let mut has_more = false;
-        while !self.executor.engine().is_stopped() {
+        while !self.hosts.iter().all(|host| host.engine().is_stopped()) {
             select! {
                 biased;
                 input = self.signals.next() => self.handle_signal(input),
                 ready = self.datapath.readable() => ready.context("cannot wait for adverts")?,
-                _ = self.links.changed() => self.links.mark_changed(),
+                _ = self.looks.changed() => self.looks.mark_changed(),
                 Some(report) = self.reports.recv() => self.handle_report(report),
                 fired = self.timer.fired() => fired?,
                 // What was left would wake nobody. Signals, netlink and the other tasks get their turn first, or a flood
@@ -108,31 +125,26 @@ impl Agent {
                 () = yield_now(), if has_more => {}
             }
             // Not left to the select: there, a flood of adverts would always be first.
-            if self.links.has_changed().context("the task that watches the interface has ended")?
-                && let Err(error) = self.handle_link()
-            {
-                warn!("{error:#}");
+            if self.looks.has_changed().context("the task that watches the interfaces has ended")? {
+                self.handle_links().iter().for_each(|error| warn!("{error}"));
             }
             has_more = self.drain();
             let now = now();
-            if let Some(due) = self.executor.engine().poll_timeout().filter(|due| *due <= now)
-                && (self.executor.engine().status().state == State::Master || self.datapath.has_heard_until(due))
-            {
-                self.ask_kernel();
-                self.executor.engine_mut().handle_timeout(now);
-            }
+            self.handle_timeouts(now);
             self.act()?;
-            self.refusals.look(&mut self.datapath, self.executor.name(), now);
+            self.hosts.iter_mut().for_each(|host| host.tell_refused(&self.datapath, now));
+            self.links.iter_mut().for_each(|link| link.tell_lost(&mut self.datapath, now));
         }
         sleep(LAST_ADVERT).await;
-        self.executor.leave(&mut self.datapath);
+        self.links.iter_mut().for_each(|link| link.leave(&mut self.datapath));
         Ok(())
     }
 
-    /// Does what the engine wants done, and sets the timer.
-    fn act(&mut self) -> io::Result<()> {
-        self.executor.act(&mut self.datapath);
-        self.timer.set(self.executor.engine().poll_timeout())
+    /// Does what the engines want done, and sets the timer.
+    fn act(&mut self) -> Result<()> {
+        self.hosts.iter_mut().for_each(|host| host.act(&mut self.datapath));
+        let next = self.hosts.iter().filter_map(|host| host.engine().poll_timeout()).min();
+        self.timer.set(next).context("cannot set the timer")
     }
 
     /// Handles all that is waiting, so that no timer overtakes it; `true` if there was more than a round takes.
@@ -153,100 +165,105 @@ impl Agent {
         left == 0
     }
 
+    /// Does what is due. A silence counts only as far as adverts have been read.
+    fn handle_timeouts(&mut self, now: Time) {
+        let datapath = &self.datapath;
+        let is_due = |host: &&mut VirtualHost| {
+            host.engine().poll_timeout().is_some_and(|due| {
+                due <= now && (is_master(host) || datapath.has_heard_until(host.ifindex(), due))
+            })
+        };
+        // A master's next advert need not wait for a look at the map, unless the agent was stalled.
+        let must_ask = |host: &&mut VirtualHost| {
+            !is_master(host) || host.engine().poll_timeout().is_some_and(|due| now.since(due) >= STALL)
+        };
+        if self.hosts.iter_mut().filter(is_due).any(|host| must_ask(&host)) {
+            self.ask_kernel();
+        }
+        let datapath = &self.datapath;
+        let is_due = |host: &&mut VirtualHost| {
+            host.engine().poll_timeout().is_some_and(|due| {
+                due <= now && (is_master(host) || datapath.has_heard_until(host.ifindex(), due))
+            })
+        };
+        self.hosts.iter_mut().filter(is_due).for_each(|host| host.handle_timeout(now));
+    }
+
     /// Before a timer counts: the kernel may have heard what the ring had no room for, or what it took for
     /// a repeat.
     fn ask_kernel(&mut self) {
-        let Some(key) = self.executor.key() else { return };
-        let known = self.executor.engine().status().last_arrival;
-        let mut missed: Vec<_> = self
-            .datapath
-            .last_heard(key)
-            .into_iter()
-            .map(|(source, last)| (source, last.heard()))
-            .filter(|(_, heard)| Some(heard.arrival()) > known)
-            .collect();
-        missed.sort_by_key(|(_, heard)| heard.arrival());
-        for (source, heard) in missed {
-            self.hear(source, heard);
+        let mut heard: Vec<_> =
+            self.datapath.last_heard().into_iter().map(|(source, last)| (source, last.heard())).collect();
+        heard.sort_by_key(|(_, heard)| heard.arrival());
+        let known: Vec<_> = self.hosts.iter().map(|host| host.engine().status().last_arrival).collect();
+        for (source, heard) in heard {
+            let number = self.entered.get(&source.vhost());
+            if number.is_some_and(|number| Some(heard.arrival()) > known[*number]) {
+                self.hear(source, heard);
+            }
         }
     }
 
     fn hear(&mut self, source: SourceKey, heard: Heard) {
-        // An event from before the interface was deleted and came back.
-        if Some(source.vhost()) != self.executor.key() {
-            return;
+        // None for an event from before the interface was deleted and came back.
+        if let Some(number) = self.entered.get(&source.vhost()) {
+            self.hosts[*number].hear(source, heard);
         }
-        let advert = HeardAdvert {
-            family: source.vhost().family(),
-            source: source.source(),
-            advbase: heard.advbase(),
-            advskew: heard.advskew(),
-            demote: heard.demote(),
-            arrival: heard.arrival(),
-        };
-        debug!("{}: heard {}/{} from {}", self.executor.name(), advert.advbase, advert.advskew, advert.source);
-        self.executor.engine_mut().handle(Input::Advert(advert), now());
     }
 
-    fn handle_report(&mut self, report: Input) {
-        self.executor.settle_vips();
-        self.executor.engine_mut().handle(report, now());
+    fn handle_report(&mut self, (number, report): Report) {
+        self.hosts[number].handle_report(report);
     }
 
-    /// Takes note of what the interface is like now.
-    fn handle_link(&mut self) -> Result<()> {
-        let interface = self.links.borrow_and_update().clone();
-        let found = self.executor.set_interface(&mut self.datapath, interface.as_ref());
-        let fault = found.as_ref().map_or(Some(LinkFault::NotAttached), |fault| *fault);
-        let is_new = self.fault != fault;
-        self.fault = fault;
-        let state = self.executor.engine().status().state;
-        match fault {
-            None => self.executor.engine_mut().handle(Input::LinkUp, now()),
-            Some(fault) => {
-                // Told here where there is no transition to tell it, and once.
-                if is_new && state == State::Init && found.is_ok() {
-                    info!("{}: INIT: {fault}; waiting for it", self.executor.name());
-                }
-                self.executor.engine_mut().handle(Input::LinkDown(fault), now());
+    /// Takes note of what the interfaces are like now. The errors are those of interfaces that have no road, new ones.
+    fn handle_links(&mut self) -> Vec<DatapathError> {
+        let looks = Arc::clone(&self.looks.borrow_and_update());
+        let mut errors = vec![];
+        for link in &mut self.links {
+            let interface = looks.get(link.interface());
+            let (presence, told) = link.update(&mut self.datapath, interface);
+            errors.extend(told.err());
+            for host in self.hosts.iter_mut().filter(|host| host.interface() == link.interface()) {
+                host.handle_link(&mut self.datapath, presence, interface);
+            }
+            if matches!(presence, link::Presence::Missing) && interface.is_some() {
+                // Another of the same name: it was not entered before the first was left.
+                self.looks.mark_changed();
             }
         }
-        self.executor.repair_vips(interface.as_ref());
-        if fault == Some(LinkFault::NoInterface) && interface.is_some() {
-            // Another of the same name: it was not entered before the first was left.
-            self.links.mark_changed();
-        }
-        if is_new { found.map(drop) } else { Ok(()) }
+        self.entered =
+            self.hosts.iter().enumerate().filter_map(|(number, host)| Some((host.key()?, number))).collect();
+        errors
     }
 
     fn handle_signal(&mut self, input: SignalInput) {
         match input {
-            SignalInput::Engine(input) => self.executor.engine_mut().handle(input, now()),
-            SignalInput::LogState => self.log_state(now()),
+            SignalInput::Engine(input) => self.hosts.iter_mut().for_each(|host| host.handle(input)),
+            SignalInput::LogState => {
+                let now = now();
+                self.hosts.iter().for_each(|host| host.log_state(&mut self.datapath, now));
+            }
         }
     }
+}
 
-    fn log_state(&mut self, now: Time) {
-        let status = self.executor.engine().status();
-        let heard = status.last_arrival.map_or_else(
-            || "no advert heard".to_owned(),
-            |arrival| format!("last advert heard {:.3} s ago", now.since(arrival).as_secs_f64()),
-        );
-        // What belongs to no virtual host has arrived here all the same: VRRP, or a peer whose vhid is mistyped.
-        let count = |reason| self.datapath.counter(ROW, reason) + self.datapath.counter(NO_VHOST, reason);
-        let received = Reason::ALL.into_iter().map(|reason| (reason.name(), count(reason)));
-        let mut received: Vec<_> = received.collect();
-        received.push(("lost", self.datapath.lost()));
-        let received: Vec<String> =
-            received.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
-        info!(
-            "{}: {} for {:.0} s, demotion {}, {heard}; adverts sent: {}; received: {}",
-            self.executor.name(),
-            status.state,
-            now.since(status.since).as_secs_f64(),
-            status.demotion.get(),
-            self.executor.sent(),
-            if received.is_empty() { "none".to_owned() } else { received.join(", ") },
-        );
+fn is_master(host: &VirtualHost) -> bool {
+    host.engine().status().state == State::Master
+}
+
+/// The interfaces of these virtual hosts.
+fn links_of(hosts: &[VirtualHost]) -> Vec<Link> {
+    let mut by_interface: BTreeMap<&str, Vec<&VirtualHost>> = BTreeMap::new();
+    for host in hosts {
+        by_interface.entry(host.interface()).or_default().push(host);
     }
+    let link = |(interface, hosts): (&str, Vec<&VirtualHost>)| {
+        let name = match &hosts[..] {
+            [host] => host.name().to_owned(),
+            hosts => format!("{interface}, {} vhids", hosts.len()),
+        };
+        let groups = hosts.iter().map(|host| host.settings().destination.ip).collect();
+        Link::new(interface.to_owned(), name, hosts[0].settings().datapath, groups)
+    };
+    by_interface.into_iter().map(link).collect()
 }

@@ -7,29 +7,58 @@ use log::warn;
 
 use crate::datapath::Datapath;
 
-/// Shortest time between two lines; while refusals go on it doubles, up to [`SLOWEST`].
+/// Shortest time between two lines; while there is something to tell it doubles, up to [`SLOWEST`].
 const FASTEST: Duration = Duration::from_secs(1);
-/// Longest time between two lines while refusals go on.
+/// Longest time between two lines while there is something to tell.
 const SLOWEST: Duration = Duration::from_secs(64);
 
-/// Tells the administrator of refused adverts, a line a second at most.
-pub(crate) struct Refusals {
-    row: u32,
-    told: [u64; Reason::COUNT],
-    lost: u64,
+/// When to look at counters, so that an attack tells the administrator at once, and never fills the log.
+pub(super) struct Pace {
     next_look: Time,
     period: Duration,
 }
 
+impl Default for Pace {
+    fn default() -> Self {
+        Self { next_look: Time::default(), period: FASTEST }
+    }
+}
+
+impl Pace {
+    /// Whether it is time.
+    pub(super) fn is_due(&self, now: Time) -> bool {
+        now >= self.next_look
+    }
+
+    /// Takes note of a look, and whether there was something to tell.
+    pub(super) fn looked(&mut self, has_told: bool, now: Time) {
+        if !has_told {
+            // The next one is told at once.
+            self.period = FASTEST;
+        }
+        self.next_look = now.after(self.period);
+        if has_told {
+            self.period = (self.period * 2).min(SLOWEST);
+        }
+    }
+}
+
+/// Tells the administrator of the refused adverts of a virtual host, a line a second at most.
+pub(super) struct Refusals {
+    row: u32,
+    told: [u64; Reason::COUNT],
+    pace: Pace,
+}
+
 impl Refusals {
     /// Watches the counters of a row.
-    pub(crate) fn new(row: u32) -> Self {
-        Self { row, told: [0; Reason::COUNT], lost: 0, next_look: Time::default(), period: FASTEST }
+    pub(super) fn new(row: u32) -> Self {
+        Self { row, told: [0; Reason::COUNT], pace: Pace::default() }
     }
 
     /// Looks at the counters, if it is time, and logs what was refused since the last look.
-    pub(crate) fn look(&mut self, datapath: &mut Datapath, name: &str, now: Time) {
-        if now < self.next_look {
+    pub(super) fn look(&mut self, datapath: &Datapath, ifindex: u32, name: &str, now: Time) {
+        if !self.pace.is_due(now) {
             return;
         }
         let mut line = String::new();
@@ -39,32 +68,17 @@ impl Refusals {
             if count > told {
                 let separator = if line.is_empty() { "" } else { "; " };
                 write!(line, "{separator}{} {}", count - told, describe(reason)).ok();
-                if let Some(last) = datapath.last_refused(self.row, reason) {
+                if let Some(last) = datapath.last_refused(ifindex, self.row, reason) {
                     let [a, b, c, d, e, f] = last.mac();
                     write!(line, ", last from {} ({a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x})", last.source())
                         .ok();
                 }
             }
         }
-        let lost = datapath.lost();
-        let newly_lost = lost.saturating_sub(mem::replace(&mut self.lost, lost));
         if !line.is_empty() {
             warn!("{name}: refused adverts: {line}");
         }
-        if newly_lost > 0 {
-            warn!(
-                "{name}: {newly_lost} frames of protocol 112 were lost: they come faster than a packet socket can be read"
-            );
-        }
-        let is_quiet = line.is_empty() && newly_lost == 0;
-        if is_quiet {
-            // The next one is told at once.
-            self.period = FASTEST;
-        }
-        self.next_look = now.after(self.period);
-        if !is_quiet {
-            self.period = (self.period * 2).min(SLOWEST);
-        }
+        self.pace.looked(!line.is_empty(), now);
     }
 }
 

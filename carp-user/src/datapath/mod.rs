@@ -4,7 +4,7 @@
 mod socket;
 mod xdp;
 
-use std::{future::pending, io};
+use std::{future::poll_fn, io, task::Poll};
 
 use carp_common::{
     abi::{AdvertEvent, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey},
@@ -12,10 +12,7 @@ use carp_common::{
     time::Time,
 };
 use thiserror::Error;
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    select,
-};
+use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::xdp::OBJECT;
 use self::{
@@ -35,6 +32,13 @@ pub(crate) enum Choice {
     Generic,
     /// A packet socket
     Socket,
+}
+
+impl Choice {
+    /// Whether nothing but XDP will do.
+    pub(crate) const fn needs_xdp(self) -> bool {
+        matches!(self, Self::Native | Self::Generic)
+    }
 }
 
 /// The road that adverts take on an interface, and why no better one (if a better one was tried).
@@ -92,76 +96,95 @@ pub(crate) enum DatapathError {
 
 /// All roads of this process.
 pub(crate) struct Datapath {
-    choice: Choice,
     /// The XDP program, or why there is none.
     xdp: Result<AsyncFd<Xdp>, String>,
-    socket: Option<AsyncFd<AdvertSocket>>,
+    /// One for each interface whose road is a socket.
+    sockets: Vec<AsyncFd<AdvertSocket>>,
+    /// The socket that was read last, so that a flood on one does not hold up the others.
+    turn: usize,
 }
 
 impl Datapath {
-    /// Loads the XDP program, if that is asked for. Must be called within the runtime.
-    pub(crate) fn new(choice: Choice) -> Result<Self, DatapathError> {
-        let xdp = match choice {
-            Choice::Socket => Err(String::new()),
-            Choice::Auto | Choice::Native | Choice::Generic => load(),
-        };
-        if let (Choice::Native | Choice::Generic, Err(why)) = (choice, &xdp) {
+    /// Loads the XDP program, if one of the choices asks for it. Must be called within the runtime.
+    pub(crate) fn new(choices: &[Choice]) -> Result<Self, DatapathError> {
+        let xdp = if choices.iter().all(|choice| *choice == Choice::Socket) { Err(String::new()) } else { load() };
+        if let Err(why) = &xdp
+            && choices.iter().any(|choice| choice.needs_xdp())
+        {
             return Err(DatapathError::Xdp(why.clone()));
         }
-        Ok(Self { choice, xdp, socket: None })
+        Ok(Self { xdp, sockets: vec![], turn: 0 })
     }
 
-    /// Makes a virtual host known, and lets the adverts of its interface in.
+    /// Lets the adverts of an interface in.
     pub(crate) fn enter(
         &mut self,
-        key: VhostKey,
-        vhost: &Vhost,
+        choice: Choice,
         name: &str,
         interface: &Interface,
     ) -> Result<Road, DatapathError> {
-        let why = match self.enter_xdp(key, vhost, interface) {
+        let why = match self.enter_xdp(choice, interface) {
             Ok(road) => return Ok(road),
             Err(why) => why,
         };
-        match self.choice {
+        match choice {
             Choice::Native | Choice::Generic => Err(DatapathError::Attach { interface: name.to_owned(), why }),
-            Choice::Auto => self.enter_socket(key, vhost, name).map(|()| Road::Socket(Some(why))),
-            Choice::Socket => self.enter_socket(key, vhost, name).map(|()| Road::Socket(None)),
+            Choice::Auto => self.enter_socket(interface.index, name).map(|()| Road::Socket(Some(why))),
+            Choice::Socket => self.enter_socket(interface.index, name).map(|()| Road::Socket(None)),
         }
     }
 
-    fn enter_xdp(&mut self, key: VhostKey, vhost: &Vhost, interface: &Interface) -> Result<Road, String> {
+    fn enter_xdp(&mut self, choice: Choice, interface: &Interface) -> Result<Road, String> {
+        if choice == Choice::Socket {
+            return Err(String::new());
+        }
         let xdp = self.xdp.as_mut().map_err(|why| why.clone())?.get_mut();
         if let Some(why) = obstacle(interface) {
             return Err(why.to_owned());
         }
-        xdp.set_vhost(key, vhost).map_err(|error| error.to_string())?;
-        let attached = attach(self.choice, |mode| xdp.attach(key.ifindex(), mode, interface.xdp_program));
-        attached.inspect_err(|_| xdp.remove_vhost(key))
+        attach(choice, |mode| xdp.attach(interface.index, mode, interface.xdp_program))
     }
 
-    fn enter_socket(&mut self, key: VhostKey, vhost: &Vhost, name: &str) -> Result<(), DatapathError> {
+    fn enter_socket(&mut self, ifindex: u32, name: &str) -> Result<(), DatapathError> {
         let failed = |source| DatapathError::Socket { interface: name.to_owned(), source };
-        let mut socket = AdvertSocket::open(key.ifindex()).map_err(failed)?;
-        socket.set_vhost(key, *vhost);
+        let socket = AdvertSocket::open(ifindex).map_err(failed)?;
         // SAFETY: the descriptor belongs to the AdvertSocket, which never replaces it.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
-        self.socket = Some(socket.map_err(|error| failed(error.into()))?);
+        self.sockets.push(socket.map_err(|error| failed(error.into()))?);
         Ok(())
     }
 
-    /// Forgets a virtual host, and lets no more adverts in.
-    pub(crate) fn leave(&mut self, key: VhostKey) {
+    /// Lets no more adverts of an interface in.
+    pub(crate) fn leave(&mut self, ifindex: u32) {
         if let Ok(xdp) = &mut self.xdp {
-            xdp.get_mut().detach();
+            xdp.get_mut().detach(ifindex);
+        }
+        self.sockets.retain(|socket| socket.get_ref().ifindex() != ifindex);
+    }
+
+    /// Makes a virtual host known, on an interface whose adverts are let in.
+    pub(crate) fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost) -> Result<(), DatapathError> {
+        match (self.socket_mut(key.ifindex()), &mut self.xdp) {
+            (Some(socket), _) => socket.set_vhost(key, *vhost),
+            (None, Ok(xdp)) => xdp.get_mut().set_vhost(key, vhost)?,
+            (None, Err(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// Forgets a virtual host.
+    pub(crate) fn remove_vhost(&mut self, key: VhostKey) {
+        if let Some(socket) = self.socket_mut(key.ifindex()) {
+            socket.remove_vhost(key);
+        }
+        if let Ok(xdp) = &mut self.xdp {
             xdp.get_mut().remove_vhost(key);
         }
-        self.socket = None;
     }
 
     /// The number of the program that an interface on which XDP is at work must show.
-    pub(crate) fn program(&self) -> Option<u32> {
-        if self.socket.is_some() {
+    pub(crate) fn program(&self, ifindex: u32) -> Option<u32> {
+        if self.socket(ifindex).is_some() {
             return None;
         }
         self.xdp.as_ref().ok().map(|xdp| xdp.get_ref().id())
@@ -169,8 +192,8 @@ impl Datapath {
 
     /// Tells the verdict what we sent ourselves.
     pub(crate) fn set_sent(&mut self, key: VhostKey, sent: &Sent) -> Result<(), DatapathError> {
-        match (&mut self.socket, &mut self.xdp) {
-            (Some(socket), _) => socket.get_mut().set_sent(key, *sent),
+        match (self.socket_mut(key.ifindex()), &mut self.xdp) {
+            (Some(socket), _) => socket.set_sent(key, *sent),
             (None, Ok(xdp)) => xdp.get_mut().set_sent(key, sent)?,
             (None, Err(_)) => {}
         }
@@ -179,22 +202,23 @@ impl Datapath {
 
     /// Waits until there may be something to read.
     pub(crate) async fn readable(&mut self) -> io::Result<()> {
-        let xdp = async {
-            match &mut self.xdp {
-                Ok(xdp) => xdp.readable_mut().await.map(|mut ready| ready.clear_ready()),
-                Err(_) => pending().await,
+        poll_fn(|context| {
+            let mut is_ready = false;
+            if let Ok(xdp) = &mut self.xdp
+                && let Poll::Ready(mut ready) = xdp.poll_read_ready_mut(context)?
+            {
+                ready.clear_ready();
+                is_ready = true;
             }
-        };
-        let socket = async {
-            match &mut self.socket {
-                Some(socket) => socket.readable_mut().await.map(|mut ready| ready.clear_ready()),
-                None => pending().await,
+            for socket in &mut self.sockets {
+                if let Poll::Ready(mut ready) = socket.poll_read_ready_mut(context)? {
+                    ready.clear_ready();
+                    is_ready = true;
+                }
             }
-        };
-        select! {
-            ready = xdp => ready,
-            ready = socket => ready,
-        }
+            if is_ready { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
     }
 
     /// Reads what came in next. `None`: nothing is left. `Some(None)`: something of which the agent need not hear.
@@ -202,12 +226,16 @@ impl Datapath {
         if let Some(event) = self.xdp.as_mut().ok().and_then(|xdp| xdp.get_mut().next_event()) {
             return Some(Some(event));
         }
-        self.socket.as_mut()?.get_mut().next()
+        (0..self.sockets.len()).find_map(|_| {
+            self.turn = (self.turn + 1) % self.sockets.len();
+            self.sockets[self.turn].get_mut().next()
+        })
     }
 
-    /// Whether everything that arrived before this time has been read, or can be found in [`Self::last_heard`].
-    pub(crate) fn has_heard_until(&self, time: Time) -> bool {
-        self.socket.as_ref().is_none_or(|socket| socket.get_ref().heard_until() >= time)
+    /// Whether everything that arrived on an interface before this time has been read, or can be found in
+    /// [`Self::last_heard`].
+    pub(crate) fn has_heard_until(&self, ifindex: u32, time: Time) -> bool {
+        self.socket(ifindex).is_none_or(|socket| socket.heard_until() >= time)
     }
 
     /// Forwards what the XDP program has to say to the log.
@@ -217,33 +245,38 @@ impl Datapath {
         }
     }
 
-    /// The last valid advert of every source of a virtual host.
-    pub(crate) fn last_heard(&self, key: VhostKey) -> Vec<(SourceKey, LastHeard)> {
-        match (&self.socket, &self.xdp) {
-            (Some(socket), _) => socket.get_ref().last_heard(key).collect(),
-            (None, Ok(xdp)) => xdp.get_ref().last_heard(key).collect(),
-            (None, Err(_)) => vec![],
-        }
+    /// The last valid advert of every source of every virtual host.
+    pub(crate) fn last_heard(&self) -> Vec<(SourceKey, LastHeard)> {
+        let xdp = self.xdp.iter().flat_map(|xdp| xdp.get_ref().last_heard());
+        xdp.chain(self.sockets.iter().flat_map(|socket| socket.get_ref().last_heard())).collect()
     }
 
     /// A counter, over all roads.
     pub(crate) fn counter(&self, row: u32, reason: Reason) -> u64 {
         let xdp = self.xdp.as_ref().ok().and_then(|xdp| xdp.get_ref().counter(row, reason).ok()).unwrap_or(0);
-        xdp + self.socket.as_ref().map_or(0, |socket| socket.get_ref().counter(row, reason))
+        xdp + self.sockets.iter().map(|socket| socket.get_ref().counter(row, reason)).sum::<u64>()
     }
 
-    /// The source of the last advert that was refused for this reason.
-    pub(crate) fn last_refused(&self, row: u32, reason: Reason) -> Option<Refused> {
-        match (&self.socket, &self.xdp) {
-            (Some(socket), _) => socket.get_ref().last_refused(row, reason),
+    /// The source of the last advert to a virtual host on this interface that was refused for this reason.
+    pub(crate) fn last_refused(&self, ifindex: u32, row: u32, reason: Reason) -> Option<Refused> {
+        match (self.socket(ifindex), &self.xdp) {
+            (Some(socket), _) => socket.last_refused(row, reason),
             (None, Ok(xdp)) => xdp.get_ref().last_refused(row, reason).ok(),
             (None, Err(_)) => None,
         }
     }
 
-    /// Frames that a socket has lost.
-    pub(crate) fn lost(&mut self) -> u64 {
-        self.socket.as_mut().map_or(0, |socket| socket.get_mut().lost())
+    /// Frames of an interface that a socket has lost.
+    pub(crate) fn lost(&mut self, ifindex: u32) -> u64 {
+        self.socket_mut(ifindex).map_or(0, AdvertSocket::lost)
+    }
+
+    fn socket(&self, ifindex: u32) -> Option<&AdvertSocket> {
+        self.sockets.iter().map(AsyncFd::get_ref).find(|socket| socket.ifindex() == ifindex)
+    }
+
+    fn socket_mut(&mut self, ifindex: u32) -> Option<&mut AdvertSocket> {
+        self.sockets.iter_mut().map(AsyncFd::get_mut).find(|socket| socket.ifindex() == ifindex)
     }
 }
 

@@ -104,8 +104,20 @@ impl AdvertSocket {
         })
     }
 
+    /// The interface.
+    pub(super) const fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
     pub(super) fn set_vhost(&mut self, key: VhostKey, vhost: Vhost) {
         self.tables.vhosts.insert(key, vhost);
+    }
+
+    pub(super) fn remove_vhost(&mut self, key: VhostKey) {
+        if let Some(mut vhost) = self.tables.vhosts.remove(&key) {
+            vhost.zeroize();
+        }
+        self.tables.sent.remove(&key);
     }
 
     pub(super) fn set_sent(&mut self, key: VhostKey, sent: Sent) {
@@ -129,8 +141,8 @@ impl AdvertSocket {
         })
     }
 
-    pub(super) fn last_heard(&self, key: VhostKey) -> impl Iterator<Item = (SourceKey, LastHeard)> {
-        self.heard.iter().filter(move |(source, _)| source.vhost() == key).map(|(source, last)| (*source, *last))
+    pub(super) fn last_heard(&self) -> impl Iterator<Item = (SourceKey, LastHeard)> {
+        self.heard.iter().map(|(source, last)| (*source, *last))
     }
 
     pub(super) fn counter(&self, row: u32, reason: Reason) -> u64 {

@@ -1,6 +1,6 @@
 //! The XDP program and its maps, from user space.
 
-use std::{io, os::fd::AsRawFd};
+use std::{collections::BTreeMap, io, os::fd::AsRawFd};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -79,8 +79,8 @@ pub(super) struct Xdp {
     refused: Array<MapData, Refused>,
     events: RingBuf<MapData>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
-    /// Detaches the program when dropped.
-    link: Option<FdLink>,
+    /// By interface; detaches the program when dropped.
+    links: BTreeMap<u32, FdLink>,
 }
 
 impl Xdp {
@@ -107,7 +107,7 @@ impl Xdp {
         let program = program(&mut ebpf)?;
         program.load().map_err(failed)?;
         let id = program.info().map_err(failed)?.id();
-        Ok(Self { ebpf, id, vhosts, sent, heard, counters, refused, events, logger, link: None })
+        Ok(Self { ebpf, id, vhosts, sent, heard, counters, refused, events, logger, links: BTreeMap::new() })
     }
 
     /// The kernel's number of the program.
@@ -121,16 +121,16 @@ impl Xdp {
     /// # Errors
     /// Another program is there, or this mode does not work.
     pub(super) fn attach(&mut self, ifindex: u32, mode: Mode, present: Option<u32>) -> Result<(), AttachError> {
-        self.link = None;
+        self.detach(ifindex);
         self.try_attach(ifindex, mode).map_err(|error| match error.raw_os_error() {
             Some(EBUSY | EEXIST) => AttachError::Busy(program_name(present)),
             _ => AttachError::Refused(error),
         })
     }
 
-    /// Detaches the program.
-    pub(super) fn detach(&mut self) {
-        self.link = None;
+    /// Detaches the program from an interface.
+    pub(super) fn detach(&mut self, ifindex: u32) {
+        self.links.remove(&ifindex);
     }
 
     /// Makes a virtual host known to the program.
@@ -141,7 +141,7 @@ impl Xdp {
         self.vhosts.insert(key, vhost, 0).map_err(failed("tell the XDP program of the virtual host"))
     }
 
-    /// Forgets a virtual host, whose interface is gone.
+    /// Forgets a virtual host.
     pub(super) fn remove_vhost(&mut self, key: VhostKey) {
         // It may never have been set.
         self.vhosts.remove(&key).ok();
@@ -172,9 +172,9 @@ impl Xdp {
         }
     }
 
-    /// The last valid advert of every source of a virtual host.
-    pub(super) fn last_heard(&self, key: VhostKey) -> impl Iterator<Item = (SourceKey, LastHeard)> {
-        self.heard.iter().filter_map(Result::ok).filter(move |(source, _)| source.vhost() == key)
+    /// The last valid advert of every source of every virtual host.
+    pub(super) fn last_heard(&self) -> impl Iterator<Item = (SourceKey, LastHeard)> {
+        self.heard.iter().filter_map(Result::ok)
     }
 
     /// A counter, summed over the CPUs.
@@ -203,7 +203,8 @@ impl Xdp {
         let id = program.attach_to_if_index(ifindex, mode).map_err(os_error)?;
         let link = program.take_link(id).map_err(os_error)?;
         // aya falls back to an attachment that would outlive this process: not wanted.
-        self.link = Some(FdLink::try_from(link).map_err(|_| io::Error::from_raw_os_error(nix::libc::EOPNOTSUPP))?);
+        let link = FdLink::try_from(link).map_err(|_| io::Error::from_raw_os_error(nix::libc::EOPNOTSUPP))?;
+        self.links.insert(ifindex, link);
         Ok(())
     }
 }

@@ -3,10 +3,16 @@
 //! Netlink events only say that something happened; what counts is read afresh each time. So a lost event
 //! or an overrun socket does no harm beyond the next look, which comes after ten seconds at the latest.
 
-use std::{net::IpAddr, net::Ipv4Addr, pin::pin, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use carp_common::engine::LinkFault;
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use log::warn;
 use nix::libc;
 use rtnetlink::{
@@ -86,19 +92,24 @@ fn in_network(address: Ipv4Addr, network: Ipv4Addr, prefix: u8) -> bool {
     u32::from(address) & mask == u32::from(network) & mask
 }
 
-/// Reads an interface; `None` if there is none of this name.
-pub(crate) async fn look(handle: &Handle, name: &str) -> Result<Option<Interface>, NetError> {
-    let failed = || NetError::request(format!("read interface {name}"));
-    let link = match pin!(handle.link().get().match_name(name).execute()).try_next().await {
-        Ok(Some(link)) => link,
-        Ok(None) => return Ok(None),
-        Err(rtnetlink::Error::NetlinkError(error)) if -error.raw_code() == libc::ENODEV => return Ok(None),
-        Err(error) => return Err(failed()(error)),
-    };
-    let index = link.header.index;
-    let addresses =
-        addresses(handle).await?.into_iter().filter(|(i, ..)| *i == index).map(|(_, a, p)| (a, p)).collect();
-    Ok(Some(interface(&link, vlan::are_stripped(handle, name, index).await?, addresses)))
+/// Those of a host that are there, by name.
+pub(crate) type Interfaces = BTreeMap<String, Interface>;
+
+/// Reads the interfaces of these names.
+pub(crate) async fn look(handle: &Handle, names: &BTreeSet<String>) -> Result<Interfaces, NetError> {
+    let links: Vec<LinkMessage> =
+        handle.link().get().execute().try_collect().await.map_err(NetError::request("read the interfaces"))?;
+    let addresses = addresses(handle).await?;
+    let named = links.iter().filter_map(|link| Some((if_name(link)?, link)));
+    Ok(named
+        .filter(|(name, _)| names.contains(*name))
+        .map(|(name, link)| {
+            let index = link.header.index;
+            let own = addresses.iter().filter(|(at, ..)| *at == index);
+            let own = own.map(|(_, address, prefix)| (*address, *prefix)).collect();
+            (name.to_owned(), interface(link, vlan::are_stripped(&links, name, index), own))
+        })
+        .collect())
 }
 
 /// The interface where a virtual host belongs for which none is named: the one that has the source address, else
@@ -147,41 +158,52 @@ async fn with_address(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>,
     Ok(addresses(handle).await?.into_iter().find(|(_, own, _)| *own == address).map(|(index, ..)| index))
 }
 
-/// Watches an interface: the receiver holds what it is like, and is told after every look.
-pub(crate) async fn watch(handle: Handle, name: String) -> Result<watch::Receiver<Option<Interface>>, NetError> {
+/// Watches interfaces: the receiver holds what they are like, and is told after every look.
+pub(crate) async fn watch(
+    handle: Handle,
+    names: BTreeSet<String>,
+) -> Result<watch::Receiver<Arc<Interfaces>>, NetError> {
     let mut events = Box::pin(subscribe(&WATCHED)?);
-    let (sender, receiver) = watch::channel(look(&handle, &name).await?);
+    let (sender, receiver) = watch::channel(Arc::new(look(&handle, &names).await?));
     tokio::spawn(async move {
-        let mut index = sender.borrow().as_ref().map(|interface| interface.index);
+        let mut indices = indices(&sender.borrow());
         loop {
             match time::timeout(LOOK_AGAIN, events.next()).await {
-                Ok(Some(event)) if !concerns(&event, &name, index) => continue,
-                Ok(Some(_)) | Err(_) => {}
+                Ok(Some(event)) if !concerns(&event, &names, &indices) => continue,
+                Ok(Some(_)) => {
+                    // One look is enough for all that have happened.
+                    while events.next().now_or_never().flatten().is_some() {}
+                }
+                Err(_) => {}
                 Ok(None) => {
-                    warn!("{name}: the netlink socket was closed; opening another");
+                    warn!("the netlink socket was closed; opening another");
                     match subscribe(&WATCHED) {
                         Ok(again) => events = Box::pin(again),
                         // No descriptors, say: the next look is as good as an event.
                         Err(error) => {
-                            warn!("{name}: {error}");
+                            warn!("{error}");
                             time::sleep(LOOK_AGAIN).await;
                         }
                     }
                 }
             }
-            match look(&handle, &name).await {
+            match look(&handle, &names).await {
                 Ok(now) => {
-                    index = now.as_ref().map(|interface| interface.index);
+                    indices = self::indices(&now);
                     // Told even if nothing has changed: what failed last time may work now.
-                    if sender.send(now).is_err() {
+                    if sender.send(Arc::new(now)).is_err() {
                         return;
                     }
                 }
-                Err(error) => warn!("{name}: {error}; the state of the interface is as it was"),
+                Err(error) => warn!("{error}; the state of the interfaces is as it was"),
             }
         }
     });
     Ok(receiver)
+}
+
+fn indices(interfaces: &Interfaces) -> BTreeSet<u32> {
+    interfaces.values().map(|interface| interface.index).collect()
 }
 
 /// Events of these groups.
@@ -194,16 +216,16 @@ fn subscribe(groups: &[MulticastGroup]) -> Result<impl Stream<Item = RouteNetlin
     }))
 }
 
-/// Whether an event is about our interface.
-fn concerns(event: &RouteNetlinkMessage, name: &str, index: Option<u32>) -> bool {
+/// Whether an event is about one of our interfaces.
+fn concerns(event: &RouteNetlinkMessage, names: &BTreeSet<String>, indices: &BTreeSet<u32>) -> bool {
     match event {
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
-            Some(link.header.index) == index
-                || if_name(link) == Some(name)
-                || index.is_some_and(|index| vlan::is_on(link, index))
+            indices.contains(&link.header.index)
+                || if_name(link).is_some_and(|name| names.contains(name))
+                || indices.iter().any(|index| vlan::is_on(link, *index))
         }
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
-            Some(address.header.index) == index
+            indices.contains(&address.header.index)
         }
         _ => false,
     }

@@ -1,31 +1,19 @@
 //! VLANs on an interface whose card takes their tags off: on the interface itself, XDP sees their frames as its own.
 
-use std::{io, os::fd::AsRawFd, pin::pin};
+use std::{io, os::fd::AsRawFd};
 
-use futures_util::TryStreamExt;
 use nix::libc;
-use rtnetlink::{
-    Handle,
-    packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
-};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use socket2::{Domain, Socket, Type};
-
-use super::NetError;
 
 /// "Get flags", and the flag for rx-vlan-offload (linux/ethtool.h).
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
-/// Whether there are VLANs on the interface, and its card takes their tags off.
-pub(super) async fn are_stripped(handle: &Handle, name: &str, index: u32) -> Result<bool, NetError> {
-    let mut links = pin!(handle.link().get().execute());
-    while let Some(link) = links.try_next().await.map_err(NetError::request("list the interfaces"))? {
-        if is_on(&link, index) {
-            // A card that does not say has no such offload.
-            return Ok(strips_tags(name).unwrap_or(false));
-        }
-    }
-    Ok(false)
+/// Whether among these links there are VLANs on the interface, and its card takes their tags off. (A card that does
+/// not say has no such offload.)
+pub(super) fn are_stripped(links: &[LinkMessage], name: &str, index: u32) -> bool {
+    links.iter().any(|link| is_on(link, index)) && strips_tags(name).unwrap_or(false)
 }
 
 /// Whether a link is a VLAN on the interface with this index, here: in another network namespace, indices are others.

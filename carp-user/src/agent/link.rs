@@ -1,0 +1,175 @@
+//! One interface, as its virtual hosts share it: the road of its adverts, and its membership of their groups.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use carp_common::time::Time;
+use log::{Level, log, warn};
+
+use super::refusals::Pace;
+use crate::{
+    datapath::{Choice, Datapath, DatapathError, Road},
+    net::{interface::Interface, membership::Membership},
+};
+
+/// What a virtual host needs to know of its interface.
+#[derive(Clone, Copy)]
+pub(super) enum Presence<'a> {
+    /// Adverts come in.
+    Attached {
+        /// The interface.
+        interface: &'a Interface,
+        /// Another number each time that the road was taken anew: it knows no virtual host then.
+        attachment: u32,
+    },
+    /// It is not there, or another one of its name is, and it has to be left first.
+    Missing,
+    /// There is no road for adverts.
+    NoRoad,
+}
+
+/// An interface by its name.
+pub(super) struct Link {
+    interface: String,
+    /// "eth0 vhid 1" or "eth0, 3 vhids", as log lines begin.
+    name: String,
+    choice: Choice,
+    groups: BTreeSet<Ipv4Addr>,
+    attached: Option<Attached>,
+    attachments: u32,
+    memberships: Vec<Membership>,
+    /// Why there is no road, so that it is said once.
+    trouble: Option<String>,
+    lost: u64,
+    pace: Pace,
+}
+
+/// The interface, while it is there and has a road.
+struct Attached {
+    index: u32,
+    /// The interface when the groups were joined, or could not be.
+    joined_on: Option<Interface>,
+    /// Whether the last look at the interface found no program of ours. One such look may have begun before it was
+    /// attached; after a second one in a row, something else has detached it. (There is no event for it.)
+    misses_program: bool,
+    /// Whether its VLANs' tags were taken off when the road was chosen.
+    strips_vlan_tags: bool,
+}
+
+impl Link {
+    /// The interface of this name, for virtual hosts with these groups; `name` is how log lines begin.
+    pub(super) fn new(interface: String, name: String, choice: Choice, groups: BTreeSet<Ipv4Addr>) -> Self {
+        Self {
+            interface,
+            name,
+            choice,
+            groups,
+            attached: None,
+            attachments: 0,
+            memberships: vec![],
+            trouble: None,
+            lost: 0,
+            pace: Pace::default(),
+        }
+    }
+
+    /// Name of the interface.
+    pub(super) fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// Takes note of what the interface is like now. An error is that there is no road for its adverts, told once.
+    pub(super) fn update<'a>(
+        &mut self,
+        datapath: &mut Datapath,
+        interface: Option<&'a Interface>,
+    ) -> (Presence<'a>, Result<(), DatapathError>) {
+        let Some(interface) = interface else {
+            self.leave(datapath);
+            return (Presence::Missing, Ok(()));
+        };
+        if self.attached.as_ref().is_some_and(|attached| attached.index != interface.index) {
+            self.leave(datapath);
+            return (Presence::Missing, Ok(()));
+        }
+        let is_missing = datapath.program(interface.index).is_some_and(|own| interface.xdp_program != Some(own));
+        let is_detached = is_missing && self.attached.as_ref().is_some_and(|attached| attached.misses_program);
+        if is_detached {
+            warn!("{}: something else detached the XDP program from {}: attaching it again", self.name, self.interface);
+        }
+        let stays = |attached: &Attached| attached.strips_vlan_tags == interface.strips_vlan_tags;
+        if is_detached || !self.attached.as_ref().is_some_and(stays) {
+            self.leave(datapath);
+            if let Err(error) = self.enter(datapath, interface) {
+                let text = error.to_string();
+                let is_new = self.trouble.as_ref() != Some(&text);
+                self.trouble = Some(text);
+                return (Presence::NoRoad, if is_new { Err(error) } else { Ok(()) });
+            }
+        }
+        self.trouble = None;
+        if let Some(attached) = &mut self.attached {
+            attached.misses_program = is_missing && !is_detached;
+        }
+        self.join(interface);
+        (Presence::Attached { interface, attachment: self.attachments }, Ok(()))
+    }
+
+    /// Lets no more adverts in.
+    pub(super) fn leave(&mut self, datapath: &mut Datapath) {
+        if let Some(attached) = self.attached.take() {
+            datapath.leave(attached.index);
+        }
+        self.memberships.clear();
+    }
+
+    /// Tells the administrator of frames that were lost, now and then.
+    pub(super) fn tell_lost(&mut self, datapath: &mut Datapath, now: Time) {
+        let Some(attached) = &self.attached else { return };
+        if !self.pace.is_due(now) {
+            return;
+        }
+        let lost = datapath.lost(attached.index);
+        let newly = lost.saturating_sub(self.lost);
+        self.lost = lost;
+        if newly > 0 {
+            warn!(
+                "{}: {newly} frames of protocol 112 were lost: they come faster than a packet socket can be read",
+                self.name
+            );
+        }
+        self.pace.looked(newly > 0, now);
+    }
+
+    fn enter(&mut self, datapath: &mut Datapath, interface: &Interface) -> Result<(), DatapathError> {
+        let road = datapath.enter(self.choice, &self.interface, interface)?;
+        let level = if matches!(road, Road::Socket(Some(_))) { Level::Warn } else { Level::Info };
+        log!(level, "{}: {}", self.name, road.describe(&self.interface));
+        self.attachments += 1;
+        self.lost = 0;
+        self.attached = Some(Attached {
+            index: interface.index,
+            joined_on: None,
+            misses_program: false,
+            strips_vlan_tags: interface.strips_vlan_tags,
+        });
+        Ok(())
+    }
+
+    /// Joins the groups, again after every change of the interface: a switch that snoops has to hear of the
+    /// membership on the new link, and the kernel may have dropped it with an address.
+    fn join(&mut self, interface: &Interface) {
+        let Some(attached) = &mut self.attached else { return };
+        if attached.joined_on.as_ref() == Some(interface) {
+            return;
+        }
+        attached.joined_on = Some(interface.clone());
+        self.memberships.clear();
+        for group in &self.groups {
+            match Membership::join(*group, interface.index) {
+                Ok(membership) => self.memberships.push(membership),
+                // Said at each change: a switch that snoops may keep the adverts away.
+                Err(error) => warn!("{}: cannot join {group}: {error}", self.name),
+            }
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! One virtual host: its state machine, and all that this acts through.
+
+use std::{
+    io, mem,
+    net::{IpAddr, Ipv4Addr},
+    rc::Rc,
+    sync::Arc,
+};
+
+use carp_common::{
+    abi::{Family, Heard, Sent, SourceKey, Vhost, VhostKey},
+    digest::DigestKey,
+    engine::{Action, AdvertFields, Engine, HeardAdvert, Input, LinkFault, State, Transition},
+    reason::Reason,
+    time::Time,
+};
+use log::{debug, error, info, warn};
+use rtnetlink::Handle;
+use tokio::sync::mpsc;
+use zeroize::Zeroize;
+
+use super::{Report, link::Presence, refusals::Refusals};
+use crate::{
+    clock::now,
+    config::Settings,
+    datapath::{Datapath, DatapathError},
+    net::{PacketSocket, advert::AdvertSender, arp, interface::Interface},
+    vips::VipKeeper,
+};
+
+/// Row of counters of protocol 112 that belongs to no virtual host.
+const NO_VHOST: u32 = 0;
+
+/// A virtual host at work.
+pub(super) struct VirtualHost {
+    settings: Arc<Settings>,
+    interface: String,
+    /// "eth0 vhid 1", as log lines begin.
+    name: String,
+    /// Row of counters in the datapath.
+    row: u32,
+    engine: Engine,
+    adverts: AdvertSender,
+    vips: VipKeeper,
+    entered: Option<Entered>,
+    /// Index of the interface, also when its name has gone to another: VIPs are released there.
+    ifindex: u32,
+    /// What the interface was last said to lack, so that it is said once.
+    fault: Option<LinkFault>,
+    /// Adverts that have left.
+    sent: u64,
+    /// The last error of sending an advert, so that it is said once.
+    send_error: Option<io::ErrorKind>,
+    refusals: Refusals,
+}
+
+/// While the datapath knows of the virtual host.
+struct Entered {
+    key: VhostKey,
+    attachment: u32,
+    /// The interface's hardware address.
+    mac: [u8; 6],
+    /// While the virtual host can work: what its adverts come from.
+    source: Option<Ipv4Addr>,
+}
+
+impl VirtualHost {
+    /// A virtual host in INIT. `number` is its own in the process, from 0.
+    pub(super) fn new(
+        number: usize,
+        interface: String,
+        settings: Settings,
+        socket: Rc<PacketSocket>,
+        handle: Handle,
+        reports: mpsc::Sender<Report>,
+        now: Time,
+    ) -> Self {
+        let settings = Arc::new(settings);
+        let vhid = settings.vhid.get();
+        // Row 0 is of those that belong to none.
+        let row = number as u32 + 1;
+        Self {
+            name: format!("{interface} vhid {vhid}"),
+            row,
+            engine: Engine::new(settings.engine(settings.source.unwrap_or(Ipv4Addr::UNSPECIFIED)), now),
+            adverts: AdvertSender::new(
+                socket,
+                &settings.passphrase,
+                vhid,
+                &settings.vip_addresses(),
+                settings.advert_mac,
+                settings.destination,
+            ),
+            vips: VipKeeper::start(handle, interface.clone(), Arc::clone(&settings), number, reports),
+            refusals: Refusals::new(row),
+            settings,
+            interface,
+            entered: None,
+            ifindex: 0,
+            fault: None,
+            sent: 0,
+            send_error: None,
+        }
+    }
+
+    /// How log lines about it begin.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Name of the interface.
+    pub(super) fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// Index of the interface that it is on, or was last.
+    pub(super) const fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    /// What its settings are.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The state machine.
+    pub(super) const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Its key in the maps, while the datapath knows it.
+    pub(super) fn key(&self) -> Option<VhostKey> {
+        self.entered.as_ref().map(|entered| entered.key)
+    }
+
+    /// Something has happened to it.
+    pub(super) fn handle(&mut self, input: Input) {
+        self.engine.handle(input, now());
+    }
+
+    /// Does what is due by its timers.
+    pub(super) fn handle_timeout(&mut self, now: Time) {
+        self.engine.handle_timeout(now);
+    }
+
+    /// At the start: ucarp's down script. (Without scripts, what is there is removed as a repair.)
+    pub(super) fn run_down_script_at_start(&mut self) {
+        if self.settings.scripts.is_some() && !self.settings.neutral {
+            self.vips.want(0, false);
+        }
+    }
+
+    /// An advert has arrived.
+    pub(super) fn hear(&mut self, source: SourceKey, heard: Heard) {
+        let advert = HeardAdvert {
+            family: source.vhost().family(),
+            source: source.source(),
+            advbase: heard.advbase(),
+            advskew: heard.advskew(),
+            demote: heard.demote(),
+            arrival: heard.arrival(),
+        };
+        debug!("{}: heard {}/{} from {}", self.name, advert.advbase, advert.advskew, advert.source);
+        self.handle(Input::Advert(advert));
+    }
+
+    /// The VIP task has reached its goal.
+    pub(super) fn handle_report(&mut self, report: Input) {
+        self.vips.settle();
+        self.handle(report);
+    }
+
+    /// Takes note of what its interface is like now, which is `interface` if it is there at all.
+    pub(super) fn handle_link(
+        &mut self,
+        datapath: &mut Datapath,
+        presence: Presence<'_>,
+        interface: Option<&Interface>,
+    ) {
+        let fault = match presence {
+            Presence::Attached { interface, attachment } => {
+                self.enter(datapath, interface, attachment).unwrap_or_else(|error| {
+                    if self.fault != Some(LinkFault::NotAttached) {
+                        warn!("{}: {error}", self.name);
+                    }
+                    Some(LinkFault::NotAttached)
+                })
+            }
+            Presence::Missing => {
+                self.leave(datapath);
+                Some(LinkFault::NoInterface)
+            }
+            Presence::NoRoad => {
+                self.leave(datapath);
+                Some(LinkFault::NotAttached)
+            }
+        };
+        let is_new = mem::replace(&mut self.fault, fault) != fault;
+        match fault {
+            None => self.handle(Input::LinkUp),
+            Some(fault) => {
+                // Told here where there is no transition to tell it, and once.
+                if is_new && self.engine.status().state == State::Init && fault != LinkFault::NotAttached {
+                    info!("{}: INIT: {fault}; waiting for it", self.name);
+                }
+                self.handle(Input::LinkDown(fault));
+            }
+        }
+        if let Some(interface) = interface {
+            self.repair_vips(interface);
+        }
+    }
+
+    /// Forgets an interface that is gone, or is to be left.
+    pub(super) fn leave(&mut self, datapath: &mut Datapath) {
+        if let Some(entered) = self.entered.take() {
+            datapath.remove_vhost(entered.key);
+        }
+    }
+
+    /// Does everything that the engine wants done.
+    pub(super) fn act(&mut self, datapath: &mut Datapath) {
+        while let Some(action) = self.engine.poll_action() {
+            match action {
+                Action::SendAdvert(fields) => self.send_advert(datapath, fields),
+                Action::TakeVips => self.vips.want(self.ifindex, true),
+                Action::ReleaseVips => self.vips.want(self.ifindex, false),
+                Action::Announce => self.announce(),
+                Action::Transition(transition) => self.tell(&transition),
+                Action::Demoted(demotion) => match demotion.get() {
+                    0 => info!("{}: demotion ends", self.name),
+                    demotion => warn!("{}: demoted by {demotion}: adverts cannot be sent", self.name),
+                },
+            }
+        }
+    }
+
+    /// Tells the administrator of refused adverts, now and then.
+    pub(super) fn tell_refused(&mut self, datapath: &Datapath, now: Time) {
+        self.refusals.look(datapath, self.ifindex, &self.name, now);
+    }
+
+    /// A line about the state.
+    pub(super) fn log_state(&self, datapath: &mut Datapath, now: Time) {
+        let status = self.engine.status();
+        let heard = status.last_arrival.map_or_else(
+            || "no advert heard".to_owned(),
+            |arrival| format!("last advert heard {:.3} s ago", now.since(arrival).as_secs_f64()),
+        );
+        // What belongs to no virtual host has arrived here all the same: VRRP, or a peer whose vhid is mistyped.
+        let count = |reason| datapath.counter(self.row, reason) + datapath.counter(NO_VHOST, reason);
+        let received = Reason::ALL.into_iter().map(|reason| (reason.name(), count(reason)));
+        let mut received: Vec<_> = received.collect();
+        received.push(("lost", datapath.lost(self.ifindex)));
+        let received: Vec<String> =
+            received.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
+        info!(
+            "{}: {} for {:.0} s, demotion {}, {heard}; adverts sent: {}; received: {}",
+            self.name,
+            status.state,
+            now.since(status.since).as_secs_f64(),
+            status.demotion.get(),
+            self.sent,
+            if received.is_empty() { "none".to_owned() } else { received.join(", ") },
+        );
+    }
+
+    /// Makes the virtual host known on its interface; what that lacks for it to work.
+    fn enter(
+        &mut self,
+        datapath: &mut Datapath,
+        interface: &Interface,
+        attachment: u32,
+    ) -> Result<Option<LinkFault>, DatapathError> {
+        if self.entered.as_ref().is_none_or(|entered| entered.attachment != attachment) {
+            self.leave(datapath);
+            let vhid = self.settings.vhid.get();
+            let key = VhostKey::new(interface.index, vhid, Family::V4);
+            let digest = DigestKey::new(&self.settings.passphrase, vhid, &self.settings.vip_addresses());
+            let mut vhost = Vhost::new(digest, self.row);
+            let known = datapath.set_vhost(key, &vhost);
+            vhost.zeroize();
+            known?;
+            self.ifindex = interface.index;
+            self.entered = Some(Entered { key, attachment, mac: interface.mac, source: None });
+        }
+        let Some(entered) = &mut self.entered else { return Ok(Some(LinkFault::NoInterface)) };
+        if mem::replace(&mut entered.mac, interface.mac) != interface.mac {
+            self.engine.handle(Input::MacChanged, now());
+        }
+        let source = match interface.source(&self.settings) {
+            Ok(source) => source,
+            Err(fault) => {
+                entered.source = None;
+                return Ok(Some(fault));
+            }
+        };
+        if entered.source != Some(source) {
+            // Known before the first advert: what comes from this address so far is ours from another life.
+            datapath.set_sent(entered.key, &Sent::new(IpAddr::V4(source), self.adverts.next_counter()))?;
+            self.engine.set_source(IpAddr::V4(source));
+            entered.source = Some(source);
+        }
+        Ok(None)
+    }
+
+    /// Something may have added or removed VIPs: puts them right.
+    fn repair_vips(&mut self, interface: &Interface) {
+        let held = self.engine.status().state == State::Master;
+        if self.settings.vips.iter().any(|vip| interface.has(vip.address) != held) {
+            self.vips.repair(interface.index, held);
+        }
+    }
+
+    fn send_advert(&mut self, datapath: &mut Datapath, fields: AdvertFields) {
+        let result = self.try_send_advert(datapath, fields);
+        let input = if result.is_ok() { Input::AdvertSent } else { Input::AdvertFailed };
+        match result {
+            Ok(()) => {
+                debug!("{}: sent an advert, {}/{}", self.name, fields.advbase, fields.advskew);
+                self.sent += 1;
+                if self.send_error.take().is_some() {
+                    info!("{}: adverts can be sent again", self.name);
+                }
+            }
+            Err(error) => {
+                if self.send_error.replace(error.kind()) != Some(error.kind()) {
+                    error!("{}: cannot send an advert: {error}", self.name);
+                }
+            }
+        }
+        self.handle(input);
+    }
+
+    fn try_send_advert(&mut self, datapath: &mut Datapath, fields: AdvertFields) -> io::Result<()> {
+        let Some(Entered { key, mac, source: Some(source), .. }) = self.entered else {
+            return Err(io::ErrorKind::NetworkDown.into());
+        };
+        let counter = self.adverts.next_counter();
+        // Before it leaves: a reflection may be faster than this process.
+        datapath.set_sent(key, &Sent::new(IpAddr::V4(source), counter)).map_err(io::Error::other)?;
+        self.adverts.send(key.ifindex(), mac, source, fields, counter)
+    }
+
+    fn announce(&self) {
+        let Some(entered) = &self.entered else { return };
+        for vip in &self.settings.vips {
+            let frame = arp::announcement(entered.mac, vip.address);
+            if let Err(error) = self.adverts.socket().send(entered.key.ifindex(), &frame) {
+                warn!("{}: cannot announce {vip}: {error}", self.name);
+            }
+        }
+    }
+
+    fn tell(&self, Transition { from, to, cause, .. }: &Transition) {
+        info!("{}: {from} -> {to}, {cause}", self.name);
+    }
+}
