@@ -112,13 +112,20 @@ async fn interface_of(
     // Before the first look, so that nothing is missed between them.
     let mut changes = pin!(interface::changes()?);
     let mut is_told = false;
+    let mut last_error = String::new();
     loop {
         match interface::find(&handle, settings).await {
             Ok(Some(name)) => return Ok(Some(name)),
             Ok(None) => {}
-            // Later it may be the moment's: out of memory, say.
-            Err(error) if is_told => warn!("vhid {}: {error}", settings.vhid.get()),
-            Err(error) => return Err(error.into()),
+            Err(error) if !is_told => return Err(error.into()),
+            // It may be the moment's: out of memory, say.
+            Err(error) => {
+                let error = error.to_string();
+                if error != last_error {
+                    warn!("vhid {}: {error}", settings.vhid.get());
+                }
+                last_error = error;
+            }
         }
         let missing = match settings.source {
             Some(source) => format!("no interface has the address {source}"),

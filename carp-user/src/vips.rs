@@ -68,6 +68,11 @@ impl VipKeeper {
         self.settled = true;
     }
 
+    /// Whether VIPs are still being taken or released on another interface than this one.
+    pub(crate) fn is_busy_elsewhere(&self, ifindex: u32) -> bool {
+        !self.settled && self.goal.borrow().is_some_and(|goal| goal.ifindex != 0 && goal.ifindex != ifindex)
+    }
+
     /// Something else may have changed the addresses: looks, and puts them right. Answered as
     /// [`Self::want`] if there was something to do. Does nothing while a goal is being pursued.
     pub(crate) fn repair(&mut self, ifindex: u32, held: bool) {
@@ -135,6 +140,9 @@ impl Task {
         }
         // What the agent saw may be older than what this task has done since.
         let Ok(Some(now)) = interface::look(&self.handle, &self.interface).await else { return false };
+        if now.index != goal.ifindex {
+            return false;
+        }
         let Some(wrong) = self.settings.vips.iter().find(|vip| now.has(vip.address) != goal.held) else { return false };
         if goal.held {
             warn!("{}: something else removed {wrong}, which this master needs: putting it back", self.interface);

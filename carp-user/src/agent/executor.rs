@@ -39,6 +39,8 @@ pub(super) struct Executor {
     link: Option<Link>,
     /// Index of the interface, also when its name has gone to another: VIPs are released there.
     ifindex: u32,
+    /// Its hardware address.
+    mac: [u8; 6],
     membership: Option<Membership>,
     /// Adverts that have left.
     sent: u64,
@@ -49,11 +51,10 @@ pub(super) struct Executor {
 /// The interface, while it is there.
 struct Link {
     key: VhostKey,
-    mac: [u8; 6],
     /// The interface when the group was joined, or could not be.
     joined_on: Option<Interface>,
-    /// Whether the last look at the interface found no program. One such look may have begun before the program
-    /// was attached; after a second one in a row, something else has detached it. (There is no event for it.)
+    /// Whether the last look at the interface found no program of ours. One such look may have begun before it was
+    /// attached; after a second one in a row, something else has detached it. (There is no event for it.)
     misses_program: bool,
     /// Whether its VLANs' tags were taken off when the road was chosen.
     strips_vlan_tags: bool,
@@ -88,6 +89,7 @@ impl Executor {
             interface,
             link: None,
             ifindex: 0,
+            mac: [0; 6],
             membership: None,
             sent: 0,
             send_error: None,
@@ -137,10 +139,13 @@ impl Executor {
             self.leave(datapath);
             return Ok(Some(LinkFault::NoInterface));
         }
+        if self.is_releasing_elsewhere(interface) {
+            return Ok(Some(LinkFault::NoInterface));
+        }
         let is_missing = datapath.program().is_some_and(|own| interface.xdp_program != Some(own));
         let is_detached = is_missing && self.link.as_ref().is_some_and(|link| link.misses_program);
         if is_detached {
-            warn!("{}: something else detached the XDP program from {}: attaching it again", self.name, self.interface);
+            warn!("{}: something else detached the XDP program from {}", self.name, self.interface);
         }
         let stays = |link: &Link| link.strips_vlan_tags == interface.strips_vlan_tags;
         if is_detached || !self.link.as_ref().is_some_and(stays) {
@@ -149,9 +154,6 @@ impl Executor {
         }
         self.join(interface);
         let Some(link) = &mut self.link else { return Ok(Some(LinkFault::NoInterface)) };
-        if mem::replace(&mut link.mac, interface.mac) != interface.mac {
-            self.engine.handle(Input::MacChanged, now());
-        }
         link.misses_program = is_missing && !is_detached;
         let source = match interface.source(&self.settings) {
             Ok(source) => source,
@@ -166,7 +168,16 @@ impl Executor {
             self.engine.set_source(IpAddr::V4(source));
             link.source = Some(source);
         }
+        if mem::replace(&mut self.mac, interface.mac) != interface.mac {
+            self.engine.handle(Input::MacChanged, now());
+        }
         Ok(None)
+    }
+
+    /// Whether VIPs are still being released on an interface that this one has replaced. (Not by scripts: they know
+    /// the interface by its name only, which is the new one's now.)
+    pub(super) fn is_releasing_elsewhere(&self, interface: &Interface) -> bool {
+        self.settings.scripts.is_none() && self.vips.is_busy_elsewhere(interface.index)
     }
 
     /// Something may have added or removed VIPs: puts them right.
@@ -213,7 +224,6 @@ impl Executor {
         log!(level, "{}: {}", self.name, road.describe(&self.interface));
         self.link = Some(Link {
             key,
-            mac: interface.mac,
             joined_on: None,
             misses_program: false,
             strips_vlan_tags: interface.strips_vlan_tags,
@@ -267,19 +277,19 @@ impl Executor {
     }
 
     fn try_send_advert(&mut self, datapath: &mut Datapath, fields: AdvertFields) -> io::Result<()> {
-        let Some(Link { key, mac, source: Some(source), .. }) = self.link else {
+        let Some(Link { key, source: Some(source), .. }) = self.link else {
             return Err(io::ErrorKind::NetworkDown.into());
         };
         let counter = self.adverts.next_counter();
         // Before it leaves: a reflection may be faster than this process.
         datapath.set_sent(key, &Sent::new(IpAddr::V4(source), counter)).map_err(io::Error::other)?;
-        self.adverts.send(key.ifindex(), mac, source, fields, counter)
+        self.adverts.send(key.ifindex(), self.mac, source, fields, counter)
     }
 
     fn announce(&self) {
         let Some(link) = &self.link else { return };
         for vip in &self.settings.vips {
-            let frame = arp::announcement(link.mac, vip.address);
+            let frame = arp::announcement(self.mac, vip.address);
             if let Err(error) = self.adverts.socket().send(link.key.ifindex(), &frame) {
                 warn!("{}: cannot announce {vip}: {error}", self.name);
             }

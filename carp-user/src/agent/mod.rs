@@ -190,6 +190,10 @@ impl Agent {
 
     fn handle_report(&mut self, report: Input) {
         self.executor.settle_vips();
+        if self.fault == Some(LinkFault::NoInterface) {
+            // A replacement may have waited for this.
+            self.links.mark_changed();
+        }
         self.executor.engine_mut().handle(report, now());
     }
 
@@ -198,6 +202,8 @@ impl Agent {
         let interface = self.links.borrow_and_update().clone();
         let found = self.executor.set_interface(&mut self.datapath, interface.as_ref());
         let fault = found.as_ref().map_or(Some(LinkFault::NotAttached), |fault| *fault);
+        // Another of the same name is not entered before the first is left and its VIPs are gone.
+        let replacement = interface.as_ref().filter(|_| fault == Some(LinkFault::NoInterface));
         let is_new = self.fault != fault;
         self.fault = fault;
         let state = self.executor.engine().status().state;
@@ -205,15 +211,14 @@ impl Agent {
             None => self.executor.engine_mut().handle(Input::LinkUp, now()),
             Some(fault) => {
                 // Told here where there is no transition to tell it, and once.
-                if is_new && state == State::Init && found.is_ok() {
+                if is_new && state == State::Init && found.is_ok() && replacement.is_none() {
                     info!("{}: INIT: {fault}; waiting for it", self.executor.name());
                 }
                 self.executor.engine_mut().handle(Input::LinkDown(fault), now());
             }
         }
         self.executor.repair_vips(interface.as_ref());
-        if fault == Some(LinkFault::NoInterface) && interface.is_some() {
-            // Another of the same name: it was not entered before the first was left.
+        if replacement.is_some_and(|interface| !self.executor.is_releasing_elsewhere(interface)) {
             self.links.mark_changed();
         }
         if is_new { found.map(drop) } else { Ok(()) }

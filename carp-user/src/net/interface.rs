@@ -16,7 +16,7 @@ use rtnetlink::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
         link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
-        route::{RouteAttribute, RouteType},
+        route::{RouteAttribute, RouteFlags, RouteType},
     },
 };
 use tokio::{sync::watch, time};
@@ -119,10 +119,12 @@ pub(crate) fn changes() -> Result<impl Stream<Item = RouteNetlinkMessage> + Send
     subscribe(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route])
 }
 
-/// The interface that is directly connected to the network of `address`. Through a gateway, as at boot the default
-/// route may lead, it is not to be found.
+/// The interface that is directly connected to the network of `address`. Neither through a gateway nor by a default
+/// route, which at boot may be there first, is it to be found.
 async fn towards(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>, NetError> {
-    let request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+    let mut request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+    // The route itself, and not what it makes of this address.
+    request.header.flags |= RouteFlags::FibMatch;
     let route = match pin!(handle.route().get(request).execute()).try_next().await {
         Ok(route) => route,
         Err(rtnetlink::Error::NetlinkError(error)) if NO_ROUTE.contains(&-error.raw_code()) => None,
@@ -134,7 +136,8 @@ async fn towards(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>, NetE
         return with_address(handle, address).await;
     }
     let is_gateway = |part: &RouteAttribute| matches!(part, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
-    if route.attributes.iter().any(is_gateway) {
+    let is_default = route.header.destination_prefix_length == 0;
+    if is_default || route.attributes.iter().any(is_gateway) {
         return Ok(None);
     }
     Ok(route.attributes.into_iter().find_map(|attribute| match attribute {
