@@ -14,7 +14,6 @@ use crate::{
     background,
     cli::Args,
     config::Settings,
-    datapath::Choice,
     from_ucarp,
     lock::Lock,
     logging::{self, Sink},
@@ -63,7 +62,7 @@ fn run(args: Args) -> Result<ExitCode> {
     let (debug, facility) = (args.debug(), args.facility());
     let in_background = args.daemonize();
     let settings = args.settings()?;
-    privileges::check(matches!(settings.datapath, Choice::Native | Choice::Generic))?;
+    privileges::check(settings.datapath.needs_xdp())?;
 
     let parent = if in_background { Some(background::detach()?) } else { None };
     let sink = if in_background && !logging::is_journal() { Sink::Syslog(facility) } else { Sink::stderr() };
@@ -91,7 +90,7 @@ async fn serve(settings: Settings, mut parent: Option<background::Parent>) -> Re
     let mut is_up = || parent.take().map_or(Ok(()), background::Parent::ready);
     if let Some(interface) = interface_of(&settings, &mut signals, &mut is_up).await? {
         let _lock = Lock::take(&interface, settings.vhid.get())?;
-        let agent = Agent::start(settings, interface, signals).await?;
+        let agent = Agent::start(vec![(interface, settings)], signals).await?;
         is_up()?;
         agent.run().await?;
     }
@@ -112,13 +111,20 @@ async fn interface_of(
     // Before the first look, so that nothing is missed between them.
     let mut changes = pin!(interface::changes()?);
     let mut is_told = false;
+    let mut last_error = String::new();
     loop {
         match interface::find(&handle, settings).await {
             Ok(Some(name)) => return Ok(Some(name)),
             Ok(None) => {}
-            // Later it may be the moment's: out of memory, say.
-            Err(error) if is_told => warn!("vhid {}: {error}", settings.vhid.get()),
-            Err(error) => return Err(error.into()),
+            Err(error) if !is_told => return Err(error.into()),
+            // It may be the moment's: out of memory, say.
+            Err(error) => {
+                let error = error.to_string();
+                if error != last_error {
+                    warn!("vhid {}: {error}", settings.vhid.get());
+                }
+                last_error = error;
+            }
         }
         let missing = match settings.source {
             Some(source) => format!("no interface has the address {source}"),

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use crate::{
+    agent::Report,
     config::Settings,
     net::{self, interface},
     scripts::Run,
@@ -44,15 +45,16 @@ struct Goal {
 }
 
 impl VipKeeper {
-    /// Starts the task; it reports to `inputs` when a goal is reached.
+    /// Starts the task; it reports to `reports` when a goal is reached, as the virtual host with this number.
     pub(crate) fn start(
         handle: Handle,
         interface: String,
         settings: Arc<Settings>,
-        inputs: mpsc::Sender<Input>,
+        number: usize,
+        reports: mpsc::Sender<Report>,
     ) -> Self {
         let (goal, goals) = watch::channel(None);
-        tokio::spawn(Task { handle, interface, settings, inputs, repaired: None }.run(goals));
+        tokio::spawn(Task { handle, interface, settings, number, reports, repaired: None }.run(goals));
         Self { goal, settled: true }
     }
 
@@ -68,6 +70,11 @@ impl VipKeeper {
         self.settled = true;
     }
 
+    /// Whether VIPs are still being taken or released on another interface than this one.
+    pub(crate) fn is_busy_elsewhere(&self, ifindex: u32) -> bool {
+        !self.settled && self.goal.borrow().is_some_and(|goal| goal.ifindex != 0 && goal.ifindex != ifindex)
+    }
+
     /// Something else may have changed the addresses: looks, and puts them right. Answered as
     /// [`Self::want`] if there was something to do. Does nothing while a goal is being pursued.
     pub(crate) fn repair(&mut self, ifindex: u32, held: bool) {
@@ -81,7 +88,8 @@ struct Task {
     handle: Handle,
     interface: String,
     settings: Arc<Settings>,
-    inputs: mpsc::Sender<Input>,
+    number: usize,
+    reports: mpsc::Sender<Report>,
     /// When something was last put right.
     repaired: Option<Instant>,
 }
@@ -104,7 +112,7 @@ impl Task {
         let done = if goal.is_repair { self.repair(goal).await } else { self.reach(goal).await };
         if done {
             let report = if goal.held { Input::VipsTaken } else { Input::VipsReleased };
-            self.inputs.send(report).await.ok();
+            self.reports.send((self.number, report)).await.ok();
         }
     }
 
@@ -134,7 +142,10 @@ impl Task {
             sleep_until(repaired + REPAIR_AGAIN).await;
         }
         // What the agent saw may be older than what this task has done since.
-        let Ok(Some(now)) = interface::look(&self.handle, &self.interface).await else { return false };
+        let Ok(Some(now)) = interface::look_at(&self.handle, &self.interface).await else { return false };
+        if now.index != goal.ifindex {
+            return false;
+        }
         let Some(wrong) = self.settings.vips.iter().find(|vip| now.has(vip.address) != goal.held) else { return false };
         if goal.held {
             warn!("{}: something else removed {wrong}, which this master needs: putting it back", self.interface);

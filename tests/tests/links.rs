@@ -165,7 +165,7 @@ fn own_address_appears(options: &str) -> Result<()> {
 }
 
 #[test]
-fn an_interface_that_is_not_named_is_awaited_by_the_route_to_the_vip() -> Result<()> {
+fn an_interface_that_is_not_named_is_awaited_by_the_network_of_the_vip() -> Result<()> {
     interface_is_found(&[], "10.77.0.1/24", "no interface is in the network of 10.77.0.100")
 }
 
@@ -197,6 +197,7 @@ fn interface_is_found(options: &[&str], address: &str, missing: &str) -> Result<
     {
         a.ns().ip(&format!("route replace {route}"))?;
     }
+    a.ns().ip("route replace default dev x0")?;
     a.ns().ip("route del 10.77.0.0/16")?;
     assert_eq!(times_told(&agent), 1);
     agent.signal(Signal::SIGUSR1)?;
@@ -206,6 +207,7 @@ fn interface_is_found(options: &[&str], address: &str, missing: &str) -> Result<
     agent.wait_for_line("eth0 vhid 1: BACKUP -> MASTER", LONG)?;
     assert!(agent.stop_and_wait(LONG)?.success());
     assert_eq!(times_told(&agent), 2);
+    assert!(agent.lines().iter().all(|line| !line.text.contains("look up the route")), "{:?}", agent.lines());
     Ok(())
 }
 

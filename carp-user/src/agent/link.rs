@@ -94,7 +94,7 @@ impl Link {
         let is_missing = datapath.program(interface.index).is_some_and(|own| interface.xdp_program != Some(own));
         let is_detached = is_missing && self.attached.as_ref().is_some_and(|attached| attached.misses_program);
         if is_detached {
-            warn!("{}: something else detached the XDP program from {}: attaching it again", self.name, self.interface);
+            warn!("{}: something else detached the XDP program from {}", self.name, self.interface);
         }
         let stays = |attached: &Attached| attached.strips_vlan_tags == interface.strips_vlan_tags;
         if is_detached || !self.attached.as_ref().is_some_and(stays) {

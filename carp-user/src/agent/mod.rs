@@ -35,14 +35,17 @@ use tokio::{
 };
 
 pub(crate) use self::signals::{SignalInput, Signals};
-use self::{link::Link, vhost::VirtualHost};
+use self::{
+    link::{Link, Presence},
+    vhost::VirtualHost,
+};
 use crate::{
     clock::{Timer, now},
     config::Settings,
     datapath::{Datapath, DatapathError},
     net::{
         self, PacketSocket,
-        interface::{self, Interfaces},
+        interface::{self, Interface, Interfaces},
     },
 };
 
@@ -167,26 +170,17 @@ impl Agent {
 
     /// Does what is due. A silence counts only as far as adverts have been read.
     fn handle_timeouts(&mut self, now: Time) {
-        let datapath = &self.datapath;
-        let is_due = |host: &&mut VirtualHost| {
-            host.engine().poll_timeout().is_some_and(|due| {
-                due <= now && (is_master(host) || datapath.has_heard_until(host.ifindex(), due))
-            })
-        };
         // A master's next advert need not wait for a look at the map, unless the agent was stalled.
-        let must_ask = |host: &&mut VirtualHost| {
-            !is_master(host) || host.engine().poll_timeout().is_some_and(|due| now.since(due) >= STALL)
-        };
-        if self.hosts.iter_mut().filter(is_due).any(|host| must_ask(&host)) {
+        let must_ask =
+            |host: &VirtualHost| is_due(host, &self.datapath, now) && (!is_master(host) || is_late(host, now));
+        if self.hosts.iter().any(must_ask) {
             self.ask_kernel();
         }
-        let datapath = &self.datapath;
-        let is_due = |host: &&mut VirtualHost| {
-            host.engine().poll_timeout().is_some_and(|due| {
-                due <= now && (is_master(host) || datapath.has_heard_until(host.ifindex(), due))
-            })
-        };
-        self.hosts.iter_mut().filter(is_due).for_each(|host| host.handle_timeout(now));
+        for host in &mut self.hosts {
+            if is_due(host, &self.datapath, now) {
+                host.handle_timeout(now);
+            }
+        }
     }
 
     /// Before a timer counts: the kernel may have heard what the ring had no room for, or what it took for
@@ -212,7 +206,12 @@ impl Agent {
     }
 
     fn handle_report(&mut self, (number, report): Report) {
-        self.hosts[number].handle_report(report);
+        let host = &mut self.hosts[number];
+        host.handle_report(report);
+        if host.misses_interface() {
+            // A replacement may have waited for this.
+            self.looks.mark_changed();
+        }
     }
 
     /// Takes note of what the interfaces are like now. The errors are those of interfaces that have no road, new ones.
@@ -221,18 +220,20 @@ impl Agent {
         let mut errors = vec![];
         for link in &mut self.links {
             let interface = looks.get(link.interface());
-            let (presence, told) = link.update(&mut self.datapath, interface);
+            let mut hosts: Vec<_> = self.hosts.iter_mut().filter(|host| host.interface() == link.interface()).collect();
+            // Another of the same name is not entered before the first is left and its VIPs are gone.
+            let waits = |interface: &&Interface| hosts.iter().any(|host| host.is_releasing_elsewhere(interface));
+            let free = interface.filter(|interface| !waits(interface));
+            let (presence, told) = link.update(&mut self.datapath, free);
             errors.extend(told.err());
-            for host in self.hosts.iter_mut().filter(|host| host.interface() == link.interface()) {
+            for host in &mut hosts {
                 host.handle_link(&mut self.datapath, presence, interface);
             }
-            if matches!(presence, link::Presence::Missing) && interface.is_some() {
-                // Another of the same name: it was not entered before the first was left.
+            if free.is_some() && matches!(presence, Presence::Missing) {
                 self.looks.mark_changed();
             }
         }
-        self.entered =
-            self.hosts.iter().enumerate().filter_map(|(number, host)| Some((host.key()?, number))).collect();
+        self.entered = self.hosts.iter().enumerate().filter_map(|(number, host)| Some((host.key()?, number))).collect();
         errors
     }
 
@@ -245,6 +246,16 @@ impl Agent {
             }
         }
     }
+}
+
+/// Whether it is time for something, and for a silence to count.
+fn is_due(host: &VirtualHost, datapath: &Datapath, now: Time) -> bool {
+    let due = host.engine().poll_timeout().filter(|due| *due <= now);
+    due.is_some_and(|due| is_master(host) || datapath.has_heard_until(host.ifindex(), due))
+}
+
+fn is_late(host: &VirtualHost, now: Time) -> bool {
+    host.engine().poll_timeout().is_some_and(|due| now.since(due) >= STALL)
 }
 
 fn is_master(host: &VirtualHost) -> bool {

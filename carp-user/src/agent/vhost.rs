@@ -45,6 +45,8 @@ pub(super) struct VirtualHost {
     entered: Option<Entered>,
     /// Index of the interface, also when its name has gone to another: VIPs are released there.
     ifindex: u32,
+    /// Its hardware address.
+    mac: [u8; 6],
     /// What the interface was last said to lack, so that it is said once.
     fault: Option<LinkFault>,
     /// Adverts that have left.
@@ -58,8 +60,6 @@ pub(super) struct VirtualHost {
 struct Entered {
     key: VhostKey,
     attachment: u32,
-    /// The interface's hardware address.
-    mac: [u8; 6],
     /// While the virtual host can work: what its adverts come from.
     source: Option<Ipv4Addr>,
 }
@@ -97,6 +97,7 @@ impl VirtualHost {
             interface,
             entered: None,
             ifindex: 0,
+            mac: [0; 6],
             fault: None,
             sent: 0,
             send_error: None,
@@ -170,6 +171,17 @@ impl VirtualHost {
         self.handle(report);
     }
 
+    /// Whether it still releases VIPs on an interface that this one has replaced. (Not by scripts: they know the
+    /// interface by its name only, which is the new one's now.)
+    pub(super) fn is_releasing_elsewhere(&self, interface: &Interface) -> bool {
+        self.settings.scripts.is_none() && self.vips.is_busy_elsewhere(interface.index)
+    }
+
+    /// Whether its interface is not there.
+    pub(super) fn misses_interface(&self) -> bool {
+        self.fault == Some(LinkFault::NoInterface)
+    }
+
     /// Takes note of what its interface is like now, which is `interface` if it is there at all.
     pub(super) fn handle_link(
         &mut self,
@@ -200,7 +212,9 @@ impl VirtualHost {
             None => self.handle(Input::LinkUp),
             Some(fault) => {
                 // Told here where there is no transition to tell it, and once.
-                if is_new && self.engine.status().state == State::Init && fault != LinkFault::NotAttached {
+                let is_replaced = fault == LinkFault::NoInterface && interface.is_some();
+                let is_told = fault == LinkFault::NotAttached || is_replaced;
+                if is_new && !is_told && self.engine.status().state == State::Init {
                     info!("{}: INIT: {fault}; waiting for it", self.name);
                 }
                 self.handle(Input::LinkDown(fault));
@@ -282,12 +296,9 @@ impl VirtualHost {
             vhost.zeroize();
             known?;
             self.ifindex = interface.index;
-            self.entered = Some(Entered { key, attachment, mac: interface.mac, source: None });
+            self.entered = Some(Entered { key, attachment, source: None });
         }
         let Some(entered) = &mut self.entered else { return Ok(Some(LinkFault::NoInterface)) };
-        if mem::replace(&mut entered.mac, interface.mac) != interface.mac {
-            self.engine.handle(Input::MacChanged, now());
-        }
         let source = match interface.source(&self.settings) {
             Ok(source) => source,
             Err(fault) => {
@@ -300,6 +311,9 @@ impl VirtualHost {
             datapath.set_sent(entered.key, &Sent::new(IpAddr::V4(source), self.adverts.next_counter()))?;
             self.engine.set_source(IpAddr::V4(source));
             entered.source = Some(source);
+        }
+        if mem::replace(&mut self.mac, interface.mac) != interface.mac {
+            self.engine.handle(Input::MacChanged, now());
         }
         Ok(None)
     }
@@ -333,19 +347,19 @@ impl VirtualHost {
     }
 
     fn try_send_advert(&mut self, datapath: &mut Datapath, fields: AdvertFields) -> io::Result<()> {
-        let Some(Entered { key, mac, source: Some(source), .. }) = self.entered else {
+        let Some(Entered { key, source: Some(source), .. }) = self.entered else {
             return Err(io::ErrorKind::NetworkDown.into());
         };
         let counter = self.adverts.next_counter();
         // Before it leaves: a reflection may be faster than this process.
         datapath.set_sent(key, &Sent::new(IpAddr::V4(source), counter)).map_err(io::Error::other)?;
-        self.adverts.send(key.ifindex(), mac, source, fields, counter)
+        self.adverts.send(key.ifindex(), self.mac, source, fields, counter)
     }
 
     fn announce(&self) {
         let Some(entered) = &self.entered else { return };
         for vip in &self.settings.vips {
-            let frame = arp::announcement(entered.mac, vip.address);
+            let frame = arp::announcement(self.mac, vip.address);
             if let Err(error) = self.adverts.socket().send(entered.key.ifindex(), &frame) {
                 warn!("{}: cannot announce {vip}: {error}", self.name);
             }

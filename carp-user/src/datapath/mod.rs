@@ -117,12 +117,7 @@ impl Datapath {
     }
 
     /// Lets the adverts of an interface in.
-    pub(crate) fn enter(
-        &mut self,
-        choice: Choice,
-        name: &str,
-        interface: &Interface,
-    ) -> Result<Road, DatapathError> {
+    pub(crate) fn enter(&mut self, choice: Choice, name: &str, interface: &Interface) -> Result<Road, DatapathError> {
         let why = match self.enter_xdp(choice, interface) {
             Ok(road) => return Ok(road),
             Err(why) => why,
@@ -164,7 +159,7 @@ impl Datapath {
 
     /// Makes a virtual host known, on an interface whose adverts are let in.
     pub(crate) fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost) -> Result<(), DatapathError> {
-        match (self.socket_mut(key.ifindex()), &mut self.xdp) {
+        match (socket_mut(&mut self.sockets, key.ifindex()), &mut self.xdp) {
             (Some(socket), _) => socket.set_vhost(key, *vhost),
             (None, Ok(xdp)) => xdp.get_mut().set_vhost(key, vhost)?,
             (None, Err(_)) => {}
@@ -174,7 +169,7 @@ impl Datapath {
 
     /// Forgets a virtual host.
     pub(crate) fn remove_vhost(&mut self, key: VhostKey) {
-        if let Some(socket) = self.socket_mut(key.ifindex()) {
+        if let Some(socket) = socket_mut(&mut self.sockets, key.ifindex()) {
             socket.remove_vhost(key);
         }
         if let Ok(xdp) = &mut self.xdp {
@@ -192,7 +187,7 @@ impl Datapath {
 
     /// Tells the verdict what we sent ourselves.
     pub(crate) fn set_sent(&mut self, key: VhostKey, sent: &Sent) -> Result<(), DatapathError> {
-        match (self.socket_mut(key.ifindex()), &mut self.xdp) {
+        match (socket_mut(&mut self.sockets, key.ifindex()), &mut self.xdp) {
             (Some(socket), _) => socket.set_sent(key, *sent),
             (None, Ok(xdp)) => xdp.get_mut().set_sent(key, sent)?,
             (None, Err(_)) => {}
@@ -268,16 +263,16 @@ impl Datapath {
 
     /// Frames of an interface that a socket has lost.
     pub(crate) fn lost(&mut self, ifindex: u32) -> u64 {
-        self.socket_mut(ifindex).map_or(0, AdvertSocket::lost)
+        socket_mut(&mut self.sockets, ifindex).map_or(0, AdvertSocket::lost)
     }
 
     fn socket(&self, ifindex: u32) -> Option<&AdvertSocket> {
         self.sockets.iter().map(AsyncFd::get_ref).find(|socket| socket.ifindex() == ifindex)
     }
+}
 
-    fn socket_mut(&mut self, ifindex: u32) -> Option<&mut AdvertSocket> {
-        self.sockets.iter_mut().map(AsyncFd::get_mut).find(|socket| socket.ifindex() == ifindex)
-    }
+fn socket_mut(sockets: &mut [AsyncFd<AdvertSocket>], ifindex: u32) -> Option<&mut AdvertSocket> {
+    sockets.iter_mut().map(AsyncFd::get_mut).find(|socket| socket.ifindex() == ifindex)
 }
 
 /// Loads the program, or says why it cannot be.

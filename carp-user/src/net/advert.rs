@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr},
+    rc::Rc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -22,7 +23,7 @@ const COUNTER_STEP: u64 = 1 << 16;
 
 /// Sends the adverts of one virtual host.
 pub(crate) struct AdvertSender {
-    socket: PacketSocket,
+    socket: Rc<PacketSocket>,
     vhid: u8,
     mac: AdvertMac,
     destination: Destination,
@@ -34,7 +35,7 @@ pub(crate) struct AdvertSender {
 impl AdvertSender {
     /// Prepares adverts of `vhid` with these VIPs.
     pub(crate) fn new(
-        socket: PacketSocket,
+        socket: Rc<PacketSocket>,
         passphrase: &Passphrase,
         vhid: u8,
         vips: &[IpAddr],
@@ -77,7 +78,7 @@ impl AdvertSender {
     }
 
     /// The socket, for other frames of the same virtual host.
-    pub(crate) const fn socket(&self) -> &PacketSocket {
+    pub(crate) fn socket(&self) -> &PacketSocket {
         &self.socket
     }
 }

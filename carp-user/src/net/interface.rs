@@ -22,7 +22,7 @@ use rtnetlink::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
         link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
-        route::{RouteAttribute, RouteType},
+        route::{RouteAttribute, RouteFlags, RouteType},
     },
 };
 use tokio::{sync::watch, time};
@@ -112,6 +112,11 @@ pub(crate) async fn look(handle: &Handle, names: &BTreeSet<String>) -> Result<In
         .collect())
 }
 
+/// Reads one interface; `None` if there is none of this name.
+pub(crate) async fn look_at(handle: &Handle, name: &str) -> Result<Option<Interface>, NetError> {
+    Ok(look(handle, &BTreeSet::from([name.to_owned()])).await?.remove(name))
+}
+
 /// The interface where a virtual host belongs for which none is named: the one that has the source address, else
 /// the one that is in the first VIP's network. `None` while there is none.
 pub(crate) async fn find(handle: &Handle, settings: &Settings) -> Result<Option<String>, NetError> {
@@ -130,10 +135,12 @@ pub(crate) fn changes() -> Result<impl Stream<Item = RouteNetlinkMessage> + Send
     subscribe(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route])
 }
 
-/// The interface that is directly connected to the network of `address`. Through a gateway, as at boot the default
-/// route may lead, it is not to be found.
+/// The interface that is directly connected to the network of `address`. Neither through a gateway nor by a default
+/// route, which at boot may be there first, is it to be found.
 async fn towards(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>, NetError> {
-    let request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+    let mut request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+    // The route itself, and not what it makes of this address.
+    request.header.flags |= RouteFlags::FibMatch;
     let route = match pin!(handle.route().get(request).execute()).try_next().await {
         Ok(route) => route,
         Err(rtnetlink::Error::NetlinkError(error)) if NO_ROUTE.contains(&-error.raw_code()) => None,
@@ -145,7 +152,8 @@ async fn towards(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>, NetE
         return with_address(handle, address).await;
     }
     let is_gateway = |part: &RouteAttribute| matches!(part, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
-    if route.attributes.iter().any(is_gateway) {
+    let is_default = route.header.destination_prefix_length == 0;
+    if is_default || route.attributes.iter().any(is_gateway) {
         return Ok(None);
     }
     Ok(route.attributes.into_iter().find_map(|attribute| match attribute {

@@ -76,16 +76,18 @@ fn an_event_concerns_an_interface_by_index_or_name() {
         let message = LinkMessageBuilder::<LinkUnspec>::default().name(name.to_owned()).index(index).build();
         RouteNetlinkMessage::NewLink(message)
     };
-    assert!(concerns(&link("eth0", 2), "eth0", Some(2)));
-    assert!(concerns(&link("renamed", 2), "eth0", Some(2)));
-    assert!(concerns(&link("eth0", 9), "eth0", None));
-    assert!(!concerns(&link("eth1", 3), "eth0", Some(2)));
-    assert!(!concerns(&link("eth1", 3), "eth0", None));
+    let names = BTreeSet::from(["eth0".to_owned(), "eth7".to_owned()]);
+    let (there, gone) = (BTreeSet::from([2, 7]), BTreeSet::from([7]));
+    assert!(concerns(&link("eth0", 2), &names, &there));
+    assert!(concerns(&link("renamed", 2), &names, &there));
+    assert!(concerns(&link("eth0", 9), &names, &gone));
+    assert!(!concerns(&link("eth1", 3), &names, &there));
+    assert!(!concerns(&link("eth1", 3), &names, &gone));
 
     let mut address = AddressMessage::default();
     address.header.index = 2;
-    assert!(concerns(&RouteNetlinkMessage::DelAddress(address.clone()), "eth0", Some(2)));
-    assert!(!concerns(&RouteNetlinkMessage::NewAddress(address), "eth0", Some(3)));
+    assert!(concerns(&RouteNetlinkMessage::DelAddress(address.clone()), &names, &there));
+    assert!(!concerns(&RouteNetlinkMessage::NewAddress(address), &names, &gone));
 }
 
 #[test]
