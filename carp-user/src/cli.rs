@@ -2,9 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
-    io::{BufRead, BufReader},
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     os::unix::{ffi::OsStringExt, fs::PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -12,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use carp_common::{
-    digest::{MAX_PASSPHRASE, Passphrase},
+    digest::Passphrase,
     engine::{Advbase, Advskew, Announcements, DeadRatio, Vhid},
     wire::{Destination, GROUP_V4, can_be_host},
 };
@@ -20,13 +18,10 @@ use clap::{ArgAction, Parser, value_parser};
 use zeroize::Zeroizing;
 
 use crate::{
-    config::{AdvertMac, Scripts, Settings, Vip},
+    config::{self, AdvertMac, Scripts, Settings, Vip, is_interface_name},
     datapath::Choice,
     syslog::Facility,
 };
-
-/// Longest name of an interface in bytes (IFNAMSIZ less its NUL).
-const MAX_INTERFACE: usize = 15;
 
 /// Keeps a virtual IP alive when a server dies: CARP for Linux, judged in the kernel.
 ///
@@ -38,6 +33,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", exclusive = true)]
     from_ucarp: Option<PathBuf>,
 
+    /// Serve the virtual hosts in FILE, /etc/carp/carpd.toml as a rule, instead of one that options describe
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_ONE_HOST)]
+    config: Option<PathBuf>,
+
     /// Interface of the virtual host [default: that of --srcip, or of the direct route to the VIP]
     #[arg(short, long, value_name = "IF", allow_hyphen_values = true)]
     interface: Option<String>,
@@ -47,11 +46,11 @@ pub(crate) struct Args {
     srcip: Option<Ipv4Addr>,
 
     /// Virtual host id, the same on all hosts that share the VIP: 1 to 255
-    #[arg(short, long, alias = "v", required = true, value_name = "ID", value_parser = value_parser!(u8).range(1..))]
+    #[arg(short, long, alias = "v", required_unless_present = "config", value_name = "ID", value_parser = value_parser!(u8).range(1..))]
     vhid: Option<u8>,
 
     /// Passphrase of 1 to 19 bytes, the same on all hosts; --passfile keeps it off the command line
-    #[arg(short, long, required_unless_present = "passfile", overrides_with = "passfile", allow_hyphen_values = true)]
+    #[arg(short, long, required_unless_present_any = ["passfile", "config"], overrides_with = "passfile", allow_hyphen_values = true)]
     pass: Option<OsString>,
 
     /// File with the passphrase in its first line
@@ -59,7 +58,7 @@ pub(crate) struct Args {
     passfile: Option<PathBuf>,
 
     /// Virtual IP, /32 unless a prefix length follows; may be given several times
-    #[arg(short, long, value_name = "IP[/LEN]", required = true, value_parser = parse_vip, action = ArgAction::Append)]
+    #[arg(short, long, value_name = "IP[/LEN]", required_unless_present = "config", action = ArgAction::Append)]
     addr: Vec<Vip>,
 
     /// Multicast group of the adverts
@@ -145,6 +144,34 @@ pub(crate) struct Args {
     debug: bool,
 }
 
+/// What describes a virtual host on the command line.
+const OF_ONE_HOST: [&str; 24] = [
+    "interface",
+    "srcip",
+    "vhid",
+    "pass",
+    "passfile",
+    "addr",
+    "mcast",
+    "nomcast",
+    "advert_mac",
+    "advbase",
+    "advskew",
+    "deadratio",
+    "preempt",
+    "neutral",
+    "shutdown",
+    "ignoreifstate",
+    "upscript",
+    "downscript",
+    "xparam",
+    "script_timeout",
+    "datapath",
+    "garp_repeat",
+    "garp_refresh",
+    "from_ucarp",
+];
+
 /// Options of one letter that take a value.
 pub(crate) const WITH_VALUE: &[u8] = b"isvpoambkrudxf";
 
@@ -188,7 +215,15 @@ impl Args {
         self.facility
     }
 
-    /// Checks everything that can be checked without touching the network.
+    /// The virtual hosts to serve. Checks everything that can be checked without touching the network.
+    pub(crate) fn virtual_hosts(self) -> Result<Vec<Settings>> {
+        match &self.config {
+            Some(file) => config::file::read(file),
+            None => Ok(vec![self.settings()?]),
+        }
+    }
+
+    /// The one virtual host that the options describe.
     pub(crate) fn settings(self) -> Result<Settings> {
         if let Some(name) = &self.interface {
             ensure!(is_interface_name(name), "--interface: {name:?} cannot be an interface's name");
@@ -240,24 +275,10 @@ impl Args {
 fn passphrase(pass: Option<OsString>, file: Option<&Path>) -> Result<Passphrase> {
     let (option, text) = match (pass, file) {
         (Some(pass), _) => ("--pass".to_owned(), Zeroizing::new(pass.into_vec())),
-        (None, Some(file)) => (format!("--passfile {}", file.display()), first_line(file)?),
+        (None, Some(file)) => (format!("--passfile {}", file.display()), config::first_line(file)?),
         (None, None) => bail!("a passphrase is needed: --passfile FILE, or --pass PASSPHRASE"),
     };
-    ensure!(!text.is_empty(), "{option}: the passphrase is empty");
-    Passphrase::new(&text).with_context(|| {
-        format!("{option}: the passphrase has {} bytes; CARP takes 1 to {MAX_PASSPHRASE}, none of them NUL", text.len())
-    })
-}
-
-fn first_line(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let cannot_read = || format!("cannot read the passphrase from {}", path.display());
-    let file = File::open(path).with_context(cannot_read)?;
-    let mut line = Zeroizing::new(Vec::with_capacity(256));
-    // A passphrase has 19 bytes: no need to swallow a device.
-    BufReader::new(std::io::Read::take(file, 256)).read_until(b'\n', &mut line).with_context(cannot_read)?;
-    // The newline only: ucarp takes a carriage return for part of the passphrase.
-    line.pop_if(|last| *last == b'\n');
-    Ok(line)
+    config::passphrase(&text).context(option)
 }
 
 /// A script that can be run, wherever this process goes: with --daemonize, to /.
@@ -269,25 +290,6 @@ fn checked_script(path: PathBuf) -> Result<PathBuf> {
         path.display()
     );
     std::path::absolute(&path).with_context(|| format!("cannot use the script {}", path.display()))
-}
-
-/// The kernel's rule for a name (`dev_valid_name`).
-pub(crate) fn is_interface_name(name: &str) -> bool {
-    !matches!(name, "" | "." | "..")
-        && name.len() <= MAX_INTERFACE
-        && !name.contains(|c: char| c == '/' || c == ':' || c.is_ascii_whitespace())
-}
-
-fn parse_vip(text: &str) -> Result<Vip> {
-    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
-    let address = match address.parse() {
-        Ok(IpAddr::V4(address)) => address,
-        Ok(IpAddr::V6(_)) => bail!("a VIP is an IPv4 address so far"),
-        Err(_) => bail!("no IP address"),
-    };
-    ensure!(can_be_host(address.octets()[0]), "cannot be a host's address");
-    let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32).context("the prefix length is 0 to 32")?;
-    Ok(Vip { address, prefix })
 }
 
 #[cfg(test)]

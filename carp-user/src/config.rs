@@ -1,22 +1,33 @@
 //! The settings of a virtual host, checked: inside the agent they are valid.
 
+pub(crate) mod file;
+
 use std::{
     ffi::OsString,
     fmt,
+    fs::File,
+    io::{BufRead, BufReader, Read},
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
+use anyhow::{Context, Result, bail, ensure};
 use carp_common::{
     abi::Family,
-    digest::Passphrase,
+    digest::{MAX_PASSPHRASE, Passphrase},
     engine::{self, Advbase, Advskew, Announcements, DeadRatio, Vhid},
-    wire::Destination,
+    wire::{Destination, can_be_host},
 };
 use clap::ValueEnum;
+use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use crate::datapath::Choice;
+
+/// Longest name of an interface in bytes (IFNAMSIZ less its NUL).
+const MAX_INTERFACE: usize = 15;
 
 /// A virtual IP address, and the prefix length that it has on the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +38,22 @@ pub(crate) struct Vip {
     pub(crate) prefix: u8,
 }
 
+impl FromStr for Vip {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
+        let address = match address.parse() {
+            Ok(IpAddr::V4(address)) => address,
+            Ok(IpAddr::V6(_)) => bail!("a VIP is an IPv4 address so far"),
+            Err(_) => bail!("no IP address"),
+        };
+        ensure!(can_be_host(address.octets()[0]), "cannot be a host's address");
+        let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32).context("the prefix length is 0 to 32")?;
+        Ok(Self { address, prefix })
+    }
+}
+
 impl fmt::Display for Vip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
@@ -34,7 +61,8 @@ impl fmt::Display for Vip {
 }
 
 /// Which Ethernet address adverts come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum AdvertMac {
     /// 00:00:5e:00:01:VHID, as the protocol has it
     Virtual,
@@ -114,6 +142,33 @@ impl Settings {
             announcements: self.announcements,
         }
     }
+}
+
+/// The kernel's rule for a name (`dev_valid_name`).
+pub(crate) fn is_interface_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..")
+        && name.len() <= MAX_INTERFACE
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_ascii_whitespace())
+}
+
+/// The key in these bytes.
+pub(crate) fn passphrase(text: &[u8]) -> Result<Passphrase> {
+    ensure!(!text.is_empty(), "the passphrase is empty");
+    Passphrase::new(text).with_context(|| {
+        format!("the passphrase has {} bytes; CARP takes 1 to {MAX_PASSPHRASE}, none of them NUL", text.len())
+    })
+}
+
+/// What stands in the first line of a file: a passphrase.
+pub(crate) fn first_line(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let cannot_read = || format!("cannot read the passphrase from {}", path.display());
+    let file = File::open(path).with_context(cannot_read)?;
+    let mut line = Zeroizing::new(Vec::with_capacity(256));
+    // A passphrase has 19 bytes: no need to swallow a device.
+    BufReader::new(file.take(256)).read_until(b'\n', &mut line).with_context(cannot_read)?;
+    // The newline only: ucarp takes a carriage return for part of the passphrase.
+    line.pop_if(|last| *last == b'\n');
+    Ok(line)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::{
     lock::Lock,
     logging::{self, Sink},
     net::{
-        self,
+        Netlink,
         interface::{self, LOOK_AGAIN},
     },
     privileges, title,
@@ -61,8 +61,8 @@ fn run(args: Args) -> Result<ExitCode> {
     }
     let (debug, facility) = (args.debug(), args.facility());
     let in_background = args.daemonize();
-    let settings = args.settings()?;
-    privileges::check(settings.datapath.needs_xdp())?;
+    let hosts = args.virtual_hosts()?;
+    privileges::check(hosts.iter().any(|settings| settings.datapath.needs_xdp()))?;
 
     let parent = if in_background { Some(background::detach()?) } else { None };
     let sink = if in_background && !logging::is_journal() { Sink::Syslog(facility) } else { Sink::stderr() };
@@ -73,7 +73,7 @@ fn run(args: Args) -> Result<ExitCode> {
     // Kernels before 5.11 count BPF maps against this limit; later ones do not.
     setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).ok();
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let served = runtime.block_on(serve(settings, parent));
+    let served = runtime.block_on(serve(hosts, parent));
     // Not waiting for a script that cannot even be started.
     runtime.shutdown_background();
     let Err(error) = served else { return Ok(ExitCode::SUCCESS) };
@@ -85,15 +85,22 @@ fn run(args: Args) -> Result<ExitCode> {
     }
 }
 
-async fn serve(settings: Settings, mut parent: Option<background::Parent>) -> Result<()> {
+async fn serve(hosts: Vec<Settings>, mut parent: Option<background::Parent>) -> Result<()> {
     let mut signals = Signals::new().context("cannot receive signals")?;
     let mut is_up = || parent.take().map_or(Ok(()), background::Parent::ready);
-    if let Some(interface) = interface_of(&settings, &mut signals, &mut is_up).await? {
-        let _lock = Lock::take(&interface, settings.vhid.get())?;
-        let agent = Agent::start(vec![(interface, settings)], signals).await?;
-        is_up()?;
-        agent.run().await?;
+    let mut named = vec![];
+    for settings in hosts {
+        let Some(interface) = interface_of(&settings, &mut signals, &mut is_up).await? else {
+            info!("stopped");
+            return Ok(());
+        };
+        named.push((interface, settings));
     }
+    let locks = named.iter().map(|(interface, settings)| Lock::take(interface, settings.vhid.get()));
+    let _locks: Vec<_> = locks.collect::<Result<_>>()?;
+    let agent = Agent::start(named, signals).await?;
+    is_up()?;
+    agent.run().await?;
     info!("stopped");
     Ok(())
 }
@@ -107,13 +114,13 @@ async fn interface_of(
     if settings.interface.is_some() {
         return Ok(settings.interface.clone());
     }
-    let handle = net::connect()?;
+    let netlink = Netlink::connect()?;
     // Before the first look, so that nothing is missed between them.
     let mut changes = pin!(interface::changes()?);
     let mut is_told = false;
     let mut last_error = String::new();
     loop {
-        match interface::find(&handle, settings).await {
+        match interface::find(&netlink, settings).await {
             Ok(Some(name)) => return Ok(Some(name)),
             Ok(None) => {}
             Err(error) if !is_told => return Err(error.into()),

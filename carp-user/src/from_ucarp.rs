@@ -25,7 +25,7 @@ use carp_common::{
 };
 
 use self::stanzas::{Interfaces, Setting, Stanza, Wrong, shown};
-use crate::{cli::is_interface_name, config::Vip};
+use crate::config::{Vip, is_interface_name};
 
 /// Longest file that is read, in bytes: none that an administrator wrote comes near it.
 const MAX_FILE: u64 = 1 << 20;

@@ -1,9 +1,10 @@
-//! User space of carp: the agent `carpd`.
+//! User space of carp: the agent `carpd`, and `carpctl`, which looks after it.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | `daemon` | from the command line to the exit code |
-//! | `cli`, `config` | ucarp's options; the settings, checked |
+//! | `cli`, `config` | ucarp's options, the configuration file; the settings, checked |
+//! | `control` | carpctl |
 //! | `agent` | the one loop: inputs, timers, actions |
 //! | [`datapath`] | adverts from the wire: the XDP program and its maps, or a socket |
 //! | `from_ucarp` | what to write instead of ucarp's lines in ifupdown's files |
@@ -16,6 +17,7 @@ mod background;
 mod cli;
 mod clock;
 mod config;
+mod control;
 mod daemon;
 pub mod datapath;
 mod from_ucarp;
@@ -28,4 +30,5 @@ mod syslog;
 mod title;
 mod vips;
 
+pub use control::carpctl;
 pub use daemon::carpd;

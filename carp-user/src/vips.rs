@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use carp_common::engine::Input;
 use log::{error, warn};
-use rtnetlink::Handle;
 use tokio::{
     select,
     sync::{mpsc, watch},
@@ -17,7 +16,7 @@ use tokio::{
 use crate::{
     agent::Report,
     config::Settings,
-    net::{self, interface},
+    net::{self, Netlink, interface},
     scripts::Run,
 };
 
@@ -47,14 +46,14 @@ struct Goal {
 impl VipKeeper {
     /// Starts the task; it reports to `reports` when a goal is reached, as the virtual host with this number.
     pub(crate) fn start(
-        handle: Handle,
+        netlink: Netlink,
         interface: String,
         settings: Arc<Settings>,
         number: usize,
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let (goal, goals) = watch::channel(None);
-        tokio::spawn(Task { handle, interface, settings, number, reports, repaired: None }.run(goals));
+        tokio::spawn(Task { netlink, interface, settings, number, reports, repaired: None }.run(goals));
         Self { goal, settled: true }
     }
 
@@ -85,7 +84,7 @@ impl VipKeeper {
 }
 
 struct Task {
-    handle: Handle,
+    netlink: Netlink,
     interface: String,
     settings: Arc<Settings>,
     number: usize,
@@ -142,7 +141,7 @@ impl Task {
             sleep_until(repaired + REPAIR_AGAIN).await;
         }
         // What the agent saw may be older than what this task has done since.
-        let Ok(Some(now)) = interface::look_at(&self.handle, &self.interface).await else { return false };
+        let Ok(Some(now)) = interface::look_at(&self.netlink, &self.interface).await else { return false };
         if now.index != goal.ifindex {
             return false;
         }
@@ -162,7 +161,7 @@ impl Task {
         loop {
             let mut all_here = true;
             for vip in &self.settings.vips {
-                if let Err(error) = net::vip::add(&self.handle, ifindex, *vip).await {
+                if let Err(error) = net::vip::add(&self.netlink, ifindex, *vip).await {
                     error!("{}: {error}: trying again every {} s", self.interface, TRY_AGAIN.as_secs());
                     all_here = false;
                 }
@@ -178,7 +177,7 @@ impl Task {
     async fn remove(&self, ifindex: u32) {
         for vip in &self.settings.vips {
             for left in (0..TRIES).rev() {
-                let Err(error) = net::vip::remove(&self.handle, ifindex, vip.address).await else { break };
+                let Err(error) = net::vip::remove(&self.netlink, ifindex, vip.address).await else { break };
                 if left == 0 {
                     error!("{}: {error}: giving up; remove it by hand (ip address del)", self.interface);
                     break;

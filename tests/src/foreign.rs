@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 
-use crate::host::{ETH0, Host};
+use crate::host::Host;
 use crate::netns::output_of;
 use crate::tools::tool;
 
@@ -58,8 +58,8 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// Attaches a program named `bystander` to the host's eth0.
-pub fn attach(host: &Host, mode: Mode) -> Result<Foreign> {
+/// Attaches a program named `bystander` to an interface of the host.
+pub fn attach(host: &Host, interface: &str, mode: Mode) -> Result<Foreign> {
     let load = ProgLoad {
         kind: TYPE_XDP,
         instructions: 2,
@@ -76,7 +76,7 @@ pub fn attach(host: &Host, mode: Mode) -> Result<Foreign> {
     let link = host.ns().run(|| {
         let link = LinkCreate {
             program: program.as_raw_fd().try_into()?,
-            ifindex: if_nametoindex(ETH0).context("looking for eth0")?,
+            ifindex: if_nametoindex(interface).context("looking for the interface")?,
             attach_type: ATTACH_XDP,
             flags: mode as u32,
         };

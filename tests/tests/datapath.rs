@@ -156,7 +156,7 @@ fn a_foreign_program_in_the_place_of_a_detached_one_is_named_and_a_socket_taken(
     let [a, b] = lab.hosts(["a", "b"])?;
     let [master, backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
     detach(&b)?;
-    let _foreign = attach(&b, Mode::Native)?;
+    let _foreign = attach(&b, ETH0, Mode::Native)?;
     let program = b.xdp_program()?.context("no program")?;
     b.ns().ip("link set eth0 alias touched")?;
     b.ns().ip("link set eth0 alias again")?;

@@ -15,7 +15,7 @@ const TEST_TOOLS: &str = "CARP_TEST_TOOLS";
 /// Which road adverts take in the tests, if not the best one: native XDP.
 const TEST_DATAPATH: &str = "CARP_TEST_DATAPATH";
 /// What has to hold on every road.
-const SCENARIOS: [&str; 5] = ["failover", "hostile", "links", "split", "vips"];
+const SCENARIOS: [&str; 6] = ["failover", "hostile", "links", "many", "split", "vips"];
 
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]

@@ -44,7 +44,7 @@ use crate::{
     config::Settings,
     datapath::{Datapath, DatapathError},
     net::{
-        self, PacketSocket,
+        Netlink, PacketSocket,
         interface::{self, Interface, Interfaces},
     },
 };
@@ -77,13 +77,13 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Opens everything that the virtual hosts need, each on the interface of this name. Interfaces may still be
-    /// missing; whatever else is in the way of one that is there is an error.
+    /// missing; it is an error if there is a road to none of them.
     pub(crate) async fn start(hosts: Vec<(String, Settings)>, signals: Signals) -> Result<Self> {
         let choices: Vec<_> = hosts.iter().map(|(_, settings)| settings.datapath).collect();
         let datapath = Datapath::new(&choices)?;
-        let handle = net::connect()?;
+        let netlink = Netlink::connect()?;
         let names = hosts.iter().map(|(interface, _)| interface.clone()).collect();
-        let looks = interface::watch(handle.clone(), names).await?;
+        let looks = interface::watch(netlink.clone(), names).await?;
         let (sender, reports) = mpsc::channel(REPORTS);
         let socket = Rc::new(PacketSocket::open().context("cannot open a packet socket")?);
         let started = now();
@@ -91,8 +91,8 @@ impl Agent {
             .into_iter()
             .enumerate()
             .map(|(number, (interface, settings))| {
-                let (socket, handle, sender) = (Rc::clone(&socket), handle.clone(), sender.clone());
-                VirtualHost::new(number, interface, settings, socket, handle, sender, started)
+                let (socket, netlink, sender) = (Rc::clone(&socket), netlink.clone(), sender.clone());
+                VirtualHost::new(number, interface, settings, socket, netlink, sender, started)
             })
             .collect();
         let mut agent = Self {
@@ -106,8 +106,12 @@ impl Agent {
             timer: Timer::new().context("cannot create a timer")?,
         };
         agent.hosts.iter_mut().for_each(VirtualHost::run_down_script_at_start);
-        // Whatever is in the way on an interface that is there stops the start, not only the first advert.
-        agent.handle_links().into_iter().try_for_each(Err)?;
+        let mut errors = agent.handle_links();
+        if errors.len() == agent.links.len() {
+            // Told at the start, and not only when the first advert is missed.
+            return Err(errors.swap_remove(0).into());
+        }
+        errors.iter().for_each(|error| warn!("{error}"));
         agent.act()?;
         Ok(agent)
     }

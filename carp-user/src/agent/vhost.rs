@@ -15,7 +15,6 @@ use carp_common::{
     time::Time,
 };
 use log::{debug, error, info, warn};
-use rtnetlink::Handle;
 use tokio::sync::mpsc;
 use zeroize::Zeroize;
 
@@ -24,7 +23,7 @@ use crate::{
     clock::now,
     config::Settings,
     datapath::{Datapath, DatapathError},
-    net::{PacketSocket, advert::AdvertSender, arp, interface::Interface},
+    net::{Netlink, PacketSocket, advert::AdvertSender, arp, interface::Interface},
     vips::VipKeeper,
 };
 
@@ -71,7 +70,7 @@ impl VirtualHost {
         interface: String,
         settings: Settings,
         socket: Rc<PacketSocket>,
-        handle: Handle,
+        netlink: Netlink,
         reports: mpsc::Sender<Report>,
         now: Time,
     ) -> Self {
@@ -91,7 +90,7 @@ impl VirtualHost {
                 settings.advert_mac,
                 settings.destination,
             ),
-            vips: VipKeeper::start(handle, interface.clone(), Arc::clone(&settings), number, reports),
+            vips: VipKeeper::start(netlink, interface.clone(), Arc::clone(&settings), number, reports),
             refusals: Refusals::new(row),
             settings,
             interface,

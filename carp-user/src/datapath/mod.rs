@@ -22,7 +22,8 @@ use self::{
 use crate::{net::interface::Interface, privileges};
 
 /// What --datapath asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Choice {
     /// The best that works, saying why if that is not native
     Auto,

@@ -16,7 +16,7 @@ use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use log::warn;
 use nix::libc;
 use rtnetlink::{
-    Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
+    MulticastGroup, RouteMessageBuilder, new_multicast_connection,
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
@@ -27,7 +27,7 @@ use rtnetlink::{
 };
 use tokio::{sync::watch, time};
 
-use super::{NetError, vlan};
+use super::{NetError, Netlink, vlan};
 use crate::config::Settings;
 
 /// The longest time between two looks.
@@ -96,10 +96,12 @@ fn in_network(address: Ipv4Addr, network: Ipv4Addr, prefix: u8) -> bool {
 pub(crate) type Interfaces = BTreeMap<String, Interface>;
 
 /// Reads the interfaces of these names.
-pub(crate) async fn look(handle: &Handle, names: &BTreeSet<String>) -> Result<Interfaces, NetError> {
-    let links: Vec<LinkMessage> =
-        handle.link().get().execute().try_collect().await.map_err(NetError::request("read the interfaces"))?;
-    let addresses = addresses(handle).await?;
+pub(crate) async fn look(netlink: &Netlink, names: &BTreeSet<String>) -> Result<Interfaces, NetError> {
+    let links: Vec<LinkMessage> = netlink
+        .dump(netlink.handle.link().get().execute().try_collect())
+        .await
+        .map_err(NetError::request("read the interfaces"))?;
+    let addresses = addresses(netlink).await?;
     let named = links.iter().filter_map(|link| Some((if_name(link)?, link)));
     Ok(named
         .filter(|(name, _)| names.contains(*name))
@@ -113,19 +115,19 @@ pub(crate) async fn look(handle: &Handle, names: &BTreeSet<String>) -> Result<In
 }
 
 /// Reads one interface; `None` if there is none of this name.
-pub(crate) async fn look_at(handle: &Handle, name: &str) -> Result<Option<Interface>, NetError> {
-    Ok(look(handle, &BTreeSet::from([name.to_owned()])).await?.remove(name))
+pub(crate) async fn look_at(netlink: &Netlink, name: &str) -> Result<Option<Interface>, NetError> {
+    Ok(look(netlink, &BTreeSet::from([name.to_owned()])).await?.remove(name))
 }
 
 /// The interface where a virtual host belongs for which none is named: the one that has the source address, else
 /// the one that is in the first VIP's network. `None` while there is none.
-pub(crate) async fn find(handle: &Handle, settings: &Settings) -> Result<Option<String>, NetError> {
+pub(crate) async fn find(netlink: &Netlink, settings: &Settings) -> Result<Option<String>, NetError> {
     let index = match settings.source {
-        Some(source) => with_address(handle, source).await?,
-        None => towards(handle, settings.vips[0].address).await?,
+        Some(source) => with_address(netlink, source).await?,
+        None => towards(netlink, settings.vips[0].address).await?,
     };
     match index {
-        Some(index) => name_of(handle, index).await,
+        Some(index) => name_of(netlink, index).await,
         None => Ok(None),
     }
 }
@@ -137,11 +139,11 @@ pub(crate) fn changes() -> Result<impl Stream<Item = RouteNetlinkMessage> + Send
 
 /// The interface that is directly connected to the network of `address`. Neither through a gateway nor by a default
 /// route, which at boot may be there first, is it to be found.
-async fn towards(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>, NetError> {
+async fn towards(netlink: &Netlink, address: Ipv4Addr) -> Result<Option<u32>, NetError> {
     let mut request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
     // The route itself, and not what it makes of this address.
     request.header.flags |= RouteFlags::FibMatch;
-    let route = match pin!(handle.route().get(request).execute()).try_next().await {
+    let route = match pin!(netlink.handle.route().get(request).execute()).try_next().await {
         Ok(route) => route,
         Err(rtnetlink::Error::NetlinkError(error)) if NO_ROUTE.contains(&-error.raw_code()) => None,
         Err(error) => return Err(NetError::request(format!("look up the route to {address}"))(error)),
@@ -149,7 +151,7 @@ async fn towards(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>, NetE
     let Some(route) = route else { return Ok(None) };
     if route.header.kind == RouteType::Local {
         // Left here by a crash: its route leads to lo.
-        return with_address(handle, address).await;
+        return with_address(netlink, address).await;
     }
     let is_gateway = |part: &RouteAttribute| matches!(part, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
     let is_default = route.header.destination_prefix_length == 0;
@@ -162,17 +164,17 @@ async fn towards(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>, NetE
     }))
 }
 
-async fn with_address(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>, NetError> {
-    Ok(addresses(handle).await?.into_iter().find(|(_, own, _)| *own == address).map(|(index, ..)| index))
+async fn with_address(netlink: &Netlink, address: Ipv4Addr) -> Result<Option<u32>, NetError> {
+    Ok(addresses(netlink).await?.into_iter().find(|(_, own, _)| *own == address).map(|(index, ..)| index))
 }
 
 /// Watches interfaces: the receiver holds what they are like, and is told after every look.
 pub(crate) async fn watch(
-    handle: Handle,
+    netlink: Netlink,
     names: BTreeSet<String>,
 ) -> Result<watch::Receiver<Arc<Interfaces>>, NetError> {
     let mut events = Box::pin(subscribe(&WATCHED)?);
-    let (sender, receiver) = watch::channel(Arc::new(look(&handle, &names).await?));
+    let (sender, receiver) = watch::channel(Arc::new(look(&netlink, &names).await?));
     tokio::spawn(async move {
         let mut indices = indices(&sender.borrow());
         loop {
@@ -195,7 +197,7 @@ pub(crate) async fn watch(
                     }
                 }
             }
-            match look(&handle, &names).await {
+            match look(&netlink, &names).await {
                 Ok(now) => {
                     indices = self::indices(&now);
                     // Told even if nothing has changed: what failed last time may work now.
@@ -240,9 +242,11 @@ fn concerns(event: &RouteNetlinkMessage, names: &BTreeSet<String>, indices: &BTr
 }
 
 /// All IPv4 addresses, with the indices of their interfaces.
-async fn addresses(handle: &Handle) -> Result<Vec<(u32, Ipv4Addr, u8)>, NetError> {
-    let messages: Vec<AddressMessage> =
-        handle.address().get().execute().try_collect().await.map_err(NetError::request("read addresses"))?;
+async fn addresses(netlink: &Netlink) -> Result<Vec<(u32, Ipv4Addr, u8)>, NetError> {
+    let messages: Vec<AddressMessage> = netlink
+        .dump(netlink.handle.address().get().execute().try_collect())
+        .await
+        .map_err(NetError::request("read addresses"))?;
     Ok(messages
         .iter()
         .filter_map(|message| Some((message.header.index, local(message)?, message.header.prefix_len)))
@@ -257,8 +261,8 @@ fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
     })
 }
 
-async fn name_of(handle: &Handle, index: u32) -> Result<Option<String>, NetError> {
-    match pin!(handle.link().get().match_index(index).execute()).try_next().await {
+async fn name_of(netlink: &Netlink, index: u32) -> Result<Option<String>, NetError> {
+    match pin!(netlink.handle.link().get().match_index(index).execute()).try_next().await {
         Ok(link) => Ok(link.as_ref().and_then(if_name).map(str::to_owned)),
         Err(rtnetlink::Error::NetlinkError(error)) if -error.raw_code() == libc::ENODEV => Ok(None),
         Err(error) => Err(NetError::request(format!("read the interface with index {index}"))(error)),

@@ -9,10 +9,11 @@ mod packet_socket;
 pub(crate) mod vip;
 mod vlan;
 
-use std::io;
+use std::{io, sync::Arc};
 
 use rtnetlink::Handle;
 use thiserror::Error;
+use tokio::sync::Mutex;
 
 pub(crate) use self::packet_socket::{PacketSocket, link_address};
 
@@ -39,9 +40,30 @@ impl NetError {
     }
 }
 
-/// Opens a netlink socket for requests. Must be called within the runtime.
-pub(crate) fn connect() -> Result<Handle, NetError> {
-    let (connection, handle, _) = rtnetlink::new_connection().map_err(NetError::Open)?;
-    tokio::spawn(connection);
-    Ok(handle)
+/// A netlink socket for requests, shared by all that ask.
+#[derive(Clone)]
+pub(crate) struct Netlink {
+    handle: Handle,
+    dumps: Arc<Mutex<()>>,
+}
+
+impl Netlink {
+    /// Opens the socket. Must be called within the runtime.
+    pub(crate) fn connect() -> Result<Self, NetError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetError::Open)?;
+        tokio::spawn(connection);
+        Ok(Self { handle, dumps: Arc::default() })
+    }
+
+    /// Lists something. Of one socket the kernel takes one such request at a time, and refuses others meanwhile
+    /// (EBUSY): each waits for its turn, and is finished also if nobody waits for it any more.
+    async fn dump<T: Send + 'static>(&self, list: impl Future<Output = T> + Send + 'static) -> T {
+        let turn = Arc::clone(&self.dumps).lock_owned().await;
+        let listing = tokio::spawn(async move {
+            let listed = list.await;
+            drop(turn);
+            listed
+        });
+        listing.await.expect("nothing ends a listing before its end")
+    }
 }

@@ -68,7 +68,7 @@ fn a_foreign_xdp_program_is_named_and_stays_where_it_is() -> Result<()> {
     let lab = Lab::new()?;
     let host = lab.host("a")?;
     for mode in [Mode::Native, Mode::Generic] {
-        let foreign = attach(&host, mode)?;
+        let foreign = attach(&host, ETH0, mode)?;
         let program = host.xdp_program()?.context("no XDP program")?;
         let named = format!("id {program}");
         let line = refusal(host.carpd(&[&GOOD[..], &["--datapath=native"]].concat())?)?;

@@ -1,0 +1,257 @@
+//! Many virtual hosts in one agent, from a configuration file.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, ensure};
+use carp_tests::foreign::{Mode, attach};
+use carp_tests::{Agent, Folder, Host, LONG, Lab, Node, VIP, Wire, carpd_path, eventually};
+use nix::sys::signal::Signal;
+
+/// An advert every 234 ms, unless a virtual host says otherwise; and the road of the other scenarios.
+const DEFAULTS: &str = "[defaults]\ninterface = \"eth0\"\npassphrase_file = \"secret\"\nadvbase = 0\nadvskew = 60\n";
+
+/// A folder with a passphrase that only root can read.
+fn folder() -> Result<Folder> {
+    let folder = Folder::new("configuration")?;
+    fs::write(folder.path().join("secret"), "open sesame\n")?;
+    output_of("chmod", &["o=", "secret"], &folder)?;
+    Ok(folder)
+}
+
+/// Writes a configuration: the defaults, and these virtual hosts.
+fn write(folder: &Folder, hosts: &[String]) -> Result<()> {
+    let road = std::env::var("CARP_TEST_DATAPATH").map(|road| format!("datapath = {road:?}\n")).unwrap_or_default();
+    let text = format!("{DEFAULTS}{road}{}", hosts.concat());
+    let secret = folder.path().join("secret");
+    fs::write(folder.path().join("carpd.toml"), text.replace("\"secret\"", &format!("{secret:?}"))).context("writing")
+}
+
+fn virtual_host(vhid: u8, address: Ipv4Addr, more: &str) -> String {
+    format!("[[virtual_host]]\nvhid = {vhid}\naddresses = [\"{address}\"]\n{more}\n")
+}
+
+fn start(host: &Host, folder: &Folder) -> Result<Agent> {
+    let file = folder.path().join("carpd.toml");
+    host.carpd(&["--config", file.to_str().context("a path that is no UTF-8")?])
+}
+
+fn output_of(program: impl AsRef<Path>, arguments: &[&str], folder: &Folder) -> Result<Output> {
+    Command::new(program.as_ref()).args(arguments).current_dir(folder.path()).output().context("running a program")
+}
+
+fn carpctl(folder: &Folder, arguments: &[&str]) -> Result<Output> {
+    output_of(carpd_path()?.with_file_name("carpctl"), arguments, folder)
+}
+
+/// The changes of state of a virtual host, by the beginning of its lines.
+fn changes(agent: &Agent, name: &str) -> Vec<String> {
+    let of_name = |line: &str| Some(line.split_once(&format!("{name}: "))?.1.split_once(", ")?.0.to_owned());
+    agent.lines().iter().filter_map(|line| of_name(&line.text)).filter(|change| change.contains(" -> ")).collect()
+}
+
+fn wait_for_change(agent: &Agent, name: &str, change: &str) -> Result<()> {
+    eventually(&format!("{name}: {change}"), LONG, || Ok(changes(agent, name).iter().any(|seen| seen == change)))
+        .with_context(|| format!("{:#?}", agent.lines()))
+}
+
+/// The second cable of two hosts, from one to the other: each end is eth1, and has the host's number in 10.78.0.0/24.
+fn cable(a: &Host, b: &Host) -> Result<()> {
+    a.ns().ip(&format!("link add eth1 type veth peer name eth1 netns {}", b.ns().path().display()))?;
+    for host in [a, b] {
+        let [.., number] = host.ip().octets();
+        host.ns().ip_batch(&format!("link set eth1 up\naddr add 10.78.0.{number}/24 dev eth1\n"))?;
+    }
+    Ok(())
+}
+
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
+const ON_ETH1: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 100);
+
+#[test]
+fn each_virtual_host_elects_its_own_master_and_falls_over_alone() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    cable(&a, &b)?;
+    let (of_a, of_b) = (folder()?, folder()?);
+    let third = virtual_host(1, ON_ETH1, "interface = \"eth1\"");
+    write(&of_a, &[virtual_host(1, VIP, ""), virtual_host(2, OTHER, "advskew = 80"), third])?;
+    let third = virtual_host(1, ON_ETH1, "interface = \"eth1\"\nadvskew = 80");
+    write(&of_b, &[virtual_host(1, VIP, "advskew = 80"), virtual_host(2, OTHER, ""), third])?;
+    let mut on_a = start(&a, &of_a)?;
+    for name in ["eth0 vhid 1", "eth0 vhid 2", "eth1 vhid 1"] {
+        wait_for_change(&on_a, name, "BACKUP -> MASTER")?;
+    }
+    let on_b = start(&b, &of_b)?;
+    on_b.wait_for_line("eth0, 2 vhids: ", LONG)?;
+    on_b.wait_for_line("eth1 vhid 1: ", LONG)?;
+    let wire = Wire::at(&b)?;
+    wire.wait_for_adverts(a.ip(), 12)?;
+    for name in ["eth0 vhid 1", "eth0 vhid 2", "eth1 vhid 1"] {
+        assert_eq!(changes(&on_b, name), ["INIT -> BACKUP"], "{:#?}", on_b.lines());
+    }
+
+    // One cable is cut: only what ran over it notices.
+    a.ns().ip("link set eth1 down")?;
+    wait_for_change(&on_a, "eth1 vhid 1", "MASTER -> INIT")?;
+    wait_for_change(&on_b, "eth1 vhid 1", "BACKUP -> INIT")?;
+    wire.wait_for_adverts(a.ip(), 6)?;
+    a.ns().ip("link set eth1 up")?;
+    eventually("it is back", LONG, || Ok(changes(&on_b, "eth1 vhid 1").len() >= 3))?;
+    for name in ["eth0 vhid 1", "eth0 vhid 2"] {
+        assert_eq!(changes(&on_a, name), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+        assert_eq!(changes(&on_b, name), ["INIT -> BACKUP"]);
+    }
+
+    assert!(on_a.stop_and_wait(LONG)?.success());
+    for name in ["eth0 vhid 1", "eth0 vhid 2"] {
+        wait_for_change(&on_b, name, "BACKUP -> MASTER")?;
+    }
+    eventually("both addresses are on b", LONG, || Ok(b.has_address(VIP)? && b.has_address(OTHER)?))?;
+    assert!(!a.has_address(VIP)? && !a.has_address(OTHER)?);
+    assert!(!a.ns().ip("-brief addr show dev eth1")?.contains("10.78.0.100"));
+    Ok(())
+}
+
+#[test]
+fn a_peer_that_has_one_of_them_on_its_command_line_is_a_peer_of_that_one() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let of_a = folder()?;
+    write(&of_a, &[virtual_host(1, VIP, ""), virtual_host(2, OTHER, "")])?;
+    let mut on_a = start(&a, &of_a)?;
+    for name in ["eth0 vhid 1", "eth0 vhid 2"] {
+        wait_for_change(&on_a, name, "BACKUP -> MASTER")?;
+    }
+    let node = Node::start(&b, carp_tests::node::OTHER)?;
+    Wire::at(&b)?.wait_for_adverts(a.ip(), 12)?;
+    assert_eq!(node.changes(), ["INIT -> BACKUP"]);
+    assert!(node.report()?.count("other") > 0, "the adverts of vhid 2 are none of its");
+    on_a.signal(Signal::SIGUSR1)?;
+    for name in ["eth0 vhid 1", "eth0 vhid 2"] {
+        on_a.wait_for_line(&format!("{name}: MASTER for "), LONG)?;
+    }
+    assert!(on_a.stop_and_wait(LONG)?.success());
+    assert_eq!(node.wait_for("BACKUP -> MASTER")?.cause, "10.77.0.1 leaves");
+    assert!(!b.has_address(OTHER)?);
+    Ok(())
+}
+
+#[test]
+fn all_255_virtual_hosts_of_an_interface_work_in_one_agent() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let (of_a, of_b) = (folder()?, folder()?);
+    let all = |skew: u8| -> Vec<String> {
+        let host = |vhid| virtual_host(vhid, Ipv4Addr::new(10, 77, 1, vhid), &format!("advskew = {skew}"));
+        (1..=255).map(host).collect()
+    };
+    write(&of_a, &all(200))?;
+    write(&of_b, &all(240))?;
+    let mut on_a = start(&a, &of_a)?;
+    eventually("a has all addresses", LONG, || Ok(a.addresses()?.len() == 256))?;
+    let mut on_b = start(&b, &of_b)?;
+    on_b.wait_for_line("eth0 vhid 255: INIT -> BACKUP", LONG)?;
+    // Longer than its dead time.
+    Wire::at(&b)?.wait_for_adverts(a.ip(), 5 * 255)?;
+    assert!(on_b.lines().iter().all(|line| !line.text.contains("BACKUP -> MASTER")), "{:#?}", on_b.lines());
+    a.kill_host()?;
+    eventually("b has all addresses", LONG, || Ok(b.addresses()?.len() == 256))?;
+    let takeovers = on_b.lines().iter().filter(|line| line.text.contains("BACKUP -> MASTER")).count();
+    assert_eq!(takeovers, 255);
+    on_a.wait(LONG)?;
+    assert!(on_b.stop_and_wait(LONG)?.success());
+    assert_eq!(b.addresses()?, [(b.ip().into(), 24)]);
+    let troubles: Vec<_> = on_b.lines().into_iter().filter(|line| !line.text.contains("INFO")).collect();
+    assert_eq!(troubles, []);
+    Ok(())
+}
+
+#[test]
+fn a_virtual_host_that_cannot_work_leaves_the_others_alone() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let of_a = folder()?;
+    let missing = virtual_host(3, ON_ETH1, "interface = \"eth1\"");
+    let in_the_way = virtual_host(4, Ipv4Addr::new(10, 79, 0, 100), "interface = \"x0\"\ndatapath = \"native\"");
+    write(&of_a, &[virtual_host(1, VIP, ""), missing, in_the_way])?;
+    a.ns().ip_batch("link add x0 type veth peer name x1\nlink set x0 up\nlink set x1 up\n")?;
+    a.ns().ip("addr add 10.79.0.1/24 dev x0")?;
+    let _foreign = attach(&a, "x0", Mode::Native)?;
+    let on_a = start(&a, &of_a)?;
+    on_a.wait_for_line("eth1 vhid 3: INIT: the interface does not exist; waiting for it", LONG)?;
+    on_a.wait_for_line("x0: native XDP: there is an XDP program already", LONG)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    cable(&a, &b)?;
+    wait_for_change(&on_a, "eth1 vhid 3", "BACKUP -> MASTER")?;
+    assert_eq!(changes(&on_a, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    assert_eq!(changes(&on_a, "x0 vhid 4"), <[&str; 0]>::default());
+    Ok(())
+}
+
+#[test]
+fn a_file_with_mistakes_is_refused_with_all_of_them_and_nothing_is_touched() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = lab.host("a")?;
+    let folder = folder()?;
+    write(&folder, &[virtual_host(1, VIP, "advskew = 300"), virtual_host(1, OTHER, "color = 1")])?;
+    let mut agent = start(&host, &folder)?;
+    assert!(!agent.wait(LONG)?.success());
+    let lines: Vec<_> = agent.lines().into_iter().map(|line| line.text).collect();
+    ensure!(lines.len() == 3, "{lines:#?}");
+    for (line, what) in
+        lines.iter().zip(["advskew: 300 is not in 0 to 254", "vhid 1 is on eth0 already", "unknown key `color`"])
+    {
+        assert!(line.contains("carpd.toml:") && line.ends_with(what), "{line}");
+    }
+    assert_eq!(host.xdp_program()?, None);
+
+    let mut both = host.carpd(&["--config=carpd.toml", "--vhid=1"])?;
+    assert_eq!(both.wait(LONG)?.code(), Some(2));
+    assert!(both.lines()[0].text.contains("cannot be used with"), "{:?}", both.lines());
+    Ok(())
+}
+
+#[test]
+fn carpctl_checks_a_file_and_touches_nothing() -> Result<()> {
+    let folder = folder()?;
+    let told = |output: &Output| {
+        let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        (output.status.code(), out, err)
+    };
+    let hosts = [virtual_host(1, VIP, ""), virtual_host(2, OTHER, "interface = \"nosuch0\"")];
+    write(&folder, &hosts)?;
+    let (code, out, err) = told(&carpctl(&folder, &["check", "carpd.toml"])?);
+    assert_eq!((code, out.as_str()), (Some(0), "carpd.toml: 2 virtual hosts on 2 interfaces\n"));
+    assert!(err.contains("carpd.toml: warning: there is no interface nosuch0 here"), "{err}");
+
+    write(&folder, &[virtual_host(0, VIP, "interface = \"a name too long\"")])?;
+    let (code, out, err) = told(&carpctl(&folder, &["check", "carpd.toml"])?);
+    assert_eq!((code, out.as_str(), err.lines().count()), (Some(1), "", 2), "{err}");
+
+    let noise: Vec<u8> = (0..1 << 20).map(|number: u32| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    fs::write(folder.path().join("noise"), noise)?;
+    fs::write(folder.path().join("brackets"), "[".repeat(1 << 20))?;
+    fs::write(folder.path().join("lines"), "x\n".repeat(1 << 19))?;
+    for file in ["noise", "brackets", "lines", "nosuch", "/dev/zero"] {
+        let (code, out, err) = told(&carpctl(&folder, &["check", file])?);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{file}");
+        assert!(err.contains(file) && err.lines().count() <= 21, "{file}: {err}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_example_that_is_shipped_is_right() -> Result<()> {
+    let folder = folder()?;
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../carp-user/packaging/carpd.toml");
+    let text = fs::read_to_string(shipped)?.replace("/etc/carp/passphrase\"", "secret\"");
+    fs::write(folder.path().join("carpd.toml"), text)?;
+    let output = carpctl(&folder, &["check", "carpd.toml"])?;
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{err}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "carpd.toml: 2 virtual hosts on 1 interface\n");
+    Ok(())
+}
