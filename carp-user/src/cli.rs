@@ -18,8 +18,7 @@ use clap::{ArgAction, Parser, value_parser};
 use zeroize::Zeroizing;
 
 use crate::{
-    config::{self, AdvertMac, Scripts, Settings, Vip, is_interface_name},
-    datapath::Choice,
+    config::{self, AdvertMac, Choice, Scripts, Settings, Vip, is_interface_name},
     syslog::Facility,
 };
 

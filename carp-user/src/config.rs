@@ -24,8 +24,6 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::datapath::Choice;
-
 /// Longest name of an interface in bytes (IFNAMSIZ less its NUL).
 const MAX_INTERFACE: usize = 15;
 
@@ -68,6 +66,27 @@ pub(crate) enum AdvertMac {
     Virtual,
     /// That of the interface, whatever it is at the time
     Interface,
+}
+
+/// The road that adverts are to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Choice {
+    /// The best that works, saying why if that is not native
+    Auto,
+    /// XDP in the driver
+    Native,
+    /// XDP in the network stack
+    Generic,
+    /// A packet socket
+    Socket,
+}
+
+impl Choice {
+    /// Whether nothing but XDP will do.
+    pub(crate) const fn needs_xdp(self) -> bool {
+        matches!(self, Self::Native | Self::Generic)
+    }
 }
 
 /// The administrator's scripts. With one of them, the scripts own the addresses.

@@ -14,7 +14,6 @@ use tokio::{
 };
 
 use crate::{
-    agent::Report,
     config::Settings,
     net::{self, Netlink, interface},
     scripts::Run,
@@ -26,6 +25,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 const REPAIR_AGAIN: Duration = Duration::from_secs(1);
 /// Tries to remove a VIP before the agent is told that it is over all the same.
 const TRIES: u32 = 3;
+
+/// That a goal was reached, and by which virtual host, by its number.
+pub(crate) type Report = (usize, Input);
 
 /// The agent's end: sets the goal.
 pub(crate) struct VipKeeper {

@@ -7,7 +7,8 @@ use log::{Level, log, warn};
 
 use super::refusals::Pace;
 use crate::{
-    datapath::{Choice, Datapath, DatapathError, Road},
+    config::Choice,
+    datapath::{Datapath, DatapathError, Road},
     net::{interface::Interface, membership::Membership},
 };
 

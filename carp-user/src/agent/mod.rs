@@ -23,7 +23,7 @@ use std::{
 use anyhow::{Context, Result};
 use carp_common::{
     abi::{Heard, SourceKey, VhostKey},
-    engine::{Input, State},
+    engine::State,
     time::Time,
 };
 use log::warn;
@@ -47,6 +47,7 @@ use crate::{
         Netlink, PacketSocket,
         interface::{self, Interface, Interfaces},
     },
+    vips::Report,
 };
 
 /// Events handled before the timers get their turn: about as many as the ring can hold.
@@ -58,9 +59,6 @@ const REPORTS: usize = 64;
 const LAST_ADVERT: Duration = Duration::from_millis(50);
 /// How late a timer may be without the agent having been stalled.
 const STALL: Duration = Duration::from_millis(100);
-
-/// What a VIP task has to say, and for which virtual host, by its number.
-pub(crate) type Report = (usize, Input);
 
 /// All virtual hosts at work.
 pub(crate) struct Agent {

@@ -18,13 +18,13 @@ use log::{debug, error, info, warn};
 use tokio::sync::mpsc;
 use zeroize::Zeroize;
 
-use super::{Report, link::Presence, refusals::Refusals};
+use super::{link::Presence, refusals::Refusals};
 use crate::{
     clock::now,
     config::Settings,
     datapath::{Datapath, DatapathError},
     net::{Netlink, PacketSocket, advert::AdvertSender, arp, interface::Interface},
-    vips::VipKeeper,
+    vips::{Report, VipKeeper},
 };
 
 /// Row of counters of protocol 112 that belongs to no virtual host.

@@ -19,28 +19,7 @@ use self::{
     socket::AdvertSocket,
     xdp::{Mode, Xdp},
 };
-use crate::{net::interface::Interface, privileges};
-
-/// What --datapath asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Choice {
-    /// The best that works, saying why if that is not native
-    Auto,
-    /// XDP in the driver
-    Native,
-    /// XDP in the network stack
-    Generic,
-    /// A packet socket
-    Socket,
-}
-
-impl Choice {
-    /// Whether nothing but XDP will do.
-    pub(crate) const fn needs_xdp(self) -> bool {
-        matches!(self, Self::Native | Self::Generic)
-    }
-}
+use crate::{config::Choice, net::interface::Interface, privileges};
 
 /// The road that adverts take on an interface, and why no better one (if a better one was tried).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,10 +23,7 @@ use toml::{
 };
 
 use super::Surroundings;
-use crate::{
-    config::{AdvertMac, Settings, Vip, first_line, is_interface_name, passphrase},
-    datapath::Choice,
-};
+use crate::config::{AdvertMac, Choice, Settings, Vip, first_line, is_interface_name, passphrase};
 
 /// What every virtual host has of its own.
 const OWN_KEYS: [&str; 2] = ["vhid", "addresses"];

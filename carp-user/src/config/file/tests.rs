@@ -5,10 +5,7 @@ use std::{fs, net::Ipv4Addr};
 use carp_common::engine::Announcements;
 
 use super::*;
-use crate::{
-    config::{AdvertMac, passphrase},
-    datapath::Choice,
-};
+use crate::config::{AdvertMac, Choice, passphrase};
 
 const PRIVATE: Surroundings<'_> = Surroundings { is_public: false, credentials: None };
 
