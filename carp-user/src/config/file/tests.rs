@@ -146,6 +146,7 @@ fn a_passphrase_comes_from_one_place_that_others_cannot_read() {
     assert!(missing[0].starts_with("7:25: passphrase_credential: there are no credentials: Load"), "{missing:?}");
     let both = mistakes(&with("passphrase = \"a\"\npassphrase_file = \"/b\""));
     assert_eq!(both, ["8:19: passphrase_file: there is `passphrase` already: one of them is enough"]);
+    assert_eq!(mistakes(&with("passphrase = 12345")), ["7:14: passphrase: is to be a string"]);
     let everybody = Surroundings { is_public: true, credentials: None };
     let inline = mistakes_in(&with(""), &everybody);
     assert_eq!(inline, ["2:14: passphrase: this file holds a passphrase, and everybody can read it: chmod o= it"]);
