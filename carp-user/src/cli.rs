@@ -74,15 +74,15 @@ pub(crate) struct Args {
     advert_mac: AdvertMac,
 
     /// Seconds between adverts: 0 to 255; 0 counts in --advskew alone
-    #[arg(short = 'b', long, value_name = "SECONDS", default_value_t = 1)]
+    #[arg(short = 'b', long, value_name = "SECONDS", default_value_t = config::ADVBASE)]
     advbase: u8,
 
     /// Added to it, in 1/256 s: 0 to 254; the host with the smallest is preferred
-    #[arg(short = 'k', long, value_name = "SKEW", default_value_t = 0, value_parser = value_parser!(u8).range(..=254))]
+    #[arg(short = 'k', long, value_name = "SKEW", default_value_t = config::ADVSKEW, value_parser = value_parser!(u8).range(..=254))]
     advskew: u8,
 
     /// Silence of the master, in advertisement bases, until a backup takes over: 1 to 255
-    #[arg(short = 'r', long, value_name = "RATIO", default_value_t = 3, value_parser = value_parser!(u8).range(1..))]
+    #[arg(short = 'r', long, value_name = "RATIO", default_value_t = config::DEAD_RATIO, value_parser = value_parser!(u8).range(1..))]
     deadratio: u8,
 
     /// Take over from a master that advertises less often
@@ -122,12 +122,12 @@ pub(crate) struct Args {
     datapath: Choice,
 
     /// How many times a new master repeats its gratuitous ARP, each time with the second next advert: 0 to 255
-    #[arg(long, value_name = "TIMES", default_value_t = 1)]
+    #[arg(long, value_name = "TIMES", default_value_t = Announcements::default().repeat)]
     garp_repeat: u8,
 
     /// From then on, repeat it with every Nth advert: 0 to 255; 0: not at all, and then nobody may tell the
     /// neighbours when a split network heals
-    #[arg(long, value_name = "ADVERTS", default_value_t = 5)]
+    #[arg(long, value_name = "ADVERTS", default_value_t = Announcements::default().refresh)]
     garp_refresh: u8,
 
     /// Syslog facility of the log under --daemonize

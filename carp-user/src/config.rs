@@ -27,6 +27,11 @@ use zeroize::Zeroizing;
 /// Longest name of an interface in bytes (IFNAMSIZ less its NUL).
 const MAX_INTERFACE: usize = 15;
 
+/// advbase, advskew and dead ratio, unless given: as ucarp's.
+pub(crate) const ADVBASE: u8 = 1;
+pub(crate) const ADVSKEW: u8 = 0;
+pub(crate) const DEAD_RATIO: u8 = 3;
+
 /// A virtual IP address, and the prefix length that it has on the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Vip {
@@ -200,7 +205,7 @@ mod tests {
     fn settings(words: &[&str]) -> Settings {
         let required = ["carpd", "--vhid=7", "--pass=secret", "--addr=10.0.0.100/24", "--addr=10.0.0.101"];
         let args = Args::try_parse_from([&required, words].concat()).unwrap_or_else(|error| panic!("{error}"));
-        args.settings().unwrap_or_else(|error| panic!("{error:#}"))
+        args.virtual_hosts().unwrap_or_else(|error| panic!("{error:#}")).remove(0)
     }
 
     #[test]

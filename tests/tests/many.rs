@@ -1,7 +1,8 @@
 //! Many virtual hosts in one agent, from a configuration file.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -17,7 +18,7 @@ const DEFAULTS: &str = "[defaults]\ninterface = \"eth0\"\npassphrase_file = \"se
 fn folder() -> Result<Folder> {
     let folder = Folder::new("configuration")?;
     fs::write(folder.path().join("secret"), "open sesame\n")?;
-    output_of("chmod", &["o=", "secret"], &folder)?;
+    fs::set_permissions(folder.path().join("secret"), Permissions::from_mode(0o600))?;
     Ok(folder)
 }
 
@@ -38,12 +39,9 @@ fn start(host: &Host, folder: &Folder) -> Result<Agent> {
     host.carpd(&["--config", file.to_str().context("a path that is no UTF-8")?])
 }
 
-fn output_of(program: impl AsRef<Path>, arguments: &[&str], folder: &Folder) -> Result<Output> {
-    Command::new(program.as_ref()).args(arguments).current_dir(folder.path()).output().context("running a program")
-}
-
 fn carpctl(folder: &Folder, arguments: &[&str]) -> Result<Output> {
-    output_of(carpd_path()?.with_file_name("carpctl"), arguments, folder)
+    let mut carpctl = Command::new(carpd_path()?.with_file_name("carpctl"));
+    carpctl.args(arguments).current_dir(folder.path()).output().context("running carpctl")
 }
 
 /// The changes of state of a virtual host, by the beginning of its lines.
@@ -159,10 +157,10 @@ fn all_255_virtual_hosts_of_an_interface_work_in_one_agent() -> Result<()> {
     assert!(on_b.lines().iter().all(|line| !line.text.contains("BACKUP -> MASTER")), "{:#?}", on_b.lines());
     a.kill_host()?;
     eventually("b has all addresses", LONG, || Ok(b.addresses()?.len() == 256))?;
-    let takeovers = on_b.lines().iter().filter(|line| line.text.contains("BACKUP -> MASTER")).count();
-    assert_eq!(takeovers, 255);
     on_a.wait(LONG)?;
     assert!(on_b.stop_and_wait(LONG)?.success());
+    let takeovers = on_b.lines().iter().filter(|line| line.text.contains("BACKUP -> MASTER")).count();
+    assert_eq!(takeovers, 255);
     assert_eq!(b.addresses()?, [(b.ip().into(), 24)]);
     let troubles: Vec<_> = on_b.lines().into_iter().filter(|line| !line.text.contains("INFO")).collect();
     assert_eq!(troubles, []);

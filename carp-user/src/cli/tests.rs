@@ -8,6 +8,8 @@ use std::{
     process,
 };
 
+use clap::CommandFactory;
+
 use super::*;
 
 /// What every virtual host needs.
@@ -287,4 +289,17 @@ fn the_passphrase_may_be_any_bytes_and_its_file_may_end_without_a_newline() {
     // As ucarp reads it: blanks and a carriage return are part of the passphrase.
     let file = TempFile::new("blanks", " from file \r\n");
     assert!(is_key(&parse(&["-v1", "-a10.0.0.100", "-o", file.text()]), b" from file \r"));
+}
+
+#[test]
+fn a_configuration_file_goes_with_no_option_that_describes_a_virtual_host() {
+    let of_the_process = ["config", "facility", "daemonize", "debug", "help", "version"];
+    let command = Args::command();
+    let others =
+        command.get_arguments().map(|option| option.get_id().as_str()).filter(|id| !of_the_process.contains(id));
+    let mut others: Vec<_> = others.collect();
+    let mut listed = OF_ONE_HOST;
+    others.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(others, listed);
 }

@@ -19,7 +19,7 @@ mod reader;
 
 use std::{
     env, fmt,
-    fs::File,
+    fs::{File, Metadata},
     io::Read,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -77,13 +77,18 @@ impl fmt::Display for Mistakes {
 pub(crate) fn read(path: &Path) -> Result<Vec<Settings>> {
     let cannot_read = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(cannot_read)?;
-    let is_public = file.metadata().with_context(cannot_read)?.permissions().mode() & 0o007 != 0;
+    let is_public = is_public(&file.metadata().with_context(cannot_read)?);
     let mut text = String::new();
     file.take(MAX_BYTES + 1).read_to_string(&mut text).with_context(cannot_read)?;
     ensure!(text.len() as u64 <= MAX_BYTES, "{}: larger than {MAX_BYTES} bytes: no configuration", path.display());
     let credentials = env::var_os(CREDENTIALS).map(PathBuf::from);
     let surroundings = Surroundings { is_public, credentials: credentials.as_deref() };
     Ok(parse(path, &text, &surroundings)?)
+}
+
+/// Whether everybody can read, write or run a file.
+fn is_public(metadata: &Metadata) -> bool {
+    metadata.permissions().mode() & 0o007 != 0
 }
 
 /// What counts beside the text.

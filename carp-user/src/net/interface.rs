@@ -98,7 +98,7 @@ pub(crate) type Interfaces = BTreeMap<String, Interface>;
 /// Reads the interfaces of these names.
 pub(crate) async fn look(netlink: &Netlink, names: &BTreeSet<String>) -> Result<Interfaces, NetError> {
     let links: Vec<LinkMessage> = netlink
-        .dump(netlink.handle.link().get().execute().try_collect())
+        .dump(|handle| handle.link().get().execute().try_collect())
         .await
         .map_err(NetError::request("read the interfaces"))?;
     let addresses = addresses(netlink).await?;
@@ -244,7 +244,7 @@ fn concerns(event: &RouteNetlinkMessage, names: &BTreeSet<String>, indices: &BTr
 /// All IPv4 addresses, with the indices of their interfaces.
 async fn addresses(netlink: &Netlink) -> Result<Vec<(u32, Ipv4Addr, u8)>, NetError> {
     let messages: Vec<AddressMessage> = netlink
-        .dump(netlink.handle.address().get().execute().try_collect())
+        .dump(|handle| handle.address().get().execute().try_collect())
         .await
         .map_err(NetError::request("read addresses"))?;
     Ok(messages

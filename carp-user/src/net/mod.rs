@@ -57,8 +57,10 @@ impl Netlink {
 
     /// Lists something. Of one socket the kernel takes one such request at a time, and refuses others meanwhile
     /// (EBUSY): each waits for its turn, and is finished also if nobody waits for it any more.
-    async fn dump<T: Send + 'static>(&self, list: impl Future<Output = T> + Send + 'static) -> T {
+    /// The request goes out when its stream is made, so `list` makes it.
+    async fn dump<F: Future<Output: Send> + Send + 'static>(&self, list: impl FnOnce(Handle) -> F) -> F::Output {
         let turn = Arc::clone(&self.dumps).lock_owned().await;
+        let list = list(self.handle.clone());
         let listing = tokio::spawn(async move {
             let listed = list.await;
             drop(turn);

@@ -5,7 +5,6 @@ use std::{
     fs::metadata,
     net::Ipv4Addr,
     ops::{Range, RangeInclusive},
-    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
@@ -22,8 +21,10 @@ use toml::{
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-use super::Surroundings;
-use crate::config::{AdvertMac, Choice, Settings, Vip, first_line, is_interface_name, passphrase};
+use super::{Surroundings, is_public};
+use crate::config::{
+    ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, Settings, Vip, first_line, is_interface_name, passphrase,
+};
 
 /// What every virtual host has of its own.
 const OWN_KEYS: [&str; 2] = ["vhid", "addresses"];
@@ -53,12 +54,6 @@ pub(super) struct Reader<'a> {
     surroundings: &'a Surroundings<'a>,
     /// Where each begins in the text, and what it is.
     mistakes: Vec<(usize, String)>,
-}
-
-/// A value, and where it stands in the text.
-struct Found<T> {
-    value: T,
-    span: Range<usize>,
 }
 
 /// A virtual host's table, and the defaults behind it.
@@ -136,51 +131,53 @@ impl<'a> Reader<'a> {
     fn virtual_host(&mut self, section: Section<'_>, known: &mut Known) -> Option<Settings> {
         self.refuse_unknown(section.own, &[&OWN_KEYS, &KEYS]);
         let interface = self.needed::<String>(section, "interface");
-        if let Some(Found { value, span }) = &interface
-            && !is_interface_name(value)
+        if let Some(name) = &interface
+            && !is_interface_name(name.get_ref())
         {
-            self.note(span.clone(), format!("interface: {value:?} cannot be an interface's name"));
+            self.note(name.span(), format!("interface: {:?} cannot be an interface's name", name.get_ref()));
         }
         let vhid = self.needed::<i64>(section, "vhid");
         let vhid = vhid.and_then(|found| self.ranged(found, "vhid", Vhid::RANGE, Vhid::new));
         let source = self.given::<Ipv4Addr>(section, "source");
-        if let Some(Found { value, span }) = &source
-            && !can_be_host(value.octets()[0])
+        if let Some(address) = &source
+            && !can_be_host(address.get_ref().octets()[0])
         {
-            self.note(span.clone(), format!("source: {value} cannot be a host's address"));
+            self.note(address.span(), format!("source: {} cannot be a host's address", address.get_ref()));
         }
-        let vips = self.addresses(section, source.as_ref().map(|source| source.value), known);
+        let source = source.map(Spanned::into_inner);
+        let vips = self.addresses(section, source, known);
         let passphrase = self.passphrase(section);
         let group = self.given::<Ipv4Addr>(section, "group");
-        if let Some(Found { value, span }) = &group
-            && !value.is_multicast()
+        if let Some(address) = &group
+            && !address.get_ref().is_multicast()
         {
-            self.note(span.clone(), format!("group: {value} is no multicast address"));
+            self.note(address.span(), format!("group: {} is no multicast address", address.get_ref()));
         }
-        let group = group.map_or(GROUP_V4, |group| group.value);
+        let group = group.map_or(GROUP_V4, Spanned::into_inner);
         let is_broadcast = self.plain(section, "broadcast", false);
-        let advbase = self.number(section, "advbase", Advbase::RANGE, Advbase::new, 1);
-        let advskew = self.number(section, "advskew", Advskew::RANGE, Advskew::new, 0);
-        let dead_ratio = self.number(section, "dead_ratio", DeadRatio::RANGE, DeadRatio::new, 3);
-        let [repeat, refresh] = [("garp_repeat", 1), ("garp_refresh", 5)]
+        let advbase = self.number(section, "advbase", Advbase::RANGE, Advbase::new, ADVBASE);
+        let advskew = self.number(section, "advskew", Advskew::RANGE, Advskew::new, ADVSKEW);
+        let dead_ratio = self.number(section, "dead_ratio", DeadRatio::RANGE, DeadRatio::new, DEAD_RATIO);
+        let Announcements { repeat, refresh } = Announcements::default();
+        let [repeat, refresh] = [("garp_repeat", repeat), ("garp_refresh", refresh)]
             .map(|(key, default)| self.number(section, key, 0..=u8::MAX, Some, default));
         let datapath = self.given::<Choice>(section, "datapath");
-        let choice = datapath.as_ref().map_or(Choice::Auto, |found| found.value);
+        let choice = datapath.as_ref().map_or(Choice::Auto, |found| *found.get_ref());
         let advert_mac = self.plain(section, "advert_mac", AdvertMac::Virtual);
         let preempt = self.plain(section, "preempt", false);
         let ignore_link_state = self.plain(section, "ignore_link_state", false);
 
-        let (interface, (vhid, vhid_at)) = (interface?.value, vhid?);
+        let (interface, (vhid, vhid_at)) = (interface?.into_inner(), vhid?);
         if !known.vhids.insert((interface.clone(), vhid.get())) {
-            self.note(vhid_at.clone(), format!("vhid {} is on {interface} already", vhid.get()));
+            self.note(vhid_at, format!("vhid {} is on {interface} already", vhid.get()));
         }
         if known.choices.entry(interface.clone()).or_insert(choice) != &choice {
-            let at = datapath.map_or(section.at..section.at, |found| found.span);
+            let at = datapath.map_or(section.at..section.at, |found| found.span());
             self.note(at, format!("datapath: all virtual hosts on {interface} have the same"));
         }
         Some(Settings {
             interface: Some(interface),
-            source: source.map(|source| source.value),
+            source,
             vhid,
             passphrase: passphrase?,
             vips,
@@ -200,11 +197,11 @@ impl<'a> Reader<'a> {
 
     fn addresses(&mut self, section: Section<'_>, source: Option<Ipv4Addr>, known: &mut Known) -> Vec<Vip> {
         let Some(found) = self.needed::<Vec<Spanned<String>>>(section, "addresses") else { return vec![] };
-        if found.value.is_empty() {
-            self.note(found.span, "addresses: at least one");
+        if found.get_ref().is_empty() {
+            self.note(found.span(), "addresses: at least one");
         }
         let mut vips: Vec<Vip> = vec![];
-        for text in found.value {
+        for text in found.into_inner() {
             let span = text.span();
             match text.get_ref().parse::<Vip>() {
                 Err(error) => self.note(span, format!("addresses: {:?}: {error}", text.get_ref())),
@@ -222,20 +219,20 @@ impl<'a> Reader<'a> {
 
     /// From the one key of three that is given.
     fn passphrase(&mut self, section: Section<'_>) -> Option<Passphrase> {
-        let in_table = |table: &DeTable<'_>| PASSPHRASES.into_iter().filter(|key| table.contains_key(*key)).count();
-        let tables = [Some(section.own), section.defaults].into_iter().flatten();
-        let Some(table) = tables.into_iter().find(|table| in_table(table) > 0) else {
+        let has_one = |table: &&DeTable<'_>| PASSPHRASES.iter().any(|key| table.contains_key(*key));
+        let Some(table) = [Some(section.own), section.defaults].into_iter().flatten().find(has_one) else {
             self.note(section.at..section.at, format!("a passphrase is needed: one of {}", PASSPHRASES.join(", ")));
             return None;
         };
         let section = Section { own: table, defaults: None, at: section.at };
-        let mut found = PASSPHRASES.map(|key| self.given::<String>(section, key).map(|found| (key, found)));
-        let mut given = found.iter_mut().filter_map(Option::take);
-        let (key, Found { value, span }) = given.next()?;
+        let mut all = PASSPHRASES.map(|key| self.given::<String>(section, key).map(|found| (key, found)));
+        let mut given = all.iter_mut().filter_map(Option::take);
+        let (key, found) = given.next()?;
         if let Some((other, second)) = given.next() {
-            self.note(second.span, format!("{other}: there is `{key}` already: one of them is enough"));
+            self.note(second.span(), format!("{other}: there is `{key}` already: one of them is enough"));
             return None;
         }
+        let (span, value) = (found.span(), found.into_inner());
         let read = match key {
             "passphrase" if self.surroundings.is_public => {
                 Err(anyhow!("this file holds a passphrase, and everybody can read it: chmod o= it"))
@@ -248,7 +245,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A key that must be there.
-    fn needed<T: DeserializeOwned>(&mut self, section: Section<'_>, key: &str) -> Option<Found<T>> {
+    fn needed<T: DeserializeOwned>(&mut self, section: Section<'_>, key: &str) -> Option<Spanned<T>> {
         if !section.has(key) {
             self.note(section.at..section.at, format!("`{key}` is missing"));
         }
@@ -256,11 +253,11 @@ impl<'a> Reader<'a> {
     }
 
     /// A key's value, if it is there and right.
-    fn given<T: DeserializeOwned>(&mut self, section: Section<'_>, key: &str) -> Option<Found<T>> {
+    fn given<T: DeserializeOwned>(&mut self, section: Section<'_>, key: &str) -> Option<Spanned<T>> {
         let value: &Spanned<DeValue<'_>> = section.get(key)?;
         let span = value.span();
         match T::deserialize(ValueDeserializer::from(value.clone())) {
-            Ok(value) => Some(Found { value, span }),
+            Ok(value) => Some(Spanned::new(span, value)),
             Err(error) => {
                 // The library's words may repeat the value, which is a secret here.
                 let what = if PASSPHRASES.contains(&key) { "is to be a string" } else { error.message() };
@@ -272,7 +269,7 @@ impl<'a> Reader<'a> {
 
     /// A key's value, or what it is if it is not there.
     fn plain<T: DeserializeOwned>(&mut self, section: Section<'_>, key: &str, default: T) -> T {
-        self.given(section, key).map_or(default, |found| found.value)
+        self.given(section, key).map_or(default, Spanned::into_inner)
     }
 
     /// A number within a range; `None` if it is wrong.
@@ -293,19 +290,17 @@ impl<'a> Reader<'a> {
 
     fn ranged<T>(
         &mut self,
-        found: Found<i64>,
+        found: Spanned<i64>,
         key: &str,
         range: RangeInclusive<u8>,
         new: impl Fn(u8) -> Option<T>,
     ) -> Option<(T, Range<usize>)> {
-        let value = u8::try_from(found.value).ok().and_then(new);
+        let number = *found.get_ref();
+        let value = u8::try_from(number).ok().and_then(new);
         if value.is_none() {
-            self.note(
-                found.span.clone(),
-                format!("{key}: {} is not in {} to {}", found.value, range.start(), range.end()),
-            );
+            self.note(found.span(), format!("{key}: {number} is not in {} to {}", range.start(), range.end()));
         }
-        value.map(|value| (value, found.span))
+        value.map(|value| (value, found.span()))
     }
 }
 
@@ -321,8 +316,11 @@ impl<'t> Section<'t> {
 
 fn from_file(path: &Path) -> Result<Passphrase> {
     let text = first_line(path)?;
-    let is_public = metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0);
-    ensure!(!is_public, "everybody can read {}: chmod o= it", path.display());
+    ensure!(
+        !metadata(path).is_ok_and(|metadata| is_public(&metadata)),
+        "everybody can read {}: chmod o= it",
+        path.display()
+    );
     passphrase(&text)
 }
 

@@ -13,7 +13,7 @@ const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
 fn settings(words: &[&str]) -> Settings {
     let required = ["carpd", "--vhid=7", "--pass=secret", "--addr=10.0.0.100"];
     let args = Args::try_parse_from([&required, words].concat()).unwrap_or_else(|error| panic!("{error}"));
-    args.settings().unwrap_or_else(|error| panic!("{error:#}"))
+    args.virtual_hosts().unwrap_or_else(|error| panic!("{error:#}")).remove(0)
 }
 
 fn with(addresses: &[(Ipv4Addr, u8)]) -> Interface {
