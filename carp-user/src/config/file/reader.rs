@@ -49,6 +49,8 @@ const KEYS: [&str; 16] = [
 ];
 const PASSPHRASES: [&str; 3] = ["passphrase", "passphrase_file", "passphrase_credential"];
 
+const NONE: &str = "there is no virtual host: [[virtual_host]]";
+
 /// Reads a file's tables, and goes on after a mistake.
 pub(super) struct Reader<'a> {
     surroundings: &'a Surroundings<'a>,
@@ -95,13 +97,16 @@ impl<'a> Reader<'a> {
             table
         });
         let Some(all) = root.get("virtual_host") else {
-            self.note(0..0, "there is no virtual host: [[virtual_host]]");
+            self.note(0..0, NONE);
             return vec![];
         };
         let Some(tables) = all.get_ref().as_array() else {
             self.note(all.span(), "`virtual_host` is a list of tables: [[virtual_host]]");
             return vec![];
         };
+        if tables.is_empty() {
+            self.note(all.span(), NONE);
+        }
         if tables.len() > MAX_VHOSTS as usize {
             self.note(all.span(), format!("{} virtual hosts: {MAX_VHOSTS} is the most", tables.len()));
         }

@@ -94,6 +94,7 @@ fn what_is_not_toml_is_told_with_its_place_too() {
     assert!(told[0].starts_with("4:1: "), "{told:?}");
     assert_eq!(told[told.len() - 1], "8:11: advskew: 300 is not in 0 to 254");
     assert_eq!(mistakes(""), ["1:1: there is no virtual host: [[virtual_host]]"]);
+    assert_eq!(mistakes("virtual_host = []\n"), ["1:16: there is no virtual host: [[virtual_host]]"]);
     assert_eq!(mistakes("virtual_host = 1\n"), ["1:16: `virtual_host` is a list of tables: [[virtual_host]]"]);
 }
 
