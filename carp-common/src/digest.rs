@@ -27,7 +27,7 @@ pub const MAX_PASSPHRASE: usize = 19;
 pub type Blocks = [[u32; 16]; 2];
 
 /// A passphrase in the form of an HMAC key: padded with NULs to 20 bytes. Wiped when dropped.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct Passphrase([u8; MAX_PASSPHRASE + 1]);
 
 impl Passphrase {

@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     net::Ipv4Addr,
     os::unix::{ffi::OsStringExt, fs::PermissionsExt},
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{self, AdvertMac, Choice, Scripts, Settings, Vip, is_interface_name},
+    control::protocol,
     syslog::Facility,
 };
 
@@ -35,6 +36,10 @@ pub(crate) struct Args {
     /// Serve the virtual hosts in FILE, /etc/carp/carpd.toml as a rule, instead of one that options describe
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_ONE_HOST)]
     config: Option<PathBuf>,
+
+    /// Socket on which carpctl is answered [default: /run/carp/carpd.sock with --config, else none]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
 
     /// Interface of the virtual host [default: that of --srcip, or of the direct route to the VIP]
     #[arg(short, long, value_name = "IF", allow_hyphen_values = true)]
@@ -197,6 +202,18 @@ impl Args {
     /// The file of ifupdown to translate, instead of serving a virtual host.
     pub(crate) fn translates(&self) -> Option<&Path> {
         self.from_ucarp.as_deref()
+    }
+
+    /// The configuration file: also after the daemon has changed its folder.
+    pub(crate) fn file(&self) -> Result<Option<PathBuf>> {
+        let absolute = |path: &PathBuf| path::absolute(path).with_context(|| format!("--config: {}", path.display()));
+        self.config.as_ref().map(absolute).transpose()
+    }
+
+    /// Where carpctl is answered, if anywhere.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        let default = || self.config.is_some().then(|| PathBuf::from(protocol::SOCKET));
+        self.socket.clone().or_else(default)
     }
 
     /// Whether to go into the background.

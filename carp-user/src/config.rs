@@ -108,6 +108,7 @@ pub(crate) struct Scripts {
 }
 
 /// A virtual host, and how to serve it.
+#[derive(PartialEq, Eq)]
 pub(crate) struct Settings {
     /// Name of the interface; found by source address or route if not given.
     pub(crate) interface: Option<String>,
@@ -144,11 +145,6 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Whether `address` is one of the VIPs.
-    pub(crate) fn has_vip(&self, address: Ipv4Addr) -> bool {
-        self.vips.iter().any(|vip| vip.address == address)
-    }
-
     /// The VIPs as the digest takes them.
     pub(crate) fn vip_addresses(&self) -> Vec<IpAddr> {
         self.vips.iter().map(|vip| IpAddr::V4(vip.address)).collect()
@@ -214,7 +210,6 @@ mod tests {
         let told: Vec<_> = settings.vips.iter().map(ToString::to_string).collect();
         assert_eq!(told, ["10.0.0.100/24", "10.0.0.101/32"]);
         assert_eq!(settings.vip_addresses(), [[10, 0, 0, 100], [10, 0, 0, 101]].map(IpAddr::from));
-        assert!(settings.has_vip(Ipv4Addr::new(10, 0, 0, 101)) && !settings.has_vip(Ipv4Addr::new(10, 0, 0, 102)));
     }
 
     #[test]

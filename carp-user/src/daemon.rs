@@ -1,12 +1,12 @@
 //! carpd from its command line to its exit code.
 
-use std::{env, mem, pin::pin, process::ExitCode};
+use std::{env, mem, path::PathBuf, pin::pin, process::ExitCode};
 
 use anyhow::{Context, Result};
 use carp_common::engine::Input;
 use futures_util::StreamExt;
 use log::{error, info, warn};
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use tokio::{runtime::Builder, select, time::sleep};
 
 use crate::{
@@ -14,18 +14,25 @@ use crate::{
     background,
     cli::Args,
     config::Settings,
+    control::{self, Desk, Reload},
     from_ucarp,
-    lock::Lock,
+    history::History,
     logging::{self, Sink},
+    maintenance,
     net::{
         Netlink,
         interface::{self, LOOK_AGAIN},
     },
-    privileges, title,
+    privileges,
+    systemd::{self, Notice},
+    title,
 };
 
 /// Exit code for a command line that cannot be understood, as with clap and most of Unix.
 const USAGE: u8 = 2;
+
+/// As many as the largest configuration takes, with room to spare.
+const DESCRIPTORS: u64 = 8192;
 
 /// Runs carpd with the arguments of this process.
 #[must_use]
@@ -61,19 +68,26 @@ fn run(args: Args) -> Result<ExitCode> {
     }
     let (debug, facility) = (args.debug(), args.facility());
     let in_background = args.daemonize();
+    let (file, socket) = (args.file()?, args.socket());
     let hosts = args.virtual_hosts()?;
     privileges::check(hosts.iter().any(|settings| settings.datapath.needs_xdp()))?;
 
     let parent = if in_background { Some(background::detach()?) } else { None };
     let sink = if in_background && !logging::is_journal() { Sink::Syslog(facility) } else { Sink::stderr() };
-    let _log = logging::start(sink, debug)?;
+    let history = History::new();
+    let _log = logging::start(sink, debug, history.clone())?;
+    systemd::start()?;
     if let Err(error) = hidden {
         warn!("cannot hide a passphrase from the process title: {error}; use --passfile");
     }
     // Kernels before 5.11 count BPF maps against this limit; later ones do not.
     setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).ok();
+    // A lock is a descriptor, and a virtual host has one.
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS), hard).ok();
+    }
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let served = runtime.block_on(serve(hosts, parent));
+    let served = runtime.block_on(serve(hosts, file, socket, history, parent));
     // Not waiting for a script that cannot even be started.
     runtime.shutdown_background();
     let Err(error) = served else { return Ok(ExitCode::SUCCESS) };
@@ -85,9 +99,18 @@ fn run(args: Args) -> Result<ExitCode> {
     }
 }
 
-async fn serve(hosts: Vec<Settings>, mut parent: Option<background::Parent>) -> Result<()> {
+async fn serve(
+    hosts: Vec<Settings>,
+    file: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    history: History,
+    mut parent: Option<background::Parent>,
+) -> Result<()> {
     let mut signals = Signals::new().context("cannot receive signals")?;
-    let mut is_up = || parent.take().map_or(Ok(()), background::Parent::ready);
+    let mut is_up = || {
+        systemd::notify(Notice::Ready);
+        parent.take().map_or(Ok(()), background::Parent::ready)
+    };
     let mut named = vec![];
     for settings in hosts {
         let Some(interface) = interface_of(&settings, &mut signals, &mut is_up).await? else {
@@ -96,9 +119,16 @@ async fn serve(hosts: Vec<Settings>, mut parent: Option<background::Parent>) -> 
         };
         named.push((interface, settings));
     }
-    let locks = named.iter().map(|(interface, settings)| Lock::take(interface, settings.vhid.get()));
-    let _locks: Vec<_> = locks.collect::<Result<_>>()?;
-    let agent = Agent::start(named, signals).await?;
+    let (commands, orders) = control::commands();
+    let desk = Desk { reload: Reload::new(file, commands.clone()), commands, history };
+    let in_maintenance = socket.is_some() && maintenance::is_on();
+    let agent = Agent::start(named, desk.clone(), orders, signals, in_maintenance).await?;
+    let listening = socket.map(|path| control::listen(&path, desk)).transpose();
+    // The virtual hosts are served all the same.
+    let _socket = listening.unwrap_or_else(|error| {
+        warn!("carpctl cannot reach this carpd: {error:#}");
+        None
+    });
     is_up()?;
     agent.run().await?;
     info!("stopped");
@@ -145,7 +175,7 @@ async fn interface_of(
         }
         select! {
             input = signals.next() => match input {
-                SignalInput::Engine(Input::Shutdown) => return Ok(None),
+                SignalInput::Engine(Input::Shutdown) | SignalInput::Hangup => return Ok(None),
                 SignalInput::Engine(_) => {}
                 SignalInput::LogState => tell(),
             },

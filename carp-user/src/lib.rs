@@ -4,16 +4,18 @@
 //! |---|---|
 //! | `daemon` | from the command line to the exit code |
 //! | `cli`, `config` | ucarp's options, the configuration file; the settings, checked |
-//! | `control` | carpctl |
+//! | `control`, `history`, `maintenance` | the control socket, and what is told and kept through it |
+//! | `carpctl` | its other end |
 //! | `agent` | the one loop: inputs, timers, actions |
 //! | [`datapath`] | adverts from the wire: the XDP program and its maps, or a socket |
 //! | `from_ucarp` | what to write instead of ucarp's lines in ifupdown's files |
 //! | `net` | netlink, the advert socket, gratuitous ARP, group membership |
 //! | `vips`, `scripts` | a task that takes and releases the VIPs |
-//! | `logging`, `syslog`, `background`, `title`, `privileges`, `lock`, `clock` | a good citizen among daemons |
+//! | `logging`, `syslog`, `systemd`, `background`, `title`, `privileges`, `lock`, `clock` | a good citizen among daemons |
 
 mod agent;
 mod background;
+mod carpctl;
 mod cli;
 mod clock;
 mod config;
@@ -21,14 +23,17 @@ mod control;
 mod daemon;
 pub mod datapath;
 mod from_ucarp;
+mod history;
 mod lock;
 mod logging;
+mod maintenance;
 mod net;
 mod privileges;
 mod scripts;
 mod syslog;
+mod systemd;
 mod title;
 mod vips;
 
-pub use control::carpctl;
+pub use carpctl::carpctl;
 pub use daemon::carpd;

@@ -20,7 +20,11 @@ use env_logger::{Builder, Env, Target, fmt::Formatter};
 use log::{Level, LevelFilter, Record};
 use nix::libc;
 
-use crate::syslog::{self, Facility};
+use crate::{
+    control::protocol::What,
+    history::History,
+    syslog::{self, Facility},
+};
 
 /// Lines that wait for a slow reader.
 const BACKLOG: usize = 1024;
@@ -74,8 +78,8 @@ enum Message {
     End,
 }
 
-/// Starts the log. RUST_LOG overrules `debug`.
-pub(crate) fn start(sink: Sink, debug: bool) -> Result<LogGuard> {
+/// Starts the log. RUST_LOG overrules `debug`. Warnings and errors are kept in the history, too.
+pub(crate) fn start(sink: Sink, debug: bool, history: History) -> Result<LogGuard> {
     let (lines, waiting) = sync_channel(BACKLOG);
     let (finished, done) = sync_channel(1);
     if let Sink::Syslog(facility) = sink {
@@ -90,11 +94,24 @@ pub(crate) fn start(sink: Sink, debug: bool) -> Result<LogGuard> {
         .context("cannot start the log's thread")?;
     let level = if debug { LevelFilter::Debug } else { LevelFilter::Info };
     Builder::from_env(Env::default().default_filter_or(format!("warn,carp={level}")))
-        .format(move |line, record| format(line, record, sink))
+        .format(move |line, record| {
+            remember(record, &history);
+            format(line, record, sink)
+        })
         .target(Target::Pipe(Box::new(Lines(lines.clone()))))
         .try_init()
         .context("cannot start the log")?;
     Ok(LogGuard { lines, done })
+}
+
+/// A warning or an error is an alarm.
+fn remember(record: &Record<'_>, history: &History) {
+    let severity = match record.level() {
+        Level::Error => "error",
+        Level::Warn => "warning",
+        Level::Info | Level::Debug | Level::Trace => return,
+    };
+    history.push(What::Alarm { severity: severity.to_owned(), text: record.args().to_string() });
 }
 
 fn format(line: &mut Formatter, record: &Record<'_>, sink: Sink) -> io::Result<()> {

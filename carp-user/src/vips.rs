@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    config::Settings,
+    config::{Settings, Vip},
     net::{self, Netlink, interface},
     scripts::Run,
 };
@@ -26,8 +26,8 @@ const REPAIR_AGAIN: Duration = Duration::from_secs(1);
 /// Tries to remove a VIP before the agent is told that it is over all the same.
 const TRIES: u32 = 3;
 
-/// That a goal was reached, and by which virtual host, by its number.
-pub(crate) type Report = (usize, Input);
+/// That a goal was reached, and by which virtual host, by its row.
+pub(crate) type Report = (u32, Input);
 
 /// The agent's end: sets the goal.
 pub(crate) struct VipKeeper {
@@ -46,16 +46,18 @@ struct Goal {
 }
 
 impl VipKeeper {
-    /// Starts the task; it reports to `reports` when a goal is reached, as the virtual host with this number.
+    /// Starts the task; it reports to `reports` when a goal is reached, as the virtual host with this row. `dropped`
+    /// are VIPs that are none any more: the first goal removes them, too.
     pub(crate) fn start(
         netlink: Netlink,
         interface: String,
         settings: Arc<Settings>,
-        number: usize,
+        row: u32,
         reports: mpsc::Sender<Report>,
+        dropped: Vec<Vip>,
     ) -> Self {
         let (goal, goals) = watch::channel(None);
-        tokio::spawn(Task { netlink, interface, settings, number, reports, repaired: None }.run(goals));
+        tokio::spawn(Task { netlink, interface, settings, row, reports, dropped, repaired: None }.run(goals));
         Self { goal, settled: true }
     }
 
@@ -89,8 +91,9 @@ struct Task {
     netlink: Netlink,
     interface: String,
     settings: Arc<Settings>,
-    number: usize,
+    row: u32,
     reports: mpsc::Sender<Report>,
+    dropped: Vec<Vip>,
     /// When something was last put right.
     repaired: Option<Instant>,
 }
@@ -113,12 +116,14 @@ impl Task {
         let done = if goal.is_repair { self.repair(goal).await } else { self.reach(goal).await };
         if done {
             let report = if goal.held { Input::VipsTaken } else { Input::VipsReleased };
-            self.reports.send((self.number, report)).await.ok();
+            self.reports.send((self.row, report)).await.ok();
         }
     }
 
     /// Takes or releases the VIPs, by script if there is one.
-    async fn reach(&self, goal: Goal) -> bool {
+    async fn reach(&mut self, goal: Goal) -> bool {
+        self.remove(goal.ifindex, &self.dropped).await;
+        self.dropped.clear();
         match &self.settings.scripts {
             Some(scripts) => {
                 let script = if goal.held { &scripts.up } else { &scripts.down };
@@ -128,7 +133,7 @@ impl Task {
                 }
             }
             None if goal.held => self.add(goal.ifindex).await,
-            None => self.remove(goal.ifindex).await,
+            None => self.remove(goal.ifindex, &self.settings.vips).await,
         }
         true
     }
@@ -176,8 +181,8 @@ impl Task {
     }
 
     /// Removes the VIPs. Gives up in the end, so that the agent can stop.
-    async fn remove(&self, ifindex: u32) {
-        for vip in &self.settings.vips {
+    async fn remove(&self, ifindex: u32, vips: &[Vip]) {
+        for vip in vips {
             for left in (0..TRIES).rev() {
                 let Err(error) = net::vip::remove(&self.netlink, ifindex, vip.address).await else { break };
                 if left == 0 {

@@ -149,7 +149,10 @@ impl<'h> Node<'h> {
         self.agent.signal(Signal::SIGUSR1)?;
         let Line { text, .. } = self.wait_for_line("; received: ")?;
         let (_, received) = text.split_once("; received: ").context("the wait was for this")?;
-        let counters = received.split(", ").filter_map(|counter| {
+        // Told just before, if there is any.
+        let for_none = self.lines_with("received for none of the virtual hosts here: ").pop();
+        let for_none = for_none.as_ref().and_then(|line| line.text.rsplit_once(": ")).map_or("", |(_, told)| told);
+        let counters = for_none.split(", ").chain(received.split(", ")).filter_map(|counter| {
             let (name, count) = counter.split_once(' ')?;
             Some((name.to_owned(), count.parse().ok()?))
         });

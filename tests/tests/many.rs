@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use carp_tests::foreign::{Mode, attach};
 use carp_tests::{Agent, Folder, Host, LONG, Lab, Node, VIP, Wire, carpd_path, eventually};
 use nix::sys::signal::Signal;
@@ -36,7 +36,10 @@ fn virtual_host(vhid: u8, address: Ipv4Addr, more: &str) -> String {
 
 fn start(host: &Host, folder: &Folder) -> Result<Agent> {
     let file = folder.path().join("carpd.toml");
-    host.carpd(&["--config", file.to_str().context("a path that is no UTF-8")?])
+    let socket = folder.path().join("socket");
+    let [file, socket] = [file, socket].map(|path| path.into_os_string().into_string());
+    let text = |path: Result<String, _>| path.map_err(|_| anyhow!("a path that is no UTF-8"));
+    host.carpd(&["--config", &text(file)?, "--socket", &text(socket)?])
 }
 
 fn carpctl(folder: &Folder, arguments: &[&str]) -> Result<Output> {

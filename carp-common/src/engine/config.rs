@@ -42,6 +42,11 @@ ranged!(
     /// Advertisement skew in 1/256 s: the larger, the less preferred. 255 is kept for the bow-out.
     Advskew, 0..=254
 );
+impl Advskew {
+    /// The least preferred: the last resort.
+    pub const MAX: Self = Self(254);
+}
+
 ranged!(
     /// After how many advertisement bases of silence the master counts as dead (`--deadratio`; 3 in the BSDs).
     DeadRatio, 1..=255

@@ -1,8 +1,11 @@
 //! The demotion counter: how much this host would rather not be master.
 //!
 //! It travels in the advert's demote byte and is compared before advbase and advskew, as in OpenBSD
-//! (`carp_group_demote_count`). Its one source so far: three send errors in a row, undone by as many
-//! successes (`CARP_SENDAD_MAX_ERRORS`, `CARP_SENDAD_MIN_SUCCESS`).
+//! (`carp_group_demote_count`). It is the sum of its sources, and each is set and cleared by its owner alone:
+//!
+//! * the administrator;
+//! * three send errors in a row, undone by as many successes (`CARP_SENDAD_MAX_ERRORS`,
+//!   `CARP_SENDAD_MIN_SUCCESS`).
 
 /// Send errors in a row that demote, and successes in a row that undo it.
 const IN_A_ROW: u8 = 3;
@@ -12,6 +15,8 @@ const SEND_ERRORS: u8 = 240;
 /// The demotion counter and what it is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Demotion {
+    /// What the administrator has set.
+    manual: u8,
     /// Whether sending counts as broken.
     send_errors: bool,
     /// Results in a row that speak against `send_errors`.
@@ -22,7 +27,24 @@ impl Demotion {
     /// The value of the demote byte.
     #[must_use]
     pub const fn get(self) -> u8 {
+        self.manual.saturating_add(self.send_errors())
+    }
+
+    /// The administrator's part.
+    #[must_use]
+    pub const fn manual(self) -> u8 {
+        self.manual
+    }
+
+    /// The part of send errors.
+    #[must_use]
+    pub const fn send_errors(self) -> u8 {
         if self.send_errors { SEND_ERRORS } else { 0 }
+    }
+
+    /// Sets the administrator's part; `true` if it changes.
+    pub(super) const fn set_manual(&mut self, manual: u8) -> bool {
+        core::mem::replace(&mut self.manual, manual) != manual
     }
 
     /// Takes note of the result of sending an advert; `true` if the counter changes.
@@ -35,13 +57,15 @@ impl Demotion {
         if self.row < IN_A_ROW {
             return false;
         }
-        *self = Self { send_errors: failed, row: 0 };
+        self.send_errors = failed;
+        self.row = 0;
         true
     }
 
     /// Forgets send errors: the link they belonged to is gone. `true` if the counter changes.
-    pub(super) fn reset(&mut self) -> bool {
-        core::mem::take(self).send_errors
+    pub(super) const fn reset_send_errors(&mut self) -> bool {
+        self.row = 0;
+        core::mem::replace(&mut self.send_errors, false)
     }
 }
 
@@ -57,5 +81,17 @@ mod tests {
         assert_eq!(changes[5], Some(240));
         assert_eq!(changes[12], Some(0));
         assert_eq!(changes.iter().flatten().count(), 2);
+    }
+
+    #[test]
+    fn each_source_is_set_and_cleared_alone() {
+        let mut demotion = Demotion::default();
+        assert!(demotion.set_manual(20) && !demotion.set_manual(20));
+        assert_eq!([true; 3].map(|failed| demotion.sent(failed)), [false, false, true]);
+        assert_eq!((demotion.get(), demotion.manual(), demotion.send_errors()), (255, 20, 240));
+        assert!(demotion.reset_send_errors());
+        assert_eq!(demotion.get(), 20);
+        assert!(demotion.set_manual(0));
+        assert_eq!(demotion, Demotion::default());
     }
 }

@@ -27,6 +27,8 @@ pub enum Input {
     VipsReleased,
     /// The administrator wants another host to be master for a while.
     StepDown,
+    /// The administrator demotes this host by so much, or by 0 no longer; a master then steps down, too.
+    Demote(u8),
     /// The agent is about to end.
     Shutdown,
 }

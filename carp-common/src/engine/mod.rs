@@ -132,6 +132,21 @@ impl Engine {
         self.config.source = source;
     }
 
+    /// Goes on with other settings, in the same state: what runs is shortened or lengthened as they say.
+    /// The source address and the families stay.
+    pub fn reconfigure(&mut self, config: Config, now: Time) {
+        let Config { source, families, .. } = self.config;
+        let before = core::mem::replace(&mut self.config, Config { source, families, ..config });
+        self.timers.move_master_down(before.dead_time(), self.config.dead_time());
+        if let Some(due) = &mut self.timers.advert {
+            *due = (*due).min(now.after(self.config.interval()));
+        }
+        if self.vips_here && self.config.announcements != before.announcements {
+            self.repeats_left = 0;
+            self.announce_in = self.config.announcements.refresh;
+        }
+    }
+
     /// Takes note of something that happened.
     pub fn handle(&mut self, input: Input, now: Time) {
         match input {
@@ -144,6 +159,7 @@ impl Engine {
             Input::VipsTaken => self.handle_vips_taken(),
             Input::VipsReleased => self.handle_vips_released(),
             Input::StepDown => self.handle_step_down(now),
+            Input::Demote(demotion) => self.handle_demote(demotion, now),
             Input::Shutdown => self.handle_shutdown(now),
         }
     }
@@ -177,6 +193,18 @@ impl Engine {
     #[must_use]
     pub fn status(&self) -> Status {
         Status { state: self.state, since: self.since, demotion: self.demotion, last_arrival: self.last_arrival }
+    }
+
+    /// What it was told to go by.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether [`Input::Shutdown`] has come.
+    #[must_use]
+    pub const fn is_stopping(&self) -> bool {
+        self.stopping
     }
 
     /// Whether, after [`Input::Shutdown`], everything that had to be done has been asked for.
@@ -282,7 +310,7 @@ impl Engine {
         if self.state != State::Init || self.stopping {
             return;
         }
-        if self.demotion.reset() {
+        if self.demotion.reset_send_errors() {
             self.actions.push_back(Action::Demoted(self.demotion));
         }
         self.set_state(State::Backup, Cause::LinkUp, now);
@@ -324,6 +352,16 @@ impl Engine {
         self.set_state(State::Backup, Cause::StepDown, now);
         self.bow_out_due = true;
         self.hold = Some(now.after(self.hold_time()));
+    }
+
+    /// A demoted master hands over at once, also to peers that know nothing of demotion.
+    fn handle_demote(&mut self, demotion: u8, now: Time) {
+        if self.demotion.set_manual(demotion) {
+            self.actions.push_back(Action::Demoted(self.demotion));
+        }
+        if demotion > 0 {
+            self.handle_step_down(now);
+        }
     }
 
     /// How long a host that has stepped down stays so, unless it is needed.

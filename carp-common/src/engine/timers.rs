@@ -1,5 +1,7 @@
 //! The timers of a virtual host: one for its adverts, one for each family's silence.
 
+use core::time::Duration;
+
 use crate::{abi::Family, time::Time};
 
 /// The timers that run. `None` is one that does not.
@@ -20,6 +22,13 @@ impl Timers {
     /// Whether some family's master-down timer has run out.
     pub(super) fn is_master_down(&self, now: Time) -> bool {
         self.master_down.iter().flatten().any(|due| *due <= now)
+    }
+
+    /// The dead time was `before` and is `now`: what runs ends so much sooner or later.
+    pub(super) fn move_master_down(&mut self, before: Duration, now: Duration) {
+        for due in self.master_down.iter_mut().flatten() {
+            *due = due.after(now).before(before);
+        }
     }
 
     /// Starts a family's master-down timer; never brings it forward, so an advert that is told late does

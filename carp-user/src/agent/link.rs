@@ -47,6 +47,9 @@ pub(super) struct Link {
 /// The interface, while it is there and has a road.
 struct Attached {
     index: u32,
+    road: Road,
+    /// Whether another road was asked for.
+    is_outdated: bool,
     /// The interface when the groups were joined, or could not be.
     joined_on: Option<Interface>,
     /// Whether the last look at the interface found no program of ours. One such look may have begun before it was
@@ -57,13 +60,13 @@ struct Attached {
 }
 
 impl Link {
-    /// The interface of this name, for virtual hosts with these groups; `name` is how log lines begin.
-    pub(super) fn new(interface: String, name: String, choice: Choice, groups: BTreeSet<Ipv4Addr>) -> Self {
+    /// The interface of this name.
+    pub(super) fn new(interface: String) -> Self {
         Self {
+            name: interface.clone(),
             interface,
-            name,
-            choice,
-            groups,
+            choice: Choice::Auto,
+            groups: BTreeSet::new(),
             attached: None,
             attachments: 0,
             memberships: vec![],
@@ -73,31 +76,48 @@ impl Link {
         }
     }
 
-    /// Name of the interface.
-    pub(super) fn interface(&self) -> &str {
-        &self.interface
+    /// For virtual hosts with this choice of a road, and with these groups; `name` is how log lines begin.
+    pub(super) fn set(&mut self, name: String, choice: Choice, groups: BTreeSet<Ipv4Addr>) {
+        self.name = name;
+        if let Some(attached) = &mut self.attached {
+            attached.is_outdated |= self.choice != choice;
+            if self.groups != groups {
+                attached.joined_on = None;
+            }
+        }
+        self.choice = choice;
+        self.groups = groups;
     }
 
-    /// Takes note of what the interface is like now. An error is that there is no road for its adverts, told once.
+    /// The road that its adverts take.
+    pub(super) fn road(&self) -> Option<&Road> {
+        self.attached.as_ref().map(|attached| &attached.road)
+    }
+
+    /// Leaves what is gone, or is another interface now; `true` if there was something to leave.
+    pub(super) fn leave_unless(&mut self, datapath: &mut Datapath, interface: Option<&Interface>) -> bool {
+        let is_other = |attached: &Attached| interface.is_none_or(|interface| interface.index != attached.index);
+        let leaves = self.attached.as_ref().is_some_and(is_other);
+        if leaves {
+            self.leave(datapath);
+        }
+        leaves
+    }
+
+    /// Takes note of what the interface is like now, if it is to be used. An error is that there is no road for its adverts, told once.
     pub(super) fn update<'a>(
         &mut self,
         datapath: &mut Datapath,
         interface: Option<&'a Interface>,
     ) -> (Presence<'a>, Result<(), DatapathError>) {
-        let Some(interface) = interface else {
-            self.leave(datapath);
-            return (Presence::Missing, Ok(()));
-        };
-        if self.attached.as_ref().is_some_and(|attached| attached.index != interface.index) {
-            self.leave(datapath);
-            return (Presence::Missing, Ok(()));
-        }
+        let Some(interface) = interface else { return (Presence::Missing, Ok(())) };
         let is_missing = datapath.program(interface.index).is_some_and(|own| interface.xdp_program != Some(own));
         let is_detached = is_missing && self.attached.as_ref().is_some_and(|attached| attached.misses_program);
         if is_detached {
             warn!("{}: something else detached the XDP program from {}", self.name, self.interface);
         }
-        let stays = |attached: &Attached| attached.strips_vlan_tags == interface.strips_vlan_tags;
+        let stays =
+            |attached: &Attached| attached.strips_vlan_tags == interface.strips_vlan_tags && !attached.is_outdated;
         if is_detached || !self.attached.as_ref().is_some_and(stays) {
             self.leave(datapath);
             if let Err(error) = self.enter(datapath, interface) {
@@ -149,6 +169,8 @@ impl Link {
         self.lost = 0;
         self.attached = Some(Attached {
             index: interface.index,
+            road,
+            is_outdated: false,
             joined_on: None,
             misses_program: false,
             strips_vlan_tags: interface.strips_vlan_tags,

@@ -5,16 +5,20 @@
 //! netlink ------> Input::Link* ---+-> Engine::handle -> Action queue -> VirtualHost::act
 //! VIP tasks ----> Input::Vips* ---+        ^                              |
 //! signals ------> StepDown, Shutdown       +-- AdvertSent, AdvertFailed --+
+//! carpctl ------> Demote, StepDown, other settings (`orders`)
 //! timerfd: only after all of these are drained, and after a look at the last-heard map
 //! ```
 
 mod link;
+mod orders;
 mod refusals;
 mod signals;
 mod vhost;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    future::pending,
+    net::Ipv4Addr,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -23,30 +27,33 @@ use std::{
 use anyhow::{Context, Result};
 use carp_common::{
     abi::{Heard, SourceKey, VhostKey},
-    engine::State,
+    engine::{Input, State},
+    reason::Reason,
     time::Time,
 };
-use log::warn;
+use log::{info, warn};
 use tokio::{
     select,
     sync::{mpsc, watch},
     task::yield_now,
-    time::sleep,
+    time::{Interval, interval, sleep},
 };
 
 pub(crate) use self::signals::{SignalInput, Signals};
 use self::{
-    link::{Link, Presence},
-    vhost::VirtualHost,
+    link::Link,
+    vhost::{Shared, VirtualHost},
 };
 use crate::{
     clock::{Timer, now},
     config::Settings,
+    control::{Answer, Command, Desk},
     datapath::{Datapath, DatapathError},
     net::{
         Netlink, PacketSocket,
         interface::{self, Interface, Interfaces},
     },
+    systemd::{self, Notice},
     vips::Report,
 };
 
@@ -57,59 +64,93 @@ const REPORTS: usize = 64;
 /// Time for the last advert to leave the card: many drivers reset the link, and drop what is queued, when the
 /// program is detached.
 const LAST_ADVERT: Duration = Duration::from_millis(50);
+/// Row of counters of protocol 112 that belongs to no virtual host.
+const NO_VHOST: u32 = 0;
 /// How late a timer may be without the agent having been stalled.
 const STALL: Duration = Duration::from_millis(100);
 
 /// All virtual hosts at work.
 pub(crate) struct Agent {
-    hosts: Vec<VirtualHost>,
-    links: Vec<Link>,
+    /// By their rows of counters.
+    hosts: BTreeMap<u32, VirtualHost>,
+    /// The row that was given last.
+    last_row: u32,
+    /// By the interface's name.
+    links: BTreeMap<String, Link>,
     /// Where the virtual hosts are that the datapath knows.
-    entered: HashMap<VhostKey, usize>,
+    entered: HashMap<VhostKey, u32>,
+    /// Addresses that come and go.
+    vips: BTreeSet<Ipv4Addr>,
+    /// What is to be served when those that leave have left.
+    next: Option<(Named, Answer)>,
+    in_maintenance: bool,
     datapath: Datapath,
+    names: watch::Sender<BTreeSet<String>>,
     looks: watch::Receiver<Arc<Interfaces>>,
     reports: mpsc::Receiver<Report>,
+    shared: Rc<Shared>,
+    desk: Desk,
+    commands: mpsc::Receiver<Command>,
     signals: Signals,
     timer: Timer,
+    watchdog: Option<Interval>,
+    /// The last line for systemd.
+    summary: String,
 }
+
+/// Settings with the name of the interface.
+type Named = Vec<(String, Settings)>;
 
 impl Agent {
     /// Opens everything that the virtual hosts need, each on the interface of this name. Interfaces may still be
     /// missing; it is an error if there is a road to none of them.
-    pub(crate) async fn start(hosts: Vec<(String, Settings)>, signals: Signals) -> Result<Self> {
-        let choices: Vec<_> = hosts.iter().map(|(_, settings)| settings.datapath).collect();
-        let datapath = Datapath::new(&choices)?;
-        let netlink = Netlink::connect()?;
-        let names = hosts.iter().map(|(interface, _)| interface.clone()).collect();
-        let looks = interface::watch(netlink.clone(), names).await?;
+    pub(crate) async fn start(
+        hosts: Named,
+        desk: Desk,
+        commands: mpsc::Receiver<Command>,
+        signals: Signals,
+        in_maintenance: bool,
+    ) -> Result<Self> {
+        let names = watch::Sender::new(hosts.iter().map(|(interface, _)| interface.clone()).collect());
+        let looks = interface::watch(names.subscribe()).await?;
         let (sender, reports) = mpsc::channel(REPORTS);
-        let socket = Rc::new(PacketSocket::open().context("cannot open a packet socket")?);
-        let started = now();
-        let hosts: Vec<_> = hosts
-            .into_iter()
-            .enumerate()
-            .map(|(number, (interface, settings))| {
-                let (socket, netlink, sender) = (Rc::clone(&socket), netlink.clone(), sender.clone());
-                VirtualHost::new(number, interface, settings, socket, netlink, sender, started)
-            })
-            .collect();
+        let shared = Shared {
+            socket: Rc::new(PacketSocket::open().context("cannot open a packet socket")?),
+            netlink: Netlink::connect()?,
+            reports: sender,
+            history: desk.history.clone(),
+        };
         let mut agent = Self {
-            links: links_of(&hosts),
-            hosts,
+            hosts: BTreeMap::new(),
+            last_row: NO_VHOST,
+            links: BTreeMap::new(),
             entered: HashMap::new(),
-            datapath,
+            vips: BTreeSet::new(),
+            next: None,
+            in_maintenance,
+            datapath: Datapath::new(),
+            names,
             looks,
             reports,
+            shared: Rc::new(shared),
+            desk,
+            commands,
             signals,
             timer: Timer::new().context("cannot create a timer")?,
+            watchdog: systemd::watchdog().map(interval),
+            summary: String::new(),
         };
-        agent.hosts.iter_mut().for_each(VirtualHost::run_down_script_at_start);
+        agent.apply(hosts)?;
+        agent.hosts.values_mut().for_each(VirtualHost::run_down_script_at_start);
         let mut errors = agent.handle_links();
         if errors.len() == agent.links.len() {
             // Told at the start, and not only when the first advert is missed.
             return Err(errors.swap_remove(0).into());
         }
         errors.iter().for_each(|error| warn!("{error}"));
+        if in_maintenance {
+            warn!("in maintenance: the last resort, until `carpctl maintenance off`");
+        }
         agent.act()?;
         Ok(agent)
     }
@@ -117,7 +158,7 @@ impl Agent {
     /// Serves the virtual hosts until a signal ends them.
     pub(crate) async fn run(mut self) -> Result<()> {
         let mut has_more = false;
-        while !self.hosts.iter().all(|host| host.engine().is_stopped()) {
+        while !self.hosts.values().all(|host| host.engine().is_stopped()) {
             select! {
                 biased;
                 input = self.signals.next() => self.handle_signal(input),
@@ -125,6 +166,8 @@ impl Agent {
                 _ = self.looks.changed() => self.looks.mark_changed(),
                 Some(report) = self.reports.recv() => self.handle_report(report),
                 fired = self.timer.fired() => fired?,
+                Some(command) = self.commands.recv() => self.handle_command(command),
+                () = tick(self.watchdog.as_mut()) => systemd::notify(Notice::Alive),
                 // What was left would wake nobody. Signals, netlink and the other tasks get their turn first, or a flood
                 // would keep them waiting for ever.
                 () = yield_now(), if has_more => {}
@@ -137,19 +180,37 @@ impl Agent {
             let now = now();
             self.handle_timeouts(now);
             self.act()?;
-            self.hosts.iter_mut().for_each(|host| host.tell_refused(&self.datapath, now));
-            self.links.iter_mut().for_each(|link| link.tell_lost(&mut self.datapath, now));
+            self.forget_stopped();
+            self.hosts.values_mut().for_each(|host| host.tell_refused(&self.datapath, now));
+            self.links.values_mut().for_each(|link| link.tell_lost(&mut self.datapath, now));
         }
+        systemd::notify(Notice::Stopping);
         sleep(LAST_ADVERT).await;
-        self.links.iter_mut().for_each(|link| link.leave(&mut self.datapath));
+        self.links.values_mut().for_each(|link| link.leave(&mut self.datapath));
         Ok(())
     }
 
     /// Does what the engines want done, and sets the timer.
     fn act(&mut self) -> Result<()> {
-        self.hosts.iter_mut().for_each(|host| host.act(&mut self.datapath));
-        let next = self.hosts.iter().filter_map(|host| host.engine().poll_timeout()).min();
-        self.timer.set(next).context("cannot set the timer")
+        self.hosts.values_mut().for_each(|host| host.act(&mut self.datapath));
+        let next = self.hosts.values().filter_map(|host| host.engine().poll_timeout()).min();
+        self.timer.set(next).context("cannot set the timer")?;
+        self.summarise();
+        Ok(())
+    }
+
+    /// A line for `systemctl status`, when it changes.
+    fn summarise(&mut self) {
+        let count = |state| self.hosts.values().filter(|host| host.engine().status().state == state).count();
+        let counts = [State::Master, State::Backup, State::Init].map(|state| (count(state), state));
+        let counts: Vec<_> =
+            counts.iter().filter(|(count, _)| *count > 0).map(|(count, state)| format!("{count} {state}")).collect();
+        let maintenance = if self.in_maintenance { "; in maintenance" } else { "" };
+        let summary = format!("{}{maintenance}", counts.join(", "));
+        if self.summary != summary {
+            systemd::notify(Notice::Status(summary.clone()));
+            self.summary = summary;
+        }
     }
 
     /// Handles all that is waiting, so that no timer overtakes it; `true` if there was more than a round takes.
@@ -175,10 +236,10 @@ impl Agent {
         // A master's next advert need not wait for a look at the map, unless the agent was stalled.
         let must_ask =
             |host: &VirtualHost| is_due(host, &self.datapath, now) && (!is_master(host) || is_late(host, now));
-        if self.hosts.iter().any(must_ask) {
+        if self.hosts.values().any(must_ask) {
             self.ask_kernel();
         }
-        for host in &mut self.hosts {
+        for host in self.hosts.values_mut() {
             if is_due(host, &self.datapath, now) {
                 host.handle_timeout(now);
             }
@@ -191,10 +252,11 @@ impl Agent {
         let mut heard: Vec<_> =
             self.datapath.last_heard().into_iter().map(|(source, last)| (source, last.heard())).collect();
         heard.sort_by_key(|(_, heard)| heard.arrival());
-        let known: Vec<_> = self.hosts.iter().map(|host| host.engine().status().last_arrival).collect();
+        let known = |host: &VirtualHost| host.engine().status().last_arrival;
+        let known: BTreeMap<u32, _> = self.hosts.iter().map(|(row, host)| (*row, known(host))).collect();
         for (source, heard) in heard {
-            let number = self.entered.get(&source.vhost());
-            if number.is_some_and(|number| Some(heard.arrival()) > known[*number]) {
+            let row = self.entered.get(&source.vhost());
+            if row.is_some_and(|row| Some(heard.arrival()) > known[row]) {
                 self.hear(source, heard);
             }
         }
@@ -202,13 +264,15 @@ impl Agent {
 
     fn hear(&mut self, source: SourceKey, heard: Heard) {
         // None for an event from before the interface was deleted and came back.
-        if let Some(number) = self.entered.get(&source.vhost()) {
-            self.hosts[*number].hear(source, heard);
+        let row = self.entered.get(&source.vhost());
+        if let Some(host) = row.and_then(|row| self.hosts.get_mut(row)) {
+            host.hear(source, heard);
         }
     }
 
-    fn handle_report(&mut self, (number, report): Report) {
-        let host = &mut self.hosts[number];
+    fn handle_report(&mut self, (row, report): Report) {
+        // None if the virtual host has been taken out meanwhile.
+        let Some(host) = self.hosts.get_mut(&row) else { return };
         host.handle_report(report);
         if host.misses_interface() {
             // A replacement may have waited for this.
@@ -220,33 +284,74 @@ impl Agent {
     fn handle_links(&mut self) -> Vec<DatapathError> {
         let looks = Arc::clone(&self.looks.borrow_and_update());
         let mut errors = vec![];
-        for link in &mut self.links {
-            let interface = looks.get(link.interface());
-            let mut hosts: Vec<_> = self.hosts.iter_mut().filter(|host| host.interface() == link.interface()).collect();
-            // Another of the same name is not entered before the first is left and its VIPs are gone.
+        // All leave before any enters: an interface may have the name that another had.
+        let left = |(name, link): (&String, &mut Link)| {
+            link.leave_unless(&mut self.datapath, looks.get(name)).then(|| name.clone())
+        };
+        let left: BTreeSet<String> = self.links.iter_mut().filter_map(left).collect();
+        for host in self.hosts.values_mut().filter(|host| left.contains(host.interface())) {
+            host.leave(&mut self.datapath);
+        }
+        for (name, link) in &mut self.links {
+            let interface = looks.get(name);
+            let mut hosts: Vec<_> = self.hosts.values_mut().filter(|host| host.interface() == name).collect();
+            // Another of the same name is not entered before the VIPs on the first are gone.
             let waits = |interface: &&Interface| hosts.iter().any(|host| host.is_releasing_elsewhere(interface));
-            let free = interface.filter(|interface| !waits(interface));
+            let free = interface.filter(|interface| !left.contains(name) && !waits(interface));
             let (presence, told) = link.update(&mut self.datapath, free);
             errors.extend(told.err());
             for host in &mut hosts {
-                host.handle_link(&mut self.datapath, presence, interface);
-            }
-            if free.is_some() && matches!(presence, Presence::Missing) {
-                self.looks.mark_changed();
+                host.handle_link(&mut self.datapath, presence, interface, &self.vips);
             }
         }
-        self.entered = self.hosts.iter().enumerate().filter_map(|(number, host)| Some((host.key()?, number))).collect();
+        if left.iter().any(|name| looks.contains_key(name)) {
+            // The one that has the name now is entered with the next look.
+            self.looks.mark_changed();
+        }
+        let key = |(row, host): (&u32, &VirtualHost)| Some((host.key()?, *row));
+        self.entered = self.hosts.iter().filter_map(key).collect();
         errors
     }
 
     fn handle_signal(&mut self, input: SignalInput) {
         match input {
-            SignalInput::Engine(input) => self.hosts.iter_mut().for_each(|host| host.handle(input)),
-            SignalInput::LogState => {
-                let now = now();
-                self.hosts.iter().for_each(|host| host.log_state(&mut self.datapath, now));
+            SignalInput::Engine(input) => self.handle_all(input),
+            SignalInput::Hangup if self.desk.reload.file().is_some() => {
+                let reload = self.desk.reload.clone();
+                tokio::spawn(async move { reload.run().await });
             }
+            SignalInput::Hangup => self.handle_all(Input::Shutdown),
+            SignalInput::LogState => self.log_state(),
         }
+    }
+
+    fn handle_all(&mut self, input: Input) {
+        self.hosts.values_mut().for_each(|host| host.handle(input));
+    }
+
+    fn log_state(&mut self) {
+        let now = now();
+        let received = self.received_for_none();
+        if !received.is_empty() {
+            let received: Vec<_> = received.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+            info!("received for none of the virtual hosts here: {}", received.join(", "));
+        }
+        self.hosts.values().for_each(|host| host.log_state(&mut self.datapath, now));
+    }
+
+    /// What belongs to no virtual host has arrived all the same: VRRP, or a peer whose vhid is mistyped.
+    fn received_for_none(&self) -> BTreeMap<String, u64> {
+        let counts =
+            Reason::ALL.into_iter().map(|reason| (reason.name().to_owned(), self.datapath.counter(NO_VHOST, reason)));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// Waits for the next tick, if there are any.
+async fn tick(interval: Option<&mut Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => pending().await,
     }
 }
 
@@ -262,21 +367,4 @@ fn is_late(host: &VirtualHost, now: Time) -> bool {
 
 fn is_master(host: &VirtualHost) -> bool {
     host.engine().status().state == State::Master
-}
-
-/// The interfaces of these virtual hosts.
-fn links_of(hosts: &[VirtualHost]) -> Vec<Link> {
-    let mut by_interface: BTreeMap<&str, Vec<&VirtualHost>> = BTreeMap::new();
-    for host in hosts {
-        by_interface.entry(host.interface()).or_default().push(host);
-    }
-    let link = |(interface, hosts): (&str, Vec<&VirtualHost>)| {
-        let name = match &hosts[..] {
-            [host] => host.name().to_owned(),
-            hosts => format!("{interface}, {} vhids", hosts.len()),
-        };
-        let groups = hosts.iter().map(|host| host.settings().destination.ip).collect();
-        Link::new(interface.to_owned(), name, hosts[0].settings().datapath, groups)
-    };
-    by_interface.into_iter().map(link).collect()
 }

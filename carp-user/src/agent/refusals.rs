@@ -47,13 +47,25 @@ impl Pace {
 pub(super) struct Refusals {
     row: u32,
     told: [u64; Reason::COUNT],
+    /// Since when there were adverts with a wrong digest, and none with a right one.
+    deaf_since: Option<Time>,
     pace: Pace,
 }
 
 impl Refusals {
     /// Watches the counters of a row.
     pub(super) fn new(row: u32) -> Self {
-        Self { row, told: [0; Reason::COUNT], pace: Pace::default() }
+        Self { row, told: [0; Reason::COUNT], deaf_since: None, pace: Pace::default() }
+    }
+
+    /// A valid advert was heard.
+    pub(super) const fn heard(&mut self) {
+        self.deaf_since = None;
+    }
+
+    /// Since when there were adverts with a wrong digest, and none with a right one.
+    pub(super) const fn deaf_since(&self) -> Option<Time> {
+        self.deaf_since
     }
 
     /// Looks at the counters, if it is time, and logs what was refused since the last look.
@@ -66,12 +78,13 @@ impl Refusals {
             let count = datapath.counter(self.row, reason);
             let told = mem::replace(&mut self.told[reason.index()], count);
             if count > told {
+                if reason == Reason::BadAuth {
+                    self.deaf_since.get_or_insert(now);
+                }
                 let separator = if line.is_empty() { "" } else { "; " };
                 write!(line, "{separator}{} {}", count - told, describe(reason)).ok();
                 if let Some(last) = datapath.last_refused(ifindex, self.row, reason) {
-                    let [a, b, c, d, e, f] = last.mac();
-                    write!(line, ", last from {} ({a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x})", last.source())
-                        .ok();
+                    write!(line, ", last from {} ({})", last.source(), mac(last.mac())).ok();
                 }
             }
         }
@@ -80,6 +93,11 @@ impl Refusals {
         }
         self.pace.looked(!line.is_empty(), now);
     }
+}
+
+/// A MAC address as people write it.
+pub(super) fn mac([a, b, c, d, e, f]: [u8; 6]) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
 fn describe(reason: Reason) -> &'static str {

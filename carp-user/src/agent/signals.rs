@@ -14,11 +14,15 @@ pub(crate) enum SignalInput {
     Engine(Input),
     /// A line about the state in the log.
     LogState,
+    /// HUP: the configuration file has changed, or, where there is none, the terminal is gone.
+    Hangup,
 }
 
-/// ucarp's signals: TERM, INT, QUIT and HUP end the agent, USR1 logs the state, USR2 steps a master down.
+/// ucarp's signals: TERM, INT, QUIT and HUP end the agent (HUP not where there is a
+/// configuration file: then it is read again), USR1 logs the state, USR2 steps a master down.
 pub(crate) struct Signals {
-    end: [Signal; 4],
+    end: [Signal; 3],
+    hangup: Signal,
     log_state: Signal,
     step_down: Signal,
 }
@@ -29,7 +33,8 @@ impl Signals {
         let [terminate, interrupt, quit, hangup] =
             [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()].map(signal);
         Ok(Self {
-            end: [terminate?, interrupt?, quit?, hangup?],
+            end: [terminate?, interrupt?, quit?],
+            hangup: hangup?,
             log_state: signal(SignalKind::user_defined1())?,
             step_down: signal(SignalKind::user_defined2())?,
         })
@@ -37,12 +42,12 @@ impl Signals {
 
     /// The next signal.
     pub(crate) async fn next(&mut self) -> SignalInput {
-        let [terminate, interrupt, quit, hangup] = &mut self.end;
+        let [terminate, interrupt, quit] = &mut self.end;
         select! {
             _ = terminate.recv() => SignalInput::Engine(Input::Shutdown),
             _ = interrupt.recv() => SignalInput::Engine(Input::Shutdown),
             _ = quit.recv() => SignalInput::Engine(Input::Shutdown),
-            _ = hangup.recv() => SignalInput::Engine(Input::Shutdown),
+            _ = self.hangup.recv() => SignalInput::Hangup,
             _ = self.log_state.recv() => SignalInput::LogState,
             _ = self.step_down.recv() => SignalInput::Engine(Input::StepDown),
         }

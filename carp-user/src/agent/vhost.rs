@@ -1,6 +1,7 @@
 //! One virtual host: its state machine, and all that this acts through.
 
 use std::{
+    collections::BTreeSet,
     io, mem,
     net::{IpAddr, Ipv4Addr},
     rc::Rc,
@@ -10,29 +11,45 @@ use std::{
 use carp_common::{
     abi::{Family, Heard, Sent, SourceKey, Vhost, VhostKey},
     digest::DigestKey,
-    engine::{Action, AdvertFields, Engine, HeardAdvert, Input, LinkFault, State, Transition},
+    engine::{self, Action, AdvertFields, Advskew, Cause, Engine, HeardAdvert, Input, LinkFault, State, Transition},
     reason::Reason,
     time::Time,
 };
+use jiff::{SignedDuration, Timestamp};
 use log::{debug, error, info, warn};
 use tokio::sync::mpsc;
 use zeroize::Zeroize;
 
-use super::{link::Presence, refusals::Refusals};
+use super::{
+    link::Presence,
+    refusals::{Refusals, mac},
+};
 use crate::{
     clock::now,
     config::Settings,
-    datapath::{Datapath, DatapathError},
+    control::protocol::{self, What},
+    datapath::{Datapath, DatapathError, Road},
+    history::{History, rfc3339},
+    lock::Lock,
     net::{Netlink, PacketSocket, advert::AdvertSender, arp, interface::Interface},
     vips::{Report, VipKeeper},
 };
 
-/// Row of counters of protocol 112 that belongs to no virtual host.
-const NO_VHOST: u32 = 0;
+/// What all virtual hosts of the process work with.
+pub(super) struct Shared {
+    pub(super) socket: Rc<PacketSocket>,
+    pub(super) netlink: Netlink,
+    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) history: History,
+}
 
 /// A virtual host at work.
 pub(super) struct VirtualHost {
+    _lock: Lock,
+    shared: Rc<Shared>,
     settings: Arc<Settings>,
+    /// Whether this server is the last resort.
+    in_maintenance: bool,
     interface: String,
     /// "eth0 vhid 1", as log lines begin.
     name: String,
@@ -53,6 +70,10 @@ pub(super) struct VirtualHost {
     /// The last error of sending an advert, so that it is said once.
     send_error: Option<io::ErrorKind>,
     refusals: Refusals,
+    /// The advert that was heard last.
+    heard: Option<HeardAdvert>,
+    /// Why the state is what it is.
+    cause: Option<Cause>,
 }
 
 /// While the datapath knows of the virtual host.
@@ -64,35 +85,30 @@ struct Entered {
 }
 
 impl VirtualHost {
-    /// A virtual host in INIT. `number` is its own in the process, from 0.
+    /// A virtual host in INIT. `row` is its row of counters in the datapath, and its name in reports.
     pub(super) fn new(
-        number: usize,
+        row: u32,
+        lock: Lock,
         interface: String,
         settings: Settings,
-        socket: Rc<PacketSocket>,
-        netlink: Netlink,
-        reports: mpsc::Sender<Report>,
+        in_maintenance: bool,
+        shared: Rc<Shared>,
         now: Time,
     ) -> Self {
         let settings = Arc::new(settings);
-        let vhid = settings.vhid.get();
-        // Row 0 is of those that belong to none.
-        let row = number as u32 + 1;
+        let (netlink, reports) = (shared.netlink.clone(), shared.reports.clone());
+        let source = settings.source.unwrap_or(Ipv4Addr::UNSPECIFIED);
         Self {
-            name: format!("{interface} vhid {vhid}"),
+            _lock: lock,
+            name: format!("{interface} vhid {}", settings.vhid.get()),
             row,
-            engine: Engine::new(settings.engine(settings.source.unwrap_or(Ipv4Addr::UNSPECIFIED)), now),
-            adverts: AdvertSender::new(
-                socket,
-                &settings.passphrase,
-                vhid,
-                &settings.vip_addresses(),
-                settings.advert_mac,
-                settings.destination,
-            ),
-            vips: VipKeeper::start(netlink, interface.clone(), Arc::clone(&settings), number, reports),
+            engine: Engine::new(engine_config(&settings, source, in_maintenance), now),
+            adverts: AdvertSender::new(Rc::clone(&shared.socket), &settings),
+            vips: VipKeeper::start(netlink, interface.clone(), Arc::clone(&settings), row, reports, vec![]),
             refusals: Refusals::new(row),
+            shared,
             settings,
+            in_maintenance,
             interface,
             entered: None,
             ifindex: 0,
@@ -100,7 +116,46 @@ impl VirtualHost {
             fault: None,
             sent: 0,
             send_error: None,
+            heard: None,
+            cause: None,
         }
+    }
+
+    /// Goes on with other settings for the same interface and vhid, in the same state.
+    pub(super) fn set(&mut self, datapath: &mut Datapath, settings: Settings) {
+        let settings = Arc::new(settings);
+        let before = mem::replace(&mut self.settings, Arc::clone(&settings));
+        self.adverts.set(&settings);
+        if before.passphrase != settings.passphrase || before.vip_addresses() != settings.vip_addresses() {
+            // It enters anew with the next look at the interface, which follows at once.
+            self.leave(datapath);
+        }
+        if before.vips != settings.vips {
+            let dropped = before.vips.iter().filter(|vip| !settings.vips.contains(vip));
+            let (netlink, reports) = (self.shared.netlink.clone(), self.shared.reports.clone());
+            let dropped = dropped.copied().collect();
+            self.vips = VipKeeper::start(netlink, self.interface.clone(), settings, self.row, reports, dropped);
+            if self.ifindex != 0 {
+                self.vips.want(self.ifindex, self.engine.status().state == State::Master);
+            }
+        }
+        self.reconfigure();
+    }
+
+    /// Is the last resort, or no longer; a master then hands over.
+    pub(super) fn set_maintenance(&mut self, on: bool) {
+        if mem::replace(&mut self.in_maintenance, on) == on {
+            return;
+        }
+        self.reconfigure();
+        if on {
+            self.handle(Input::StepDown);
+        }
+    }
+
+    fn reconfigure(&mut self) {
+        let source = self.settings.source.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        self.engine.reconfigure(engine_config(&self.settings, source, self.in_maintenance), now());
     }
 
     /// How log lines about it begin.
@@ -161,6 +216,8 @@ impl VirtualHost {
             arrival: heard.arrival(),
         };
         debug!("{}: heard {}/{} from {}", self.name, advert.advbase, advert.advskew, advert.source);
+        self.refusals.heard();
+        self.heard = Some(advert);
         self.handle(Input::Advert(advert));
     }
 
@@ -187,10 +244,11 @@ impl VirtualHost {
         datapath: &mut Datapath,
         presence: Presence<'_>,
         interface: Option<&Interface>,
+        vips: &BTreeSet<Ipv4Addr>,
     ) {
         let fault = match presence {
             Presence::Attached { interface, attachment } => {
-                self.enter(datapath, interface, attachment).unwrap_or_else(|error| {
+                self.enter(datapath, interface, attachment, vips).unwrap_or_else(|error| {
                     if self.fault != Some(LinkFault::NotAttached) {
                         warn!("{}: {error}", self.name);
                     }
@@ -240,9 +298,10 @@ impl VirtualHost {
                 Action::ReleaseVips => self.vips.want(self.ifindex, false),
                 Action::Announce => self.announce(),
                 Action::Transition(transition) => self.tell(&transition),
-                Action::Demoted(demotion) => match demotion.get() {
-                    0 => info!("{}: demotion ends", self.name),
-                    demotion => warn!("{}: demoted by {demotion}: adverts cannot be sent", self.name),
+                Action::Demoted(demotion) => match (demotion.get(), demotion.send_errors()) {
+                    (0, _) => info!("{}: demotion ends", self.name),
+                    (total, 0) => info!("{}: demoted by {total}, as was asked", self.name),
+                    (total, _) => warn!("{}: demoted by {total}: adverts cannot be sent", self.name),
                 },
             }
         }
@@ -260,9 +319,7 @@ impl VirtualHost {
             || "no advert heard".to_owned(),
             |arrival| format!("last advert heard {:.3} s ago", now.since(arrival).as_secs_f64()),
         );
-        // What belongs to no virtual host has arrived here all the same: VRRP, or a peer whose vhid is mistyped.
-        let count = |reason| datapath.counter(self.row, reason) + datapath.counter(NO_VHOST, reason);
-        let received = Reason::ALL.into_iter().map(|reason| (reason.name(), count(reason)));
+        let received = Reason::ALL.into_iter().map(|reason| (reason.name(), datapath.counter(self.row, reason)));
         let mut received: Vec<_> = received.collect();
         received.push(("lost", datapath.lost(self.ifindex)));
         let received: Vec<String> =
@@ -278,12 +335,92 @@ impl VirtualHost {
         );
     }
 
+    /// How things stand.
+    pub(super) fn status(&self, datapath: &mut Datapath, road: Option<&Road>, now: Time) -> protocol::VirtualHost {
+        let (status, settings) = (self.engine.status(), &self.settings);
+        let config = self.engine.config();
+        let seconds = |since: Time| now.since(since).as_secs_f64();
+        let received = Reason::ALL.into_iter().map(|reason| (reason, datapath.counter(self.row, reason)));
+        let received: Vec<_> = received.filter(|(_, count)| *count > 0).collect();
+        let refused = received.iter().filter(|(reason, _)| reason.is_refusal()).filter_map(|(reason, _)| {
+            let last = datapath.last_refused(self.ifindex, self.row, *reason)?;
+            Some((reason.name().to_owned(), protocol::Refused { address: last.source(), mac: mac(last.mac()) }))
+        });
+        let demotion = status.demotion;
+        protocol::VirtualHost {
+            interface: self.interface.clone(),
+            vhid: settings.vhid.get(),
+            state: status.state.to_string(),
+            since: rfc3339(Timestamp::now() - SignedDuration::try_from(now.since(status.since)).unwrap_or_default()),
+            seconds: seconds(status.since),
+            cause: self.cause.map(|cause| cause.to_string()).unwrap_or_default(),
+            addresses: settings.vips.iter().map(ToString::to_string).collect(),
+            source: self.entered.as_ref().and_then(|entered| entered.source).map(IpAddr::V4),
+            advbase: config.advbase.get(),
+            advskew: config.advskew.get(),
+            preempt: config.preempt,
+            dead_seconds: config.dead_time().as_secs_f64(),
+            demotion: protocol::Demotion {
+                total: demotion.get(),
+                manual: demotion.manual(),
+                send_errors: demotion.send_errors(),
+            },
+            heard: self.heard.map(|heard| protocol::Heard {
+                address: heard.source,
+                // By the engine's word, which knows of repeats, too.
+                seconds: seconds(status.last_arrival.unwrap_or(heard.arrival)),
+                advbase: heard.advbase,
+                advskew: heard.advskew,
+                demote: heard.demote,
+            }),
+            datapath: road.map(|road| road.name().to_owned()),
+            sent: self.sent,
+            refused: refused.collect(),
+            received: received.into_iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
+            lost: datapath.lost(self.ifindex),
+            troubles: self.troubles(now),
+            hints: self.hints(),
+        }
+    }
+
+    /// What is wrong, in words.
+    fn troubles(&self, now: Time) -> Vec<String> {
+        let mut troubles = vec![];
+        if let Some(fault) = self.fault {
+            troubles.push(fault.to_string());
+        }
+        if let Some(error) = self.send_error {
+            troubles.push(format!("adverts cannot be sent: {error}"));
+        }
+        if let Some(since) = self.refusals.deaf_since() {
+            troubles.push(format!(
+                "deaf: for {:.0} s all adverts that came in had a wrong digest: the passphrase or the set of VIPs \
+                 differs between the servers",
+                now.since(since).as_secs_f64()
+            ));
+        }
+        troubles
+    }
+
+    /// What may be wrong, in words. Backups are silent, so a master that hears nobody may be all right.
+    fn hints(&self) -> Vec<String> {
+        if self.engine.status().state != State::Master || self.heard.is_some() || self.refusals.deaf_since().is_some() {
+            return vec![];
+        }
+        vec![
+            "no other server has ever been heard: all is well if the others are BACKUP; if one is MASTER too, adverts \
+             do not arrive: look for a firewall, for a switch that snoops, and for the same group on all servers"
+                .to_owned(),
+        ]
+    }
+
     /// Makes the virtual host known on its interface; what that lacks for it to work.
     fn enter(
         &mut self,
         datapath: &mut Datapath,
         interface: &Interface,
         attachment: u32,
+        vips: &BTreeSet<Ipv4Addr>,
     ) -> Result<Option<LinkFault>, DatapathError> {
         if self.entered.as_ref().is_none_or(|entered| entered.attachment != attachment) {
             self.leave(datapath);
@@ -298,7 +435,7 @@ impl VirtualHost {
             self.entered = Some(Entered { key, attachment, source: None });
         }
         let Some(entered) = &mut self.entered else { return Ok(Some(LinkFault::NoInterface)) };
-        let source = match interface.source(&self.settings) {
+        let source = match interface.source(&self.settings, vips) {
             Ok(source) => source,
             Err(fault) => {
                 entered.source = None;
@@ -365,7 +502,20 @@ impl VirtualHost {
         }
     }
 
-    fn tell(&self, Transition { from, to, cause, .. }: &Transition) {
+    fn tell(&mut self, Transition { from, to, cause, .. }: &Transition) {
         info!("{}: {from} -> {to}, {cause}", self.name);
+        self.cause = Some(*cause);
+        self.shared.history.push(What::Transition {
+            interface: self.interface.clone(),
+            vhid: self.settings.vhid.get(),
+            from: from.to_string(),
+            to: to.to_string(),
+            cause: cause.to_string(),
+        });
     }
+}
+
+fn engine_config(settings: &Settings, source: Ipv4Addr, in_maintenance: bool) -> engine::Config {
+    let config = settings.engine(source);
+    engine::Config { advskew: if in_maintenance { Advskew::MAX } else { config.advskew }, ..config }
 }

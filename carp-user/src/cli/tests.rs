@@ -61,7 +61,7 @@ const VALUED: [(&str, &str, &str, Check); 14] = [
     ("u", "upscript", UP, |got| scripts(got).up.as_deref() == Some(Path::new(UP))),
     ("d", "downscript", DOWN, |got| scripts(got).down.as_deref() == Some(Path::new(DOWN))),
     ("f", "facility", "local7", |got| got.facility == "local7".parse().unwrap()),
-    ("a", "addr", "10.0.0.7", |got| got.settings.has_vip(Ipv4Addr::new(10, 0, 0, 7))),
+    ("a", "addr", "10.0.0.7", |got| got.settings.vip_addresses().contains(&[10, 0, 0, 7].into())),
     ("x", "xparam", "a b", |got| {
         got.settings.scripts.is_none() || scripts(got).xparam.as_deref() == Some("a b".as_ref())
     }),
@@ -293,7 +293,7 @@ fn the_passphrase_may_be_any_bytes_and_its_file_may_end_without_a_newline() {
 
 #[test]
 fn a_configuration_file_goes_with_no_option_that_describes_a_virtual_host() {
-    let of_the_process = ["config", "facility", "daemonize", "debug", "help", "version"];
+    let of_the_process = ["config", "socket", "facility", "daemonize", "debug", "help", "version"];
     let command = Args::command();
     let others =
         command.get_arguments().map(|option| option.get_id().as_str()).filter(|id| !of_the_process.contains(id));

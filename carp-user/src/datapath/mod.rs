@@ -33,6 +33,15 @@ pub(crate) enum Road {
 }
 
 impl Road {
+    /// Its name, as it is chosen by.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic(_) => "generic",
+            Self::Socket(_) => "socket",
+        }
+    }
+
     /// A line for the log.
     pub(crate) fn describe(&self, interface: &str) -> String {
         match self {
@@ -50,11 +59,8 @@ impl Road {
 /// There is no road for adverts.
 #[derive(Debug, Error)]
 pub(crate) enum DatapathError {
-    /// The XDP program does not work here at all.
-    #[error("{0}; `--datapath socket` needs no XDP")]
-    Xdp(String),
     /// XDP does not work on an interface.
-    #[error("{interface}: {why}")]
+    #[error("{interface}: {why}; the datapath `socket` needs no XDP")]
     Attach {
         /// The interface.
         interface: String,
@@ -76,24 +82,31 @@ pub(crate) enum DatapathError {
 
 /// All roads of this process.
 pub(crate) struct Datapath {
-    /// The XDP program, or why there is none.
-    xdp: Result<AsyncFd<Xdp>, String>,
+    xdp: Option<AsyncFd<Xdp>>,
+    /// Why the XDP program does not work here at all.
+    no_xdp: Option<String>,
     /// One for each interface whose road is a socket.
     sockets: Vec<AsyncFd<AdvertSocket>>,
-    /// The socket that was read last, so that a flood on one does not hold up the others.
+    /// What was read last, XDP or a socket, so that a flood on one does not hold up the others.
     turn: usize,
 }
 
 impl Datapath {
-    /// Loads the XDP program, if one of the choices asks for it. Must be called within the runtime.
-    pub(crate) fn new(choices: &[Choice]) -> Result<Self, DatapathError> {
-        let xdp = if choices.iter().all(|choice| *choice == Choice::Socket) { Err(String::new()) } else { load() };
-        if let Err(why) = &xdp
-            && choices.iter().any(|choice| choice.needs_xdp())
-        {
-            return Err(DatapathError::Xdp(why.clone()));
+    /// No roads yet.
+    pub(crate) const fn new() -> Self {
+        Self { xdp: None, no_xdp: None, sockets: vec![], turn: 0 }
+    }
+
+    /// Loads the XDP program if one of the choices asks for it: later it would hold up the adverts. Must be called
+    /// within the runtime.
+    pub(crate) fn prepare(&mut self, choices: impl IntoIterator<Item = Choice>) {
+        if self.xdp.is_some() || choices.into_iter().all(|choice| choice == Choice::Socket) {
+            return;
         }
-        Ok(Self { xdp, sockets: vec![], turn: 0 })
+        match load() {
+            Ok(xdp) => self.xdp = Some(xdp),
+            Err(why) => self.no_xdp = Some(why),
+        }
     }
 
     /// Lets the adverts of an interface in.
@@ -113,7 +126,8 @@ impl Datapath {
         if choice == Choice::Socket {
             return Err(String::new());
         }
-        let xdp = self.xdp.as_mut().map_err(|why| why.clone())?.get_mut();
+        let Some(xdp) = &mut self.xdp else { return Err(self.no_xdp.clone().unwrap_or_default()) };
+        let xdp = xdp.get_mut();
         if let Some(why) = obstacle(interface) {
             return Err(why.to_owned());
         }
@@ -131,7 +145,7 @@ impl Datapath {
 
     /// Lets no more adverts of an interface in.
     pub(crate) fn leave(&mut self, ifindex: u32) {
-        if let Ok(xdp) = &mut self.xdp {
+        if let Some(xdp) = &mut self.xdp {
             xdp.get_mut().detach(ifindex);
         }
         self.sockets.retain(|socket| socket.get_ref().ifindex() != ifindex);
@@ -141,8 +155,8 @@ impl Datapath {
     pub(crate) fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost) -> Result<(), DatapathError> {
         match (socket_mut(&mut self.sockets, key.ifindex()), &mut self.xdp) {
             (Some(socket), _) => socket.set_vhost(key, *vhost),
-            (None, Ok(xdp)) => xdp.get_mut().set_vhost(key, vhost)?,
-            (None, Err(_)) => {}
+            (None, Some(xdp)) => xdp.get_mut().set_vhost(key, vhost)?,
+            (None, None) => {}
         }
         Ok(())
     }
@@ -152,7 +166,7 @@ impl Datapath {
         if let Some(socket) = socket_mut(&mut self.sockets, key.ifindex()) {
             socket.remove_vhost(key);
         }
-        if let Ok(xdp) = &mut self.xdp {
+        if let Some(xdp) = &mut self.xdp {
             xdp.get_mut().remove_vhost(key);
         }
     }
@@ -162,15 +176,15 @@ impl Datapath {
         if self.socket(ifindex).is_some() {
             return None;
         }
-        self.xdp.as_ref().ok().map(|xdp| xdp.get_ref().id())
+        self.xdp.as_ref().map(|xdp| xdp.get_ref().id())
     }
 
     /// Tells the verdict what we sent ourselves.
     pub(crate) fn set_sent(&mut self, key: VhostKey, sent: &Sent) -> Result<(), DatapathError> {
         match (socket_mut(&mut self.sockets, key.ifindex()), &mut self.xdp) {
             (Some(socket), _) => socket.set_sent(key, *sent),
-            (None, Ok(xdp)) => xdp.get_mut().set_sent(key, sent)?,
-            (None, Err(_)) => {}
+            (None, Some(xdp)) => xdp.get_mut().set_sent(key, sent)?,
+            (None, None) => {}
         }
         Ok(())
     }
@@ -179,7 +193,7 @@ impl Datapath {
     pub(crate) async fn readable(&mut self) -> io::Result<()> {
         poll_fn(|context| {
             let mut is_ready = false;
-            if let Ok(xdp) = &mut self.xdp
+            if let Some(xdp) = &mut self.xdp
                 && let Poll::Ready(mut ready) = xdp.poll_read_ready_mut(context)?
             {
                 ready.clear_ready();
@@ -198,12 +212,13 @@ impl Datapath {
 
     /// Reads what came in next. `None`: nothing is left. `Some(None)`: something of which the agent need not hear.
     pub(crate) fn next(&mut self) -> Option<Option<AdvertEvent>> {
-        if let Some(event) = self.xdp.as_mut().ok().and_then(|xdp| xdp.get_mut().next_event()) {
-            return Some(Some(event));
-        }
-        (0..self.sockets.len()).find_map(|_| {
-            self.turn = (self.turn + 1) % self.sockets.len();
-            self.sockets[self.turn].get_mut().next()
+        let roads = 1 + self.sockets.len();
+        (0..roads).find_map(|_| {
+            self.turn = (self.turn + 1) % roads;
+            match self.turn.checked_sub(1) {
+                Some(socket) => self.sockets[socket].get_mut().next(),
+                None => self.xdp.as_mut()?.get_mut().next_event().map(Some),
+            }
         })
     }
 
@@ -215,7 +230,7 @@ impl Datapath {
 
     /// Forwards what the XDP program has to say to the log.
     pub(crate) fn flush_log(&mut self) {
-        if let Ok(xdp) = &mut self.xdp {
+        if let Some(xdp) = &mut self.xdp {
             xdp.get_mut().flush_log();
         }
     }
@@ -228,7 +243,7 @@ impl Datapath {
 
     /// A counter, over all roads.
     pub(crate) fn counter(&self, row: u32, reason: Reason) -> u64 {
-        let xdp = self.xdp.as_ref().ok().and_then(|xdp| xdp.get_ref().counter(row, reason).ok()).unwrap_or(0);
+        let xdp = self.xdp.as_ref().and_then(|xdp| xdp.get_ref().counter(row, reason).ok()).unwrap_or(0);
         xdp + self.sockets.iter().map(|socket| socket.get_ref().counter(row, reason)).sum::<u64>()
     }
 
@@ -236,8 +251,8 @@ impl Datapath {
     pub(crate) fn last_refused(&self, ifindex: u32, row: u32, reason: Reason) -> Option<Refused> {
         match (self.socket(ifindex), &self.xdp) {
             (Some(socket), _) => socket.last_refused(row, reason),
-            (None, Ok(xdp)) => xdp.get_ref().last_refused(row, reason).ok(),
-            (None, Err(_)) => None,
+            (None, Some(xdp)) => xdp.get_ref().last_refused(row, reason).ok(),
+            (None, None) => None,
         }
     }
 

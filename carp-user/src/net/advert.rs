@@ -2,13 +2,13 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     rc::Rc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use carp_common::{
-    digest::{Passphrase, message_prefix},
+    digest::message_prefix,
     engine::AdvertFields,
     wire::{Destination, Header, ipv4_frame, virtual_mac},
 };
@@ -16,7 +16,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 
 use super::PacketSocket;
-use crate::config::AdvertMac;
+use crate::config::{AdvertMac, Settings};
 
 /// By how much the counter rises at least: a peer that adopts it and adds one never meets it.
 const COUNTER_STEP: u64 = 1 << 16;
@@ -33,18 +33,18 @@ pub(crate) struct AdvertSender {
 }
 
 impl AdvertSender {
-    /// Prepares adverts of `vhid` with these VIPs.
-    pub(crate) fn new(
-        socket: Rc<PacketSocket>,
-        passphrase: &Passphrase,
-        vhid: u8,
-        vips: &[IpAddr],
-        mac: AdvertMac,
-        destination: Destination,
-    ) -> Self {
-        let mut prefix = Hmac::new_from_slice(passphrase.key()).expect("HMAC takes keys of any length");
-        message_prefix(vhid, vips, |piece| prefix.update(piece));
-        Self { socket, vhid, mac, destination, prefix, counter: 0 }
+    /// Prepares the adverts of a virtual host.
+    pub(crate) fn new(socket: Rc<PacketSocket>, settings: &Settings) -> Self {
+        let vhid = settings.vhid.get();
+        let (mac, destination) = (settings.advert_mac, settings.destination);
+        Self { socket, vhid, mac, destination, prefix: prefix(settings), counter: 0 }
+    }
+
+    /// Goes on with other settings, and with its counter.
+    pub(crate) fn set(&mut self, settings: &Settings) {
+        self.mac = settings.advert_mac;
+        self.destination = settings.destination;
+        self.prefix = prefix(settings);
     }
 
     /// The counter for the next advert: at least the wall clock in nanoseconds, and always rising, so that
@@ -81,4 +81,10 @@ impl AdvertSender {
     pub(crate) fn socket(&self) -> &PacketSocket {
         &self.socket
     }
+}
+
+fn prefix(settings: &Settings) -> Hmac<Sha1> {
+    let mut prefix = Hmac::new_from_slice(settings.passphrase.key()).expect("HMAC takes keys of any length");
+    message_prefix(settings.vhid.get(), &settings.vip_addresses(), |piece| prefix.update(piece));
+    prefix
 }

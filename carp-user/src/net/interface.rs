@@ -25,7 +25,7 @@ use rtnetlink::{
         route::{RouteAttribute, RouteFlags, RouteType},
     },
 };
-use tokio::{sync::watch, time};
+use tokio::{select, sync::watch, time};
 
 use super::{NetError, Netlink, vlan};
 use crate::config::Settings;
@@ -58,8 +58,9 @@ pub(crate) struct Interface {
 }
 
 impl Interface {
-    /// The source address for adverts, or what is missing for a virtual host to work here.
-    pub(crate) fn source(&self, settings: &Settings) -> Result<Ipv4Addr, LinkFault> {
+    /// The source address for adverts, or what is missing for a virtual host to work here. It is none of `vips`,
+    /// which come and go.
+    pub(crate) fn source(&self, settings: &Settings, vips: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, LinkFault> {
         if !settings.ignore_link_state {
             if !self.is_up {
                 return Err(LinkFault::InterfaceDown);
@@ -68,7 +69,7 @@ impl Interface {
                 return Err(LinkFault::NoCarrier);
             }
         }
-        let mut own = self.addresses.iter().filter(|(address, _)| !settings.has_vip(*address));
+        let mut own = self.addresses.iter().filter(|(address, _)| !vips.contains(address));
         match settings.source {
             Some(wanted) => own.find(|(address, _)| *address == wanted),
             // The address in the VIP's network, else the first.
@@ -168,18 +169,29 @@ async fn with_address(netlink: &Netlink, address: Ipv4Addr) -> Result<Option<u32
     Ok(addresses(netlink).await?.into_iter().find(|(_, own, _)| *own == address).map(|(index, ..)| index))
 }
 
-/// Watches interfaces: the receiver holds what they are like, and is told after every look.
+/// Watches the interfaces of these names: the receiver holds what they are like, and is told after every look.
 pub(crate) async fn watch(
-    netlink: Netlink,
-    names: BTreeSet<String>,
+    mut names: watch::Receiver<BTreeSet<String>>,
 ) -> Result<watch::Receiver<Arc<Interfaces>>, NetError> {
+    // Its own: the VIP tasks' lists are long, and one socket takes one request for a list at a time.
+    let netlink = Netlink::connect()?;
     let mut events = Box::pin(subscribe(&WATCHED)?);
-    let (sender, receiver) = watch::channel(Arc::new(look(&netlink, &names).await?));
+    let mut known = names.borrow_and_update().clone();
+    let (sender, receiver) = watch::channel(Arc::new(look(&netlink, &known).await?));
     tokio::spawn(async move {
         let mut indices = indices(&sender.borrow());
+        let mut again = time::interval(LOOK_AGAIN);
         loop {
-            match time::timeout(LOOK_AGAIN, events.next()).await {
-                Ok(Some(event)) if !concerns(&event, &names, &indices) => continue,
+            let next = select! {
+                Ok(()) = names.changed() => {
+                    known.clone_from(&names.borrow_and_update());
+                    Err(())
+                }
+                next = events.next() => Ok(next),
+                _ = again.tick() => Err(()),
+            };
+            match next {
+                Ok(Some(event)) if !concerns(&event, &known, &indices) => continue,
                 Ok(Some(_)) => {
                     // One look is enough for all that have happened.
                     while events.next().now_or_never().flatten().is_some() {}
@@ -197,7 +209,7 @@ pub(crate) async fn watch(
                     }
                 }
             }
-            match look(&netlink, &names).await {
+            match look(&netlink, &known).await {
                 Ok(now) => {
                     indices = self::indices(&now);
                     // Told even if nothing has changed: what failed last time may work now.

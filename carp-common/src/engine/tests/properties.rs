@@ -55,6 +55,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Input(Input::AdvertSent)),
         2 => Just(Op::Input(Input::AdvertFailed)),
         1 => Just(Op::Input(Input::StepDown)),
+        1 => select(vec![0, 1, 240]).prop_map(|demotion| Op::Input(Input::Demote(demotion))),
     ]
 }
 

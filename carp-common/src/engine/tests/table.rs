@@ -46,6 +46,7 @@ impl Event {
                 Input::VipsTaken => "VipsTaken",
                 Input::VipsReleased => "VipsReleased",
                 Input::StepDown => "StepDown",
+                Input::Demote(_) => "Demote",
                 Input::Shutdown => "Shutdown",
             },
             Self::Early => "Early",
@@ -53,7 +54,7 @@ impl Event {
         }
     }
 
-    const COUNT: usize = 12;
+    const COUNT: usize = 13;
 }
 
 /// The own interval and dead time of the rows: advbase 1, advskew 100.
@@ -112,6 +113,13 @@ fn heard(after: Duration, advbase: u8, advskew: u8) -> HeardAdvert {
 const NO_CARRIER: Input = Input::LinkDown(LinkFault::NoCarrier);
 const NO_ADDRESS: Input = Input::LinkDown(LinkFault::NoAddress);
 
+/// Word of the demotion counter.
+fn demoted(manual: u8) -> Expected {
+    let mut demotion = Demotion::default();
+    demotion.set_manual(manual);
+    act(Action::Demoted(demotion))
+}
+
 fn rows_of_init() -> Vec<Row> {
     let init = || Host::new(config(1, 100));
     let stopped = || {
@@ -131,6 +139,7 @@ fn rows_of_init() -> Vec<Row> {
         row("VIPs that are not wanted any more", init(), Input::VipsTaken, Init, [], Never),
         row("VIPs are gone", init(), Input::VipsReleased, Init, [], Never),
         row("nothing to step down from", init(), Input::StepDown, Init, [], Never),
+        row("demoted", init(), Input::Demote(1), Init, [demoted(1)], Never),
         row("a stop always runs the down script", init(), Input::Shutdown, Init, [RELEASE], Never),
         row("a second stop", stopped(), Input::Shutdown, Init, [], Never),
         row("no bow-out from INIT", stopped(), Input::VipsReleased, Init, [], Never),
@@ -178,6 +187,8 @@ fn rows_of_backup() -> Vec<Row> {
         row("VIPs that are not wanted any more", yielded(), Input::VipsTaken, Backup, [], Unchanged),
         row("VIPs are gone after yielding", yielded(), Input::VipsReleased, Backup, [], Unchanged),
         row("nothing to step down from", backup(), Input::StepDown, Backup, [], Unchanged),
+        row("demoted", backup(), Input::Demote(1), Backup, [demoted(1)], Unchanged),
+        row("demoted no longer", backup(), Input::Demote(0), Backup, [], Unchanged),
         row("a stop", backup(), Input::Shutdown, Init, [RELEASE, Becomes(Cause::Shutdown)], Never),
         row("a stop while releasing", yielded(), Input::Shutdown, Init, [Becomes(Cause::Shutdown)], Never),
         row("the master may yet speak", backup(), Event::Early, Backup, [], Unchanged),
@@ -216,6 +227,7 @@ fn rows_of_master() -> Vec<Row> {
         row("the VIPs are here", taking(), Input::VipsTaken, Master, [ANNOUNCE], Unchanged),
         row("an old release has ended", master(), Input::VipsReleased, Master, [], Unchanged),
         row("asked to step down", master(), Input::StepDown, Backup, stepped_down, In(DEAD)),
+        row("demoted", master(), Input::Demote(1), Backup, [demoted(1), RELEASE, Becomes(Cause::StepDown)], In(DEAD)),
         row("asked to stop", master(), Input::Shutdown, Init, [RELEASE, Becomes(Cause::Shutdown)], Never),
         row("no advert is due", master(), Event::Early, Master, [], Unchanged),
         row("an advert is due", master(), Event::Due, Master, [advert], In(OWN)),

@@ -269,3 +269,34 @@ fn a_demoted_master_does_not_yield_to_one_that_leaves() {
     assert_eq!(host.handle(Input::Advert(leaves)), [Action::Announce]);
     assert_eq!(host.state(), State::Master);
 }
+
+#[test]
+fn other_settings_keep_the_state_and_count_from_when_the_master_was_last_heard() {
+    let mut backup = Host::backup(config(1, 100)).later(Duration::from_secs(1));
+    let advert = backup.hears(1, 0, 0);
+    backup.handle(Input::Advert(advert));
+    backup = backup.later(Duration::from_millis(500));
+    for (advbase, advskew) in [(1, 254), (2, 0), (1, 0)] {
+        backup.engine.reconfigure(config(advbase, advskew), backup.now);
+        assert_eq!((backup.state(), backup.actions()), (State::Backup, vec![]));
+        assert_eq!(backup.next(), Some(span(3 * u64::from(advbase), advskew.into()) - Duration::from_millis(500)));
+    }
+
+    let mut master = Host::master(config(1, 0)).later(A_MOMENT);
+    master.engine.reconfigure(config(10, 0), master.now);
+    assert!(master.next().unwrap() <= Duration::from_secs(1), "what was promised is kept");
+    assert_eq!(master.sleep()[0], send(10, 0, 0));
+    assert_eq!(master.next(), Some(Duration::from_secs(10)));
+    master.engine.reconfigure(config(1, 254), master.now);
+    assert_eq!((master.state(), master.next()), (State::Master, Some(span(1, 254))));
+    assert_eq!(master.sleep()[0], send(1, 254, 0));
+}
+
+#[test]
+fn other_settings_for_announcements_count_from_the_next_advert() {
+    let mut master = Host::master(announcing(0, 0));
+    assert_eq!(master.sleep().len(), 1);
+    master.engine.reconfigure(announcing(0, 2), master.now);
+    assert_eq!(master.sleep().len(), 1);
+    assert_eq!(master.sleep(), [send(1, 0, 0), Action::Announce]);
+}

@@ -9,6 +9,12 @@ use crate::cli::Args;
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
+/// Of another virtual host of the same process.
+const ANOTHERS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 101);
+
+fn vips() -> BTreeSet<Ipv4Addr> {
+    BTreeSet::from([VIP, ANOTHERS])
+}
 
 fn settings(words: &[&str]) -> Settings {
     let required = ["carpd", "--vhid=7", "--pass=secret", "--addr=10.0.0.100"];
@@ -36,28 +42,29 @@ pub(crate) fn ready() -> Interface {
 #[test]
 fn the_source_is_the_address_in_the_vips_network_else_the_first_but_never_a_vip() {
     let settings = settings(&[]);
-    assert_eq!(with(&[(ELSEWHERE, 24), (OWN, 24)]).source(&settings), Ok(OWN));
-    assert_eq!(with(&[(ELSEWHERE, 24), (OWN, 32)]).source(&settings), Ok(ELSEWHERE));
-    assert_eq!(with(&[(VIP, 24), (OWN, 24)]).source(&settings), Ok(OWN));
-    assert_eq!(with(&[(VIP, 24)]).source(&settings), Err(LinkFault::NoAddress));
-    assert_eq!(with(&[]).source(&settings), Err(LinkFault::NoAddress));
+    assert_eq!(with(&[(ELSEWHERE, 24), (OWN, 24)]).source(&settings, &vips()), Ok(OWN));
+    assert_eq!(with(&[(ELSEWHERE, 24), (OWN, 32)]).source(&settings, &vips()), Ok(ELSEWHERE));
+    assert_eq!(with(&[(VIP, 24), (OWN, 24)]).source(&settings, &vips()), Ok(OWN));
+    assert_eq!(with(&[(ANOTHERS, 24), (OWN, 24)]).source(&settings, &vips()), Ok(OWN));
+    assert_eq!(with(&[(VIP, 24), (ANOTHERS, 24)]).source(&settings, &vips()), Err(LinkFault::NoAddress));
+    assert_eq!(with(&[]).source(&settings, &vips()), Err(LinkFault::NoAddress));
 }
 
 #[test]
 fn a_source_that_was_asked_for_is_that_or_none() {
     let settings = settings(&["--srcip=192.168.0.1"]);
-    assert_eq!(with(&[(OWN, 24), (ELSEWHERE, 24)]).source(&settings), Ok(ELSEWHERE));
-    assert_eq!(with(&[(OWN, 24)]).source(&settings), Err(LinkFault::NoAddress));
+    assert_eq!(with(&[(OWN, 24), (ELSEWHERE, 24)]).source(&settings, &vips()), Ok(ELSEWHERE));
+    assert_eq!(with(&[(OWN, 24)]).source(&settings, &vips()), Err(LinkFault::NoAddress));
 }
 
 #[test]
 fn an_interface_that_is_down_or_without_carrier_will_do_only_if_that_is_to_be_ignored() {
     let unplugged = Interface { has_carrier: false, ..with(&[(OWN, 24)]) };
     let down = Interface { is_up: false, ..unplugged.clone() };
-    assert_eq!(unplugged.source(&settings(&[])), Err(LinkFault::NoCarrier));
-    assert_eq!(down.source(&settings(&[])), Err(LinkFault::InterfaceDown));
+    assert_eq!(unplugged.source(&settings(&[]), &vips()), Err(LinkFault::NoCarrier));
+    assert_eq!(down.source(&settings(&[]), &vips()), Err(LinkFault::InterfaceDown));
     for interface in [unplugged, down] {
-        assert_eq!(interface.source(&settings(&["--ignoreifstate"])), Ok(OWN));
+        assert_eq!(interface.source(&settings(&["--ignoreifstate"]), &vips()), Ok(OWN));
     }
 }
 

@@ -1,0 +1,190 @@
+//! What carpctl and a changed configuration ask of the agent.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process,
+};
+
+use anyhow::Result;
+use carp_common::{abi::MAX_VHOSTS, engine::Input};
+
+use super::{Agent, Named, link::Link, vhost::VirtualHost};
+use crate::{
+    clock::now,
+    config::Settings,
+    control::{
+        Answer, Command,
+        protocol::{Status, Target, VERSION},
+    },
+    lock::Lock,
+};
+
+impl Agent {
+    /// Does what is asked, or tells what is asked for.
+    pub(super) fn handle_command(&mut self, command: Command) {
+        // A client that has gone need not be told.
+        match command {
+            Command::Status(reply) => drop(reply.send(Box::new(self.status()))),
+            Command::Demote { target, demotion, reply } => drop(reply.send(self.demote(&target, demotion))),
+            Command::Maintenance { on, reply } => drop(reply.send(Ok(self.set_maintenance(on)))),
+            Command::Apply { hosts, reply } => self.replace(hosts, reply),
+        }
+    }
+
+    fn status(&mut self) -> Status {
+        let now = now();
+        let mut hosts: Vec<_> = self.hosts.values().collect();
+        hosts.sort_by_key(|host| (host.interface(), host.settings().vhid));
+        let virtual_hosts = hosts.into_iter().map(|host| {
+            let road = self.links.get(host.interface()).and_then(Link::road);
+            host.status(&mut self.datapath, road, now)
+        });
+        Status {
+            version: VERSION,
+            carpd: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: process::id(),
+            configuration: self.desk.reload.file().cloned(),
+            maintenance: self.in_maintenance,
+            virtual_hosts: virtual_hosts.collect(),
+            received_for_none: self.received_for_none(),
+        }
+    }
+
+    fn demote(&mut self, target: &Target, demotion: u8) -> Result<String, String> {
+        let meant = |host: &&mut VirtualHost| target.is(host.interface(), host.settings().vhid);
+        let mut names = vec![];
+        for host in self.hosts.values_mut().filter(meant) {
+            host.handle(Input::Demote(demotion));
+            names.push(host.name());
+        }
+        if names.is_empty() {
+            return Err("there is no such virtual host: `carpctl status` lists them".to_owned());
+        }
+        let names = names.join(", ");
+        Ok(if demotion == 0 {
+            format!("{names}: demoted no longer")
+        } else {
+            format!("{names}: demoted by {demotion}")
+        })
+    }
+
+    fn set_maintenance(&mut self, on: bool) -> String {
+        self.in_maintenance = on;
+        self.hosts.values_mut().for_each(|host| host.set_maintenance(on));
+        format!("maintenance {}", if on { "on: this server is the last resort" } else { "off" })
+    }
+
+    /// Takes out what is not to be served any more; the rest follows when that has left.
+    fn replace(&mut self, hosts: Vec<Settings>, reply: Answer) {
+        // In a file every virtual host has an interface.
+        let hosts: Named =
+            hosts.into_iter().filter_map(|settings| Some((settings.interface.clone()?, settings))).collect();
+        for host in self.hosts.values_mut() {
+            let is_it = |(interface, settings): &(String, Settings)| {
+                interface == host.interface() && settings.vhid == host.settings().vhid
+            };
+            if !hosts.iter().any(is_it) {
+                host.handle(Input::Shutdown);
+            }
+        }
+        self.next = Some((hosts, reply));
+    }
+
+    /// Forgets virtual hosts that have left, if others are to follow; not at the end of carpd.
+    pub(super) fn forget_stopped(&mut self) {
+        if self.next.is_none() {
+            return;
+        }
+        let mut stopped = self.hosts.extract_if(.., |_, host| host.engine().is_stopped());
+        let is_over = |host: &VirtualHost| host.engine().is_stopping();
+        for (_, mut host) in stopped.by_ref() {
+            host.leave(&mut self.datapath);
+        }
+        drop(stopped);
+        if self.hosts.values().any(is_over) {
+            return;
+        }
+        if let Some((hosts, reply)) = self.next.take() {
+            let done = self.apply(hosts).map_err(|error| format!("{error:#}"));
+            reply.send(done).ok();
+        }
+    }
+
+    /// Serves these virtual hosts; those that are there go on with the settings that they have now. What has changed.
+    ///
+    /// # Errors
+    /// Another carpd serves one of them; nothing is done then.
+    pub(super) fn apply(&mut self, hosts: Named) -> Result<String> {
+        let by_name: BTreeMap<_, _> =
+            self.hosts.iter().map(|(row, host)| ((host.interface().to_owned(), host.settings().vhid), *row)).collect();
+        let mut locks = vec![];
+        for (interface, settings) in &hosts {
+            let known = by_name.get(&(interface.clone(), settings.vhid));
+            locks.push(if known.is_none() { Some(Lock::take(interface, settings.vhid.get())?) } else { None });
+        }
+        self.datapath.prepare(hosts.iter().map(|(_, settings)| settings.datapath));
+        let (mut added, mut changed, mut same) = (0, 0, 0);
+        for ((interface, settings), lock) in hosts.into_iter().zip(locks) {
+            let row = by_name.get(&(interface.clone(), settings.vhid));
+            match (row.and_then(|row| self.hosts.get_mut(row)), lock) {
+                (Some(host), _) if *host.settings() == settings => same += 1,
+                (Some(host), _) => {
+                    host.set(&mut self.datapath, settings);
+                    changed += 1;
+                }
+                (None, Some(lock)) => {
+                    let row = self.free_row();
+                    let shared = self.shared.clone();
+                    let host = VirtualHost::new(row, lock, interface, settings, self.in_maintenance, shared, now());
+                    self.hosts.insert(row, host);
+                    added += 1;
+                }
+                (None, None) => {}
+            }
+        }
+        self.set_links();
+        Ok(format!("{added} added, {changed} changed, {same} as before"))
+    }
+
+    /// A row that is not in use, and has not been for long: what was reported of it has been handled.
+    fn free_row(&mut self) -> u32 {
+        loop {
+            self.last_row = self.last_row % MAX_VHOSTS + 1;
+            if !self.hosts.contains_key(&self.last_row) {
+                return self.last_row;
+            }
+        }
+    }
+
+    /// The interfaces of the virtual hosts that are there now.
+    fn set_links(&mut self) {
+        let mut by_interface: BTreeMap<&str, Vec<&VirtualHost>> = BTreeMap::new();
+        for host in self.hosts.values() {
+            by_interface.entry(host.interface()).or_default().push(host);
+        }
+        for (interface, hosts) in &by_interface {
+            let name = match &hosts[..] {
+                [host] => host.name().to_owned(),
+                hosts => format!("{interface}, {} vhids", hosts.len()),
+            };
+            let groups = hosts.iter().map(|host| host.settings().destination.ip).collect();
+            let link = self.links.entry((*interface).to_owned()).or_insert_with(|| Link::new((*interface).to_owned()));
+            link.set(name, hosts[0].settings().datapath, groups);
+        }
+        for (_, mut link) in self.links.extract_if(.., |name, _| !by_interface.contains_key(name.as_str())) {
+            link.leave(&mut self.datapath);
+        }
+        let names: BTreeSet<String> = self.links.keys().cloned().collect();
+        self.vips = self.hosts.values().flat_map(|host| host.settings().vips.iter().map(|vip| vip.address)).collect();
+        // At once with what is known of them, and again when the watcher has looked.
+        self.looks.mark_changed();
+        self.names.send_if_modified(|known| {
+            if *known == names {
+                false
+            } else {
+                *known = names;
+                true
+            }
+        });
+    }
+}

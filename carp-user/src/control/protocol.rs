@@ -1,0 +1,204 @@
+//! What carpctl and carpd say to each other over the control socket: a line of JSON each way.
+//!
+//! A client sends one [`Request`] and reads [`Reply`]s until the connection closes; only [`Request::Events`] with
+//! `follow` goes on for ever. `carpctl status --json` prints a [`Status`] and `carpctl events --json` [`Event`]s as
+//! they are here: fields may be added, none is renamed or removed while [`VERSION`] stays.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Version of this protocol, in every [`Status`].
+pub(crate) const VERSION: u32 = 1;
+/// Where the socket is unless another path is given.
+pub(crate) const SOCKET: &str = "/run/carp/carpd.sock";
+
+/// What a client asks for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// How things stand.
+    Status,
+    /// The last transitions and alarms; with `follow`, each one from now on, too.
+    Events {
+        /// Whether to go on.
+        follow: bool,
+    },
+    /// Demote virtual hosts by so much, or by 0 no longer: all, or only those named.
+    Demote {
+        /// The virtual hosts: all of them, an interface's, or one.
+        target: Target,
+        /// 0 to 254.
+        demotion: u8,
+    },
+    /// Make this server the last resort, or no longer; kept over restarts.
+    Maintenance {
+        /// Whether it is to be.
+        on: bool,
+    },
+    /// Read the configuration file again.
+    Reload,
+}
+
+/// Virtual hosts: of all interfaces and vhids, or only of those named.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Target {
+    /// Only those on this interface.
+    pub(crate) interface: Option<String>,
+    /// Only those with this vhid.
+    pub(crate) vhid: Option<u8>,
+}
+
+/// What carpd answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Reply {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Events`], one for each.
+    Event(Event),
+    /// Done, and what was done.
+    Done(String),
+    /// Not done, and why.
+    Error(String),
+}
+
+/// How things stand.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// [`VERSION`].
+    pub(crate) version: u32,
+    /// carpd's own version.
+    pub(crate) carpd: String,
+    /// Its process.
+    pub(crate) pid: u32,
+    /// Its configuration file; `null` for a virtual host from the command line.
+    pub(crate) configuration: Option<PathBuf>,
+    /// Whether this server is the last resort.
+    pub(crate) maintenance: bool,
+    /// The virtual hosts, in the order of interface and vhid.
+    pub(crate) virtual_hosts: Vec<VirtualHost>,
+    /// Frames of protocol 112 that were for none of them, by reason.
+    pub(crate) received_for_none: BTreeMap<String, u64>,
+}
+
+/// A virtual host.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VirtualHost {
+    /// Its interface.
+    pub(crate) interface: String,
+    /// Its virtual host id.
+    pub(crate) vhid: u8,
+    /// `INIT`, `BACKUP` or `MASTER`.
+    pub(crate) state: String,
+    /// Since when, RFC 3339.
+    pub(crate) since: String,
+    /// For how many seconds.
+    pub(crate) seconds: f64,
+    /// Why, as in the log; empty before the first change of state.
+    pub(crate) cause: String,
+    /// The VIPs, with their prefix lengths.
+    pub(crate) addresses: Vec<String>,
+    /// What its own adverts come from; `null` while there is no such address.
+    pub(crate) source: Option<IpAddr>,
+    /// advbase in seconds.
+    pub(crate) advbase: u8,
+    /// advskew in 1/256 s as it is advertised: 254 in maintenance.
+    pub(crate) advskew: u8,
+    /// Whether it takes over from a less preferred master.
+    pub(crate) preempt: bool,
+    /// How long a silence it takes for a master's death, in seconds.
+    pub(crate) dead_seconds: f64,
+    /// The demotion counter.
+    pub(crate) demotion: Demotion,
+    /// The other host that was heard last; `null` if none ever was. The master, while this host is BACKUP.
+    pub(crate) heard: Option<Heard>,
+    /// `native`, `generic` or `socket`; `null` while adverts cannot be received.
+    pub(crate) datapath: Option<String>,
+    /// Adverts that have left.
+    pub(crate) sent: u64,
+    /// Adverts that came in, by reason (BSD's carpstats), as far as there are any.
+    pub(crate) received: BTreeMap<String, u64>,
+    /// Who sent the last refused advert, by reason.
+    pub(crate) refused: BTreeMap<String, Refused>,
+    /// Frames that a packet socket has lost on this interface.
+    pub(crate) lost: u64,
+    /// What is wrong, in words.
+    pub(crate) troubles: Vec<String>,
+    /// What may be wrong, in words.
+    pub(crate) hints: Vec<String>,
+}
+
+/// The demotion counter and what it is made of.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Demotion {
+    /// The demote byte of its adverts.
+    pub(crate) total: u8,
+    /// The administrator's part.
+    pub(crate) manual: u8,
+    /// The part of send errors.
+    pub(crate) send_errors: u8,
+}
+
+/// Another host's last advert.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Heard {
+    /// Its source.
+    pub(crate) address: IpAddr,
+    /// How many seconds ago.
+    pub(crate) seconds: f64,
+    /// Its advbase in seconds.
+    pub(crate) advbase: u8,
+    /// Its advskew in 1/256 s.
+    pub(crate) advskew: u8,
+    /// Its demotion counter.
+    pub(crate) demote: u8,
+}
+
+/// The sender of an advert that was refused.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Refused {
+    /// Its source address.
+    pub(crate) address: IpAddr,
+    /// Its Ethernet source.
+    pub(crate) mac: String,
+}
+
+/// A transition or an alarm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    /// From 1 since carpd started, without a gap.
+    pub(crate) number: u64,
+    /// When, RFC 3339.
+    pub(crate) time: String,
+    /// What.
+    #[serde(flatten)]
+    pub(crate) what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub(crate) enum What {
+    /// A virtual host changed its state.
+    Transition {
+        /// Its interface.
+        interface: String,
+        /// Its virtual host id.
+        vhid: u8,
+        /// The state that was left.
+        from: String,
+        /// The state that was entered.
+        to: String,
+        /// Why.
+        cause: String,
+    },
+    /// A line of the log that is a warning or an error.
+    Alarm {
+        /// `warning` or `error`.
+        severity: String,
+        /// The line; it begins with interface and vhid where it is about one virtual host.
+        text: String,
+    },
+}

@@ -1,0 +1,54 @@
+//! Reading the configuration again: as carpctl or SIGHUP asks.
+
+use std::{path::PathBuf, sync::Arc};
+
+use log::{error, info};
+use tokio::{sync::Mutex, task::spawn_blocking};
+
+use super::{Command, Commands, ask};
+use crate::{
+    config::file,
+    systemd::{self, Notice},
+};
+
+/// Reads the file, and hands it to the loop. Clones take turns.
+#[derive(Clone)]
+pub(crate) struct Reload {
+    file: Option<PathBuf>,
+    commands: Commands,
+    turn: Arc<Mutex<()>>,
+}
+
+impl Reload {
+    /// Of this file, if there is one.
+    pub(crate) fn new(file: Option<PathBuf>, commands: Commands) -> Self {
+        Self { file, commands, turn: Arc::default() }
+    }
+
+    /// The file.
+    pub(crate) const fn file(&self) -> Option<&PathBuf> {
+        self.file.as_ref()
+    }
+
+    /// Applies what is different in the file now; what has changed, or why nothing has. Both are logged.
+    pub(crate) async fn run(&self) -> Result<String, String> {
+        let Some(file) = self.file.clone() else {
+            return Err("this carpd serves a virtual host from its command line: there is no file to read".to_owned());
+        };
+        // A later one reads the file later.
+        let _turn = self.turn.lock().await;
+        systemd::notify(Notice::Reloading);
+        let path = file.display().to_string();
+        let done = match spawn_blocking(move || file::read(&file)).await {
+            Ok(Ok(hosts)) => ask(&self.commands, |reply| Command::Apply { hosts, reply }).await.flatten(),
+            Ok(Err(error)) => Err(format!("{error:#}")),
+            Err(error) => Err(format!("{path}: {error}")),
+        };
+        systemd::notify(Notice::Ready);
+        match &done {
+            Ok(changes) => info!("reloaded {path}: {changes}"),
+            Err(why) => why.lines().for_each(|line| error!("not reloaded, nothing has changed: {line}")),
+        }
+        done
+    }
+}

@@ -1,0 +1,198 @@
+//! carpd's end of the control socket.
+
+use std::{
+    fs, io,
+    os::unix::{fs::PermissionsExt, net::UnixStream as StdUnixStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use log::{info, warn};
+use nix::unistd::{Gid, Group, chown, getegid};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    select,
+    sync::{Semaphore, broadcast::error::RecvError},
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Command, Commands, Reload, ask, peer,
+    protocol::{Reply, Request},
+};
+use crate::{history::History, maintenance};
+
+/// Clients at a time.
+const CLIENTS: usize = 64;
+/// Longest request in bytes.
+const REQUEST: u64 = 4096;
+/// How long a client may take to ask, and to read each answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// After an error in accepting clients, most likely for want of descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// Whose members may ask.
+const GROUP: &str = "carp";
+/// Of the socket.
+const MODE: u32 = 0o660;
+
+/// What is needed to answer.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    /// The way to the loop.
+    pub(crate) commands: Commands,
+    /// What has happened.
+    pub(crate) history: History,
+    /// How to read the configuration again.
+    pub(crate) reload: Reload,
+}
+
+/// Serves clients at a socket with this path from now on; the socket goes when the value is dropped.
+pub(crate) fn listen(path: &Path, desk: Desk) -> Result<Socket> {
+    if StdUnixStream::connect(path).is_ok() {
+        bail!("{} is another carpd's: give this one its own (--socket)", path.display());
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    // Left behind by a crash.
+    fs::remove_file(path).ok();
+    let cannot = || format!("cannot listen on {}", path.display());
+    let listener = UnixListener::bind(path).with_context(cannot)?;
+    let group = Group::from_name(GROUP).ok().flatten().map_or_else(getegid, |group| group.gid);
+    chown(path, None, Some(group)).with_context(cannot)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(MODE)).with_context(cannot)?;
+    tokio::spawn(accept(listener, group, desk));
+    Ok(Socket(path.to_owned()))
+}
+
+/// A socket's path.
+pub(crate) struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        fs::remove_file(&self.0).ok();
+    }
+}
+
+async fn accept(listener: UnixListener, group: Gid, desk: Desk) {
+    let clients = Arc::new(Semaphore::new(CLIENTS));
+    loop {
+        let client = match listener.accept().await {
+            Ok((client, _)) => client,
+            Err(error) => {
+                warn!("control socket: {error}");
+                sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&clients).try_acquire_owned() else {
+            refuse(&client, format!("{CLIENTS} clients are being served: try again"));
+            continue;
+        };
+        if !peer::may_ask(&client, group).unwrap_or(false) {
+            refuse(&client, format!("only root and the members of the group {GROUP} may ask"));
+            continue;
+        }
+        let desk = desk.clone();
+        tokio::spawn(async move {
+            let uid = client.peer_cred().map_or(u32::MAX, |peer| peer.uid());
+            let (from, to) = client.into_split();
+            // An error is that the client has gone, or is too slow.
+            Client { uid, from, to, desk }.serve().await.ok();
+            drop(place);
+        });
+    }
+}
+
+/// Says why, if there is room for it.
+fn refuse(client: &UnixStream, why: String) {
+    client.try_write(&line(&Reply::Error(why))).ok();
+}
+
+fn line(reply: &Reply) -> Vec<u8> {
+    let mut line = serde_json::to_vec(reply).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+struct Client {
+    uid: u32,
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+    desk: Desk,
+}
+
+impl Client {
+    async fn serve(mut self) -> io::Result<()> {
+        let mut text = Vec::new();
+        let mut request = BufReader::new(&mut self.from).take(REQUEST);
+        timeout(PATIENCE, request.read_until(b'\n', &mut text)).await??;
+        let request: Request = match serde_json::from_slice(&text) {
+            Ok(request) => request,
+            Err(error) => return self.send(&Reply::Error(format!("cannot understand the request: {error}"))).await,
+        };
+        let reply = match request {
+            Request::Status => ask(&self.desk.commands, Command::Status).await.map(Reply::Status),
+            Request::Events { follow } => return self.tell_events(follow).await,
+            Request::Demote { target, demotion } => {
+                let demote = |reply| Command::Demote { target, demotion, reply };
+                self.noted(ask(&self.desk.commands, demote).await.flatten())
+            }
+            Request::Maintenance { on } => self.noted(self.set_maintenance(on).await),
+            Request::Reload => self.desk.reload.run().await.map(Reply::Done),
+        };
+        self.send(&reply.unwrap_or_else(Reply::Error)).await
+    }
+
+    /// On disk first: what cannot be kept is not done.
+    async fn set_maintenance(&self, on: bool) -> Result<String, String> {
+        let kept = spawn_blocking(move || maintenance::keep(on)).await;
+        kept.map_err(anyhow::Error::from).flatten().map_err(|error| format!("{error:#}; nothing has changed"))?;
+        ask(&self.desk.commands, |reply| Command::Maintenance { on, reply }).await.flatten()
+    }
+
+    /// Who asked for what changes something belongs in the log.
+    fn noted(&self, done: Result<String, String>) -> Result<Reply, String> {
+        done.map(|done| {
+            info!("{done}, as user {} asked", self.uid);
+            Reply::Done(done)
+        })
+    }
+
+    async fn tell_events(&mut self, follow: bool) -> io::Result<()> {
+        if !follow {
+            for event in self.desk.history.all() {
+                self.send(&Reply::Event(event)).await?;
+            }
+            return Ok(());
+        }
+        let (events, mut following) = self.desk.history.follow();
+        for event in events {
+            self.send(&Reply::Event(event)).await?;
+        }
+        let mut rest = [0];
+        loop {
+            let reply = select! {
+                event = following.recv() => match event {
+                    Ok(event) => Reply::Event(event),
+                    Err(RecvError::Lagged(missed)) => Reply::Error(format!("{missed} events were missed")),
+                    Err(RecvError::Closed) => return Ok(()),
+                },
+                // There is no second request: the client has gone, or has lost its mind.
+                _ = self.from.read(&mut rest) => return Ok(()),
+            };
+            self.send(&reply).await?;
+        }
+    }
+
+    async fn send(&mut self, reply: &Reply) -> io::Result<()> {
+        timeout(PATIENCE, self.to.write_all(&line(reply))).await?
+    }
+}

@@ -1,0 +1,37 @@
+//! Whether this server is the last resort: kept on disk, so that a restart does not end it.
+
+use std::{env, fs, io, path::PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Where it is kept, unless systemd names a folder (StateDirectory=).
+const FOLDER: &str = "/var/lib/carp";
+
+/// Whether it was so when this was last decided.
+pub(crate) fn is_on() -> bool {
+    file().exists()
+}
+
+/// Keeps it.
+pub(crate) fn keep(on: bool) -> Result<()> {
+    let file = file();
+    if on {
+        let cannot = || format!("cannot keep it in {}", file.display());
+        fs::create_dir_all(folder()).with_context(cannot)?;
+        return fs::File::create(&file).and_then(|file| file.sync_all()).with_context(cannot);
+    }
+    match fs::remove_file(&file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn file() -> PathBuf {
+    folder().join("maintenance")
+}
+
+fn folder() -> PathBuf {
+    env::var_os("STATE_DIRECTORY").map_or_else(|| FOLDER.into(), PathBuf::from)
+}
