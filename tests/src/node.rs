@@ -27,7 +27,7 @@ pub const OTHER: &str = "--advbase=0 --advskew=80";
 
 /// The environment variable with the road that adverts take in the tests: what --datapath accepts. Unless it is
 /// set, nothing is asked for, and native XDP is expected.
-const ROAD: &str = "CARP_TEST_DATAPATH";
+pub const ROAD: &str = "CARP_TEST_DATAPATH";
 
 /// No expectation: it only ends a test that would hang.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -61,6 +61,11 @@ impl Report {
     /// A counter of received adverts, 0 if it is not told.
     pub fn count(&self, name: &str) -> u64 {
         self.counters.get(name).copied().unwrap_or(0)
+    }
+
+    /// The names of the counters that are not 0.
+    pub fn counted(&self) -> Vec<&str> {
+        self.counters.keys().map(String::as_str).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Many virtual hosts in one agent, from a configuration file.
 
+use std::env;
 use std::fs::{self, Permissions};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
@@ -8,6 +9,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use carp_tests::foreign::{Mode, attach};
+use carp_tests::node::ROAD;
 use carp_tests::{Agent, Folder, Host, LONG, Lab, Node, VIP, Wire, carpd_path, eventually};
 use nix::sys::signal::Signal;
 
@@ -24,7 +26,7 @@ fn folder() -> Result<Folder> {
 
 /// Writes a configuration: the defaults, and these virtual hosts.
 fn write(folder: &Folder, hosts: &[String]) -> Result<()> {
-    let road = std::env::var("CARP_TEST_DATAPATH").map(|road| format!("datapath = {road:?}\n")).unwrap_or_default();
+    let road = env::var(ROAD).map(|road| format!("datapath = {road:?}\n")).unwrap_or_default();
     let text = format!("{DEFAULTS}{road}{}", hosts.concat());
     let secret = folder.path().join("secret");
     fs::write(folder.path().join("carpd.toml"), text.replace("\"secret\"", &format!("{secret:?}"))).context("writing")
@@ -190,6 +192,40 @@ fn a_virtual_host_that_cannot_work_leaves_the_others_alone() -> Result<()> {
     assert_eq!(changes(&on_a, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
     assert_eq!(changes(&on_a, "x0 vhid 4"), <[&str; 0]>::default());
     Ok(())
+}
+
+#[test]
+fn an_interface_that_gets_the_name_of_another_serves_what_belongs_to_that_name() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    cable(&a, &b)?;
+    let of_a = folder()?;
+    write(&of_a, &[virtual_host(1, VIP, ""), virtual_host(2, ON_ETH1, "interface = \"eth1\"")])?;
+    let on_a = start(&a, &of_a)?;
+    let addresses = |device: &str| a.ns().ip(&format!("-4 -brief addr show dev {device}"));
+    for name in ["eth0 vhid 1", "eth1 vhid 2"] {
+        wait_for_change(&on_a, name, "BACKUP -> MASTER")?;
+    }
+    eventually("both have their address", LONG, || {
+        Ok(addresses("eth0")?.contains("10.77.0.100/") && addresses("eth1")?.contains("10.78.0.100/"))
+    })?;
+    a.ns().ip("link set eth0 name old0")?;
+    wait_for_change(&on_a, "eth0 vhid 1", "MASTER -> INIT")?;
+    eventually("it is given up there", LONG, || Ok(!addresses("old0")?.contains("10.77.0.100/")))?;
+
+    a.ns().ip("link set eth1 name eth0")?;
+    wait_for_change(&on_a, "eth1 vhid 2", "MASTER -> INIT")?;
+    eventually("vhid 1 is master again", LONG, || Ok(changes(&on_a, "eth0 vhid 1").len() == 5))?;
+    eventually("one address for the other", LONG, || {
+        let addresses = addresses("eth0")?;
+        Ok(addresses.contains("10.77.0.100/") && !addresses.contains("10.78.0.100/"))
+    })?;
+    // And it hears what comes in there.
+    let road = env::var(ROAD).unwrap_or("auto".to_owned());
+    let options = ["--interface=eth1", "--vhid=1", "--addr=10.77.0.100", "--advbase=0", "--advskew=30", "--preempt"];
+    let options = [&options[..], &["--pass=open sesame", &format!("--datapath={road}")]].concat();
+    let _on_b = b.carpd(&options)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "MASTER -> BACKUP")
 }
 
 #[test]

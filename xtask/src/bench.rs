@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 
 use anyhow::Result;
-use xtask::process;
+use xtask::{process, tools};
 
-use crate::{build, root};
+use crate::{build, root, test::TEST_TOOLS};
 
 /// What `cargo xtask bench` takes.
 #[derive(Debug, clap::Args)]
@@ -19,6 +19,8 @@ pub(crate) struct Options {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Bench {
+    /// What many virtual hosts cost, beside keepalived and ucarp
+    Agent,
     /// What the kernel spends on a frame
     Xdp,
     /// How long the address is gone
@@ -29,9 +31,10 @@ enum Bench {
 
 /// Builds the benchmark and runs it as root.
 pub(crate) fn bench(options: &Options) -> Result<()> {
-    // The failover benchmark runs the carpd that lies beside it.
+    // The benchmarks run the carpd that lies beside it.
     build::carpd(true)?;
     let name = match options.bench {
+        Bench::Agent => "agent",
         Bench::Xdp => "xdp",
         Bench::Failover => "failover",
         Bench::Flood => "flood",
@@ -39,5 +42,8 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     let mut cargo = process::cargo();
     cargo.args(["bench", "--package", "carp-tests", "--bench", name, "--"]).args(&options.args);
     root::run_as_root(&mut cargo)?;
+    if matches!(options.bench, Bench::Agent) {
+        cargo.env(TEST_TOOLS, tools::find_or_fetch()?);
+    }
     process::run(&mut cargo)
 }

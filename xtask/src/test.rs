@@ -10,7 +10,7 @@ use crate::steps::step;
 use crate::{build, root};
 
 /// Where the tests find the programs that this machine lacks: folders, as in PATH.
-const TEST_TOOLS: &str = "CARP_TEST_TOOLS";
+pub(crate) const TEST_TOOLS: &str = "CARP_TEST_TOOLS";
 
 /// Which road adverts take in the tests, if not the best one: native XDP.
 const TEST_DATAPATH: &str = "CARP_TEST_DATAPATH";
