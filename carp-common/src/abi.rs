@@ -4,11 +4,14 @@
 //! both sides and `bpftool map dump` see the same bytes. Addresses are 16 bytes in network order, an IPv4
 //! address in its IPv4-mapped form.
 
+mod heard;
+
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zeroize::Zeroize;
 
-use crate::{digest::DigestKey, reason::Reason, time::Time};
+pub use self::heard::{Heard, LastHeard};
+use crate::{digest::DigestKey, reason::Reason};
 
 /// Most virtual hosts that one program serves.
 pub const MAX_VHOSTS: u32 = 1024;
@@ -180,101 +183,6 @@ impl SourceKey {
     }
 }
 
-/// What a valid advert said, and when it arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Heard {
-    arrival: u64,
-    counter: u64,
-    advbase: u8,
-    advskew: u8,
-    demote: u8,
-    reserved: [u8; 5],
-}
-
-impl Heard {
-    /// What `advert` said; it arrived at `arrival`, in nanoseconds of CLOCK_BOOTTIME.
-    #[inline(always)]
-    #[must_use]
-    pub const fn new(advert: &Advert, arrival: u64) -> Self {
-        Self {
-            arrival,
-            counter: advert.counter,
-            advbase: advert.advbase,
-            advskew: advert.advskew,
-            demote: advert.demote,
-            reserved: [0; 5],
-        }
-    }
-
-    /// When it arrived in the kernel.
-    #[must_use]
-    pub const fn arrival(&self) -> Time {
-        Time::from_nanos(self.arrival)
-    }
-
-    /// Its counter.
-    #[must_use]
-    pub const fn counter(&self) -> u64 {
-        self.counter
-    }
-
-    /// Its advbase in seconds.
-    #[must_use]
-    pub const fn advbase(&self) -> u8 {
-        self.advbase
-    }
-
-    /// Its advskew in 1/256 s.
-    #[must_use]
-    pub const fn advskew(&self) -> u8 {
-        self.advskew
-    }
-
-    /// Its demotion counter.
-    #[must_use]
-    pub const fn demote(&self) -> u8 {
-        self.demote
-    }
-}
-
-/// The last valid advert of a source: the truth that the agent asks before it believes in a silence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct LastHeard {
-    heard: Heard,
-    notified: u64,
-}
-
-impl LastHeard {
-    /// `notified` is when an advert that said the same last woke the agent, in nanoseconds of
-    /// CLOCK_BOOTTIME.
-    #[inline(always)]
-    #[must_use]
-    pub const fn new(heard: Heard, notified: u64) -> Self {
-        Self { heard, notified }
-    }
-
-    /// The advert.
-    #[must_use]
-    pub const fn heard(&self) -> Heard {
-        self.heard
-    }
-
-    /// When the agent was last woken for an advert that said exactly the same, if that was less than an
-    /// advert interval of its sender before `now`.
-    #[inline(always)]
-    #[must_use]
-    pub const fn repeat_of(&self, advert: &Advert, now: u64) -> Option<u64> {
-        let Heard { counter, advbase, advskew, demote, .. } = self.heard;
-        let same = counter == advert.counter
-            && advbase == advert.advbase
-            && advskew == advert.advskew
-            && demote == advert.demote;
-        if same && now.wrapping_sub(self.notified) < advert.interval_nanos() { Some(self.notified) } else { None }
-    }
-}
-
 /// A valid advert as the kernel hands it to the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -420,7 +328,7 @@ const _: () = {
     assert!(size_of::<Sent>() == 24);
     assert!(size_of::<SourceKey>() == 24);
     assert!(size_of::<Heard>() == 24);
-    assert!(size_of::<LastHeard>() == 32);
+    assert!(size_of::<LastHeard>() == 56);
     // Eight bytes short of what an event may take: room for a sequence number.
     assert!(size_of::<AdvertEvent>() == 56);
     assert!(size_of::<Refused>() == 24);
@@ -462,18 +370,5 @@ mod tests {
         assert!(sent.is_echo(&address_bytes(us), 1), "however old");
         assert!(!sent.is_echo(&address_bytes(us), 101), "never sent");
         assert!(!sent.is_echo(&mapped([10, 0, 0, 2]), 100), "a peer that adopted our counter");
-    }
-
-    #[test]
-    fn a_repeat_says_the_same_within_the_interval() {
-        let source = SourceKey::new(VhostKey::new(1, 1, Family::V4), mapped([10, 0, 0, 1]));
-        let advert = Advert { source, mac: [0; 6], counter: 9, advbase: 1, advskew: 128, demote: 0 };
-        let heard = LastHeard::new(Heard::new(&advert, 5_000), 5_000);
-        assert_eq!(heard.repeat_of(&advert, 1_500_000_000), Some(5_000));
-        assert_eq!(heard.repeat_of(&advert, 1_500_005_000), None, "an interval later");
-        assert_eq!(heard.repeat_of(&Advert { counter: 10, ..advert }, 6_000), None);
-        assert_eq!(heard.repeat_of(&Advert { advskew: 0, ..advert }, 6_000), None);
-        assert_eq!(heard.repeat_of(&Advert { advbase: 0, ..advert }, 6_000), None);
-        assert_eq!(heard.repeat_of(&Advert { demote: 1, ..advert }, 6_000), None);
     }
 }

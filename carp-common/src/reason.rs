@@ -25,8 +25,8 @@ pub enum Reason {
     Echo = 6,
     /// Protocol 112 that is not an advert of ours, and therefore left alone: VRRP, another vhid, garbage.
     Other = 7,
-    /// Valid, but the same as one that has woken the agent within its interval: it updated the last-heard
-    /// map and woke nobody. Counted beside `Ipackets`.
+    /// Valid, but the same as one that has woken the agent within its interval, or a replay
+    /// (`abi::heard`): it woke nobody. Counted beside `Ipackets`.
     Repeat = 8,
     /// Valid, but the event ring was full: the agent finds it in the last-heard map. Counted beside
     /// `Ipackets`.

@@ -3,7 +3,7 @@
 use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, programs::XdpContext};
 use aya_log_ebpf::debug;
 use carp_common::{
-    abi::{Advert, AdvertEvent, Heard, LastHeard},
+    abi::{Advert, AdvertEvent, LastHeard},
     reason::Reason,
 };
 
@@ -16,18 +16,17 @@ pub(crate) fn heard(ctx: &XdpContext, row: u32, advert: &Advert) {
     let arrival = unsafe { bpf_ktime_get_boot_ns() };
     maps::count(row, Reason::received(advert.source.vhost().family()));
 
-    let heard = Heard::new(advert, arrival);
-    let repeat_of = maps::last_heard(&advert.source).and_then(|last| last.repeat_of(advert, arrival));
-    let notified = if let Some(notified) = repeat_of {
+    // If two CPUs do this at once for one source, the map keeps one of the two adverts; both woke the agent.
+    let (last, wakes) = LastHeard::hear(maps::last_heard(&advert.source).as_ref(), advert, arrival);
+    let last = if !wakes {
         maps::count(row, Reason::Repeat);
-        notified
-    } else if maps::send(&AdvertEvent::new(advert.source, heard, advert.mac)) {
-        arrival
+        last
+    } else if maps::send(&AdvertEvent::new(advert.source, last.heard(), advert.mac)) {
+        last
     } else {
         maps::count(row, Reason::RingFull);
         debug!(ctx, "event ring full: the agent will find vhid {} in the last-heard map", advert.source.vhost().vhid());
-        // Nobody was woken: so long ago that the next one like it is no repeat.
-        arrival.wrapping_sub(advert.interval_nanos())
+        last.untold(advert)
     };
-    maps::remember(&advert.source, &LastHeard::new(heard, notified));
+    maps::remember(&advert.source, &last);
 }

@@ -246,8 +246,8 @@ impl Agent {
         }
     }
 
-    /// Before a timer counts: the kernel may have heard what the ring had no room for, or what it took for
-    /// a repeat.
+    /// Before a timer counts: the kernel may have heard what the ring had no room for, or repeats that
+    /// count.
     fn ask_kernel(&mut self) {
         let mut heard: Vec<_> =
             self.datapath.last_heard().into_iter().map(|(source, last)| (source, last.heard())).collect();

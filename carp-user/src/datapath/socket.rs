@@ -11,7 +11,7 @@ use std::{
 };
 
 use carp_common::{
-    abi::{Advert, AdvertEvent, Heard, LastHeard, MAX_SOURCES, Refused, Sent, SourceKey, Vhost, VhostKey},
+    abi::{Advert, AdvertEvent, LastHeard, MAX_SOURCES, Refused, Sent, SourceKey, Vhost, VhostKey},
     digest::Blocks,
     reason::Reason,
     time::Time,
@@ -222,14 +222,13 @@ impl AdvertSocket {
     fn hear(&mut self, row: u32, advert: &Advert, arrival: Time) -> Option<AdvertEvent> {
         let arrival = arrival.as_nanos();
         self.count(row, Reason::received(advert.source.vhost().family()));
-        let heard = Heard::new(advert, arrival);
-        let repeat_of = self.heard.get(&advert.source).and_then(|last| last.repeat_of(advert, arrival));
-        self.remember(advert.source, LastHeard::new(heard, repeat_of.unwrap_or(arrival)));
-        if repeat_of.is_some() {
+        let (last, wakes) = LastHeard::hear(self.heard.get(&advert.source), advert, arrival);
+        self.remember(advert.source, last);
+        if !wakes {
             self.count(row, Reason::Repeat);
             return None;
         }
-        Some(AdvertEvent::new(advert.source, heard, advert.mac))
+        Some(AdvertEvent::new(advert.source, last.heard(), advert.mac))
     }
 
     fn remember(&mut self, source: SourceKey, last: LastHeard) {

@@ -1,11 +1,12 @@
 //! As many frames as the cable carries, from a third host.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use carp_tests::adverts::{self, Election};
+use carp_tests::adverts::{self, Election, Signer};
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{ETH0, Flood, FloodPlan, Host, Lab, Node, VHID, Wire};
+use carp_tests::{ETH0, Flood, FloodPlan, Host, LONG, Lab, Node, PASSPHRASE, VHID, VIP, Wire, send_frame};
 
 use crate::{BEST, assert_unmoved};
 
@@ -55,6 +56,56 @@ fn a_flood_of_udp_costs_no_genuine_advert() -> Result<()> {
 #[test]
 fn a_flood_of_a_masters_own_adverts_moves_nothing() -> Result<()> {
     flood(|attacker, master, _| Wire::at(attacker)?.next_advert(master).map(|advert| vec![advert]), false)
+}
+
+/// The counters of a carpd rise: a master's captured advert, however often, does not make it live on.
+#[test]
+fn under_a_flood_of_an_advert_of_a_dead_master_the_backup_takes_over_once_and_in_its_dead_time() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, attacker] = lab.hosts(["a", "b", "attacker"])?;
+    let [_master, backup] = Node::start_pair((&a, "--deadratio=1"), (&b, "--advskew=50 --deadratio=2"))?;
+    let wire = Wire::at(&attacker)?;
+    wire.wait_for_adverts(a.ip(), 2)?;
+    let frames = vec![wire.next_advert(&a)?];
+    // Longer than the takeover is waited for.
+    let flood = Flood::start(attacker.ns(), ETH0, FloodPlan { frames, rate: None, duration: 2 * LONG })?;
+    wire.wait_for_adverts(a.ip(), 2)?;
+    assert_eq!(backup.changes(), ["INIT -> BACKUP"]);
+
+    a.kill_host()?;
+    let takeover = backup.wait_for("BACKUP -> MASTER")?;
+    assert!(takeover.cause.starts_with("no advert for 2."), "{takeover:?}");
+    wire.wait_for_adverts(b.ip(), 3)?;
+    assert_eq!(backup.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    flood.stop()?;
+    Ok(())
+}
+
+/// OpenBSD's counter is constant until it reboots: among copies of its advert, its own cannot be told from them.
+#[test]
+fn a_master_with_a_constant_counter_lives_under_a_flood_of_its_adverts_from_before_and_after_its_restart() -> Result<()>
+{
+    let lab = Lab::new()?;
+    let [a, b, attacker] = lab.hosts(["a", "b", "attacker"])?;
+    let backup = Node::start(&b, OTHER)?;
+    let signer = Signer::new(PASSPHRASE, VHID, &[VIP])?;
+    let advert = |counter| signer.advert(a.ip(), Election::new(0, 60), counter);
+    let interval = Duration::from_millis(234);
+    for (counter, replayed) in [(1, None), (2, None), (2, Some(1)), (2, Some(2)), (3, Some(2)), (3, Some(3))] {
+        let flood = |frame| {
+            let plan = FloodPlan { frames: vec![frame], rate: Some(10_000), duration: LONG };
+            Flood::start(attacker.ns(), ETH0, plan)
+        };
+        let flood = replayed.map(|counter| flood(advert(counter))).transpose()?;
+        // Longer than the backup's dead time.
+        for _ in 0..6 {
+            send_frame(a.ns(), ETH0, &advert(counter))?;
+            thread::sleep(interval);
+        }
+        flood.map(Flood::stop).transpose()?;
+        assert_eq!(backup.changes(), ["INIT -> BACKUP"], "counter {counter} under a flood of {replayed:?}");
+    }
+    Ok(())
 }
 
 /// Floods a pair with `frames` (made from attacker, master and backup) for some dead times.

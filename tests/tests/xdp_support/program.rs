@@ -8,7 +8,7 @@ use aya::{
     programs::{ProgramInfo, TestRun, TestRunOptions, Xdp},
 };
 use carp_common::{
-    abi::{self, Family, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index, map},
+    abi::{self, Advert, Family, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index, map},
     reason::Reason,
 };
 
@@ -160,11 +160,12 @@ impl Program {
         self.heard.get(source, 0).ok()
     }
 
-    /// Makes the program believe that it last woke the agent about this source `age` earlier than it did.
-    pub(crate) fn age(&mut self, source: &SourceKey, age: Duration) {
-        let heard = self.heard(source).expect("an entry to age").heard();
-        let notified = heard.arrival().as_nanos().saturating_sub(age.as_nanos() as u64);
-        self.heard.insert(source, LastHeard::new(heard, notified), 0).expect("write the last-heard map");
+    /// Makes the program believe that the last advert which it has heard is this one, `age` earlier than it was, and
+    /// the only one of its source.
+    pub(crate) fn age(&mut self, advert: &Advert, age: Duration) {
+        let arrival = self.heard(&advert.source).expect("an entry to age").heard().arrival().as_nanos();
+        let (last, _) = LastHeard::hear(None, advert, arrival.saturating_sub(age.as_nanos() as u64));
+        self.heard.insert(advert.source, last, 0).expect("write the last-heard map");
     }
 
     /// Makes the program forget whom it has heard, so that nothing is a repeat.
