@@ -3,7 +3,6 @@
 use std::{env, mem, path::PathBuf, pin::pin, process::ExitCode};
 
 use anyhow::{Context, Result};
-use carp_common::engine::Input;
 use futures_util::StreamExt;
 use log::{error, info, warn};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -175,8 +174,8 @@ async fn interface_of(
         }
         select! {
             input = signals.next() => match input {
-                SignalInput::Engine(Input::Shutdown) | SignalInput::Hangup => return Ok(None),
-                SignalInput::Engine(_) => {}
+                SignalInput::Stop | SignalInput::Hangup => return Ok(None),
+                SignalInput::StepDown => {}
                 SignalInput::LogState => tell(),
             },
             Some(_) = changes.next() => {}

@@ -42,6 +42,7 @@ use tokio::{
 pub(crate) use self::signals::{SignalInput, Signals};
 use self::{
     link::Link,
+    orders::Wanted,
     vhost::{Shared, VirtualHost},
 };
 use crate::{
@@ -82,7 +83,9 @@ pub(crate) struct Agent {
     /// Addresses that come and go.
     vips: BTreeSet<Ipv4Addr>,
     /// What is to be served when those that leave have left.
-    next: Option<(Named, Answer)>,
+    next: Option<(Vec<Wanted>, Answer)>,
+    /// Asked to end.
+    is_stopping: bool,
     in_maintenance: bool,
     datapath: Datapath,
     names: watch::Sender<BTreeSet<String>>,
@@ -127,6 +130,7 @@ impl Agent {
             entered: HashMap::new(),
             vips: BTreeSet::new(),
             next: None,
+            is_stopping: false,
             in_maintenance,
             datapath: Datapath::new(),
             names,
@@ -140,7 +144,8 @@ impl Agent {
             watchdog: systemd::watchdog().map(interval),
             summary: String::new(),
         };
-        agent.apply(hosts)?;
+        let wanted = agent.lock(hosts)?;
+        agent.apply(wanted);
         agent.hosts.values_mut().for_each(VirtualHost::run_down_script_at_start);
         let mut errors = agent.handle_links();
         if errors.len() == agent.links.len() {
@@ -158,7 +163,7 @@ impl Agent {
     /// Serves the virtual hosts until a signal ends them.
     pub(crate) async fn run(mut self) -> Result<()> {
         let mut has_more = false;
-        while !self.hosts.values().all(|host| host.engine().is_stopped()) {
+        while !(self.is_stopping && self.hosts.values().all(|host| host.engine().is_stopped())) {
             select! {
                 biased;
                 input = self.signals.next() => self.handle_signal(input),
@@ -315,18 +320,22 @@ impl Agent {
 
     fn handle_signal(&mut self, input: SignalInput) {
         match input {
-            SignalInput::Engine(input) => self.handle_all(input),
+            SignalInput::Stop => self.stop(),
+            SignalInput::StepDown => self.hosts.values_mut().for_each(|host| host.handle(Input::StepDown)),
             SignalInput::Hangup if self.desk.reload.file().is_some() => {
                 let reload = self.desk.reload.clone();
                 tokio::spawn(async move { reload.run().await });
             }
-            SignalInput::Hangup => self.handle_all(Input::Shutdown),
+            SignalInput::Hangup => self.stop(),
             SignalInput::LogState => self.log_state(),
         }
     }
 
-    fn handle_all(&mut self, input: Input) {
-        self.hosts.values_mut().for_each(|host| host.handle(input));
+    fn stop(&mut self) {
+        self.is_stopping = true;
+        // Nobody follows any more.
+        self.next = None;
+        self.hosts.values_mut().for_each(|host| host.handle(Input::Shutdown));
     }
 
     fn log_state(&mut self) {

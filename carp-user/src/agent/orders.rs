@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::Result;
-use carp_common::{abi::MAX_VHOSTS, engine::Input};
+use carp_common::{
+    abi::MAX_VHOSTS,
+    engine::{Input, Vhid},
+};
 
 use super::{Agent, Named, link::Link, vhost::VirtualHost};
 use crate::{
@@ -18,6 +21,23 @@ use crate::{
     },
     lock::Lock,
 };
+
+/// A virtual host that is to be served, and the lock of a new one.
+pub(super) struct Wanted {
+    interface: String,
+    settings: Settings,
+    lock: Option<Lock>,
+}
+
+impl Wanted {
+    fn name(&self) -> (&str, Vhid) {
+        (&self.interface, self.settings.vhid)
+    }
+}
+
+fn name(host: &VirtualHost) -> (&str, Vhid) {
+    (host.interface(), host.settings().vhid)
+}
 
 impl Agent {
     /// Does what is asked, or tells what is asked for.
@@ -76,18 +96,37 @@ impl Agent {
 
     /// Takes out what is not to be served any more; the rest follows when that has left.
     fn replace(&mut self, hosts: Vec<Settings>, reply: Answer) {
-        // In a file every virtual host has an interface.
-        let hosts: Named =
-            hosts.into_iter().filter_map(|settings| Some((settings.interface.clone()?, settings))).collect();
-        for host in self.hosts.values_mut() {
-            let is_it = |(interface, settings): &(String, Settings)| {
-                interface == host.interface() && settings.vhid == host.settings().vhid
-            };
-            if !hosts.iter().any(is_it) {
-                host.handle(Input::Shutdown);
-            }
+        if self.is_stopping {
+            reply.send(Err("carpd is stopping".to_owned())).ok();
+            return;
         }
-        self.next = Some((hosts, reply));
+        // In a file every virtual host has an interface.
+        let named = hosts.into_iter().filter_map(|settings| Some((settings.interface.clone()?, settings)));
+        let wanted = match self.lock(named.collect()) {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                reply.send(Err(format!("{error:#}"))).ok();
+                return;
+            }
+        };
+        let names: BTreeSet<_> = wanted.iter().map(Wanted::name).collect();
+        let left = self.hosts.values_mut().filter(|host| !names.contains(&name(host)));
+        left.for_each(|host| host.handle(Input::Shutdown));
+        self.next = Some((wanted, reply));
+    }
+
+    /// Makes sure of those that are new.
+    ///
+    /// # Errors
+    /// Another carpd serves one of them.
+    pub(super) fn lock(&self, hosts: Named) -> Result<Vec<Wanted>> {
+        let known: BTreeSet<_> = self.hosts.values().map(name).collect();
+        let lock = |(interface, settings): (String, Settings)| {
+            let is_known = known.contains(&(interface.as_str(), settings.vhid));
+            let lock = if is_known { None } else { Some(Lock::take(&interface, settings.vhid.get())?) };
+            Ok(Wanted { interface, settings, lock })
+        };
+        hosts.into_iter().map(lock).collect()
     }
 
     /// Forgets virtual hosts that have left, if others are to follow; not at the end of carpd.
@@ -95,55 +134,40 @@ impl Agent {
         if self.next.is_none() {
             return;
         }
-        let mut stopped = self.hosts.extract_if(.., |_, host| host.engine().is_stopped());
-        let is_over = |host: &VirtualHost| host.engine().is_stopping();
-        for (_, mut host) in stopped.by_ref() {
+        for (_, mut host) in self.hosts.extract_if(.., |_, host| host.engine().is_stopped()) {
             host.leave(&mut self.datapath);
         }
-        drop(stopped);
-        if self.hosts.values().any(is_over) {
+        if self.hosts.values().any(|host| host.engine().is_stopping()) {
             return;
         }
-        if let Some((hosts, reply)) = self.next.take() {
-            let done = self.apply(hosts).map_err(|error| format!("{error:#}"));
-            reply.send(done).ok();
+        if let Some((wanted, reply)) = self.next.take() {
+            reply.send(Ok(self.apply(wanted))).ok();
         }
     }
 
     /// Serves these virtual hosts; those that are there go on with the settings that they have now. What has changed.
-    ///
-    /// # Errors
-    /// Another carpd serves one of them; nothing is done then.
-    pub(super) fn apply(&mut self, hosts: Named) -> Result<String> {
-        let by_name: BTreeMap<_, _> =
-            self.hosts.iter().map(|(row, host)| ((host.interface().to_owned(), host.settings().vhid), *row)).collect();
-        let mut locks = vec![];
-        for (interface, settings) in &hosts {
-            let known = by_name.get(&(interface.clone(), settings.vhid));
-            locks.push(if known.is_none() { Some(Lock::take(interface, settings.vhid.get())?) } else { None });
-        }
-        self.datapath.prepare(hosts.iter().map(|(_, settings)| settings.datapath));
+    pub(super) fn apply(&mut self, wanted: Vec<Wanted>) -> String {
+        self.datapath.prepare(wanted.iter().map(|wanted| wanted.settings.datapath));
         let (mut added, mut changed, mut same) = (0, 0, 0);
-        for ((interface, settings), lock) in hosts.into_iter().zip(locks) {
-            let row = by_name.get(&(interface.clone(), settings.vhid));
-            match (row.and_then(|row| self.hosts.get_mut(row)), lock) {
-                (Some(host), _) if *host.settings() == settings => same += 1,
-                (Some(host), _) => {
-                    host.set(&mut self.datapath, settings);
-                    changed += 1;
+        for Wanted { interface, settings, lock } in wanted {
+            let Some(lock) = lock else {
+                let is_it = |host: &&mut VirtualHost| name(host) == (interface.as_str(), settings.vhid);
+                match self.hosts.values_mut().find(is_it) {
+                    Some(host) if *host.settings() != settings => {
+                        host.set(&mut self.datapath, settings);
+                        changed += 1;
+                    }
+                    _ => same += 1,
                 }
-                (None, Some(lock)) => {
-                    let row = self.free_row();
-                    let shared = self.shared.clone();
-                    let host = VirtualHost::new(row, lock, interface, settings, self.in_maintenance, shared, now());
-                    self.hosts.insert(row, host);
-                    added += 1;
-                }
-                (None, None) => {}
-            }
+                continue;
+            };
+            let (row, shared) = (self.free_row(), self.shared.clone());
+            let host = VirtualHost::new(row, lock, interface, settings, self.in_maintenance, shared, now());
+            self.hosts.insert(row, host);
+            added += 1;
         }
         self.set_links();
-        Ok(format!("{added} added, {changed} changed, {same} as before"))
+        format!("{added} added, {changed} changed, {same} as before")
     }
 
     /// A row that is not in use, and has not been for long: what was reported of it has been handled.

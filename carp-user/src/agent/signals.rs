@@ -2,7 +2,6 @@
 
 use std::io;
 
-use carp_common::engine::Input;
 use tokio::{
     select,
     signal::unix::{Signal, SignalKind, signal},
@@ -10,9 +9,11 @@ use tokio::{
 
 /// What a signal asks for.
 pub(crate) enum SignalInput {
-    /// Something for the engine.
-    Engine(Input),
-    /// A line about the state in the log.
+    /// TERM, INT, QUIT: end.
+    Stop,
+    /// USR2: let another be master for a while.
+    StepDown,
+    /// USR1: a line about the state in the log.
     LogState,
     /// HUP: the configuration file has changed, or, where there is none, the terminal is gone.
     Hangup,
@@ -44,12 +45,12 @@ impl Signals {
     pub(crate) async fn next(&mut self) -> SignalInput {
         let [terminate, interrupt, quit] = &mut self.end;
         select! {
-            _ = terminate.recv() => SignalInput::Engine(Input::Shutdown),
-            _ = interrupt.recv() => SignalInput::Engine(Input::Shutdown),
-            _ = quit.recv() => SignalInput::Engine(Input::Shutdown),
+            _ = terminate.recv() => SignalInput::Stop,
+            _ = interrupt.recv() => SignalInput::Stop,
+            _ = quit.recv() => SignalInput::Stop,
             _ = self.hangup.recv() => SignalInput::Hangup,
             _ = self.log_state.recv() => SignalInput::LogState,
-            _ = self.step_down.recv() => SignalInput::Engine(Input::StepDown),
+            _ = self.step_down.recv() => SignalInput::StepDown,
         }
     }
 }
