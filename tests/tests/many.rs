@@ -223,7 +223,8 @@ fn an_interface_that_gets_the_name_of_another_serves_what_belongs_to_that_name()
     // And it hears what comes in there.
     let road = env::var(ROAD).unwrap_or("auto".to_owned());
     let options = ["--interface=eth1", "--vhid=1", "--addr=10.77.0.100", "--advbase=0", "--advskew=30", "--preempt"];
-    let options = [&options[..], &["--pass=open sesame", &format!("--datapath={road}")]].concat();
+    let road = format!("--datapath={road}");
+    let options = [&options[..], &["--pass=open sesame", &road]].concat();
     let _on_b = b.carpd(&options)?;
     wait_for_change(&on_a, "eth0 vhid 1", "MASTER -> BACKUP")
 }

@@ -42,13 +42,13 @@ use tokio::{
 pub(crate) use self::signals::{SignalInput, Signals};
 use self::{
     link::Link,
-    orders::Wanted,
+    orders::Next,
     vhost::{Shared, VirtualHost},
 };
 use crate::{
     clock::{Timer, now},
     config::Settings,
-    control::{Answer, Command, Desk},
+    control::{Command, Desk},
     datapath::{Datapath, DatapathError},
     net::{
         Netlink, PacketSocket,
@@ -83,7 +83,7 @@ pub(crate) struct Agent {
     /// Addresses that come and go.
     vips: BTreeSet<Ipv4Addr>,
     /// What is to be served when those that leave have left.
-    next: Option<(Vec<Wanted>, Answer)>,
+    next: Option<Next>,
     /// Asked to end.
     is_stopping: bool,
     in_maintenance: bool,

@@ -29,6 +29,14 @@ pub(super) struct Wanted {
     lock: Option<Lock>,
 }
 
+/// What follows when those that leave have left.
+pub(super) struct Next {
+    wanted: Vec<Wanted>,
+    /// How many leave.
+    left: usize,
+    reply: Answer,
+}
+
 impl Wanted {
     fn name(&self) -> (&str, Vhid) {
         (&self.interface, self.settings.vhid)
@@ -111,8 +119,8 @@ impl Agent {
         };
         let names: BTreeSet<_> = wanted.iter().map(Wanted::name).collect();
         let left = self.hosts.values_mut().filter(|host| !names.contains(&name(host)));
-        left.for_each(|host| host.handle(Input::Shutdown));
-        self.next = Some((wanted, reply));
+        let count = left.map(|host| host.handle(Input::Shutdown)).count();
+        self.next = Some(Next { wanted, left: count, reply });
     }
 
     /// Makes sure of those that are new.
@@ -140,8 +148,9 @@ impl Agent {
         if self.hosts.values().any(|host| host.engine().is_stopping()) {
             return;
         }
-        if let Some((wanted, reply)) = self.next.take() {
-            reply.send(Ok(self.apply(wanted))).ok();
+        if let Some(Next { wanted, left, reply }) = self.next.take() {
+            let done = self.apply(wanted);
+            reply.send(Ok(format!("{left} taken out, {done}"))).ok();
         }
     }
 
