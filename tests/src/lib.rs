@@ -10,6 +10,7 @@ pub mod agent;
 pub mod arp_watch;
 pub mod capture;
 pub mod clock;
+pub mod configured;
 mod filter;
 pub mod flood;
 pub mod folder;

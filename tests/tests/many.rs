@@ -1,64 +1,17 @@
 //! Many virtual hosts in one agent, from a configuration file.
 
 use std::env;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, ensure};
+use carp_tests::configured::{carpctl, changes, folder, start, virtual_host, wait_for_change, write};
 use carp_tests::foreign::{Mode, attach};
 use carp_tests::node::ROAD;
-use carp_tests::{Agent, Folder, Host, LONG, Lab, Node, VIP, Wire, carpd_path, eventually};
+use carp_tests::{Host, LONG, Lab, Node, VIP, Wire, eventually};
 use nix::sys::signal::Signal;
-
-/// An advert every 234 ms, unless a virtual host says otherwise; and the road of the other scenarios.
-const DEFAULTS: &str = "[defaults]\ninterface = \"eth0\"\npassphrase_file = \"secret\"\nadvbase = 0\nadvskew = 60\n";
-
-/// A folder with a passphrase that only root can read.
-fn folder() -> Result<Folder> {
-    let folder = Folder::new("configuration")?;
-    fs::write(folder.path().join("secret"), "open sesame\n")?;
-    fs::set_permissions(folder.path().join("secret"), Permissions::from_mode(0o600))?;
-    Ok(folder)
-}
-
-/// Writes a configuration: the defaults, and these virtual hosts.
-fn write(folder: &Folder, hosts: &[String]) -> Result<()> {
-    let road = env::var(ROAD).map(|road| format!("datapath = {road:?}\n")).unwrap_or_default();
-    let text = format!("{DEFAULTS}{road}{}", hosts.concat());
-    let secret = folder.path().join("secret");
-    fs::write(folder.path().join("carpd.toml"), text.replace("\"secret\"", &format!("{secret:?}"))).context("writing")
-}
-
-fn virtual_host(vhid: u8, address: Ipv4Addr, more: &str) -> String {
-    format!("[[virtual_host]]\nvhid = {vhid}\naddresses = [\"{address}\"]\n{more}\n")
-}
-
-fn start(host: &Host, folder: &Folder) -> Result<Agent> {
-    let file = folder.path().join("carpd.toml");
-    let socket = folder.path().join("socket");
-    let [file, socket] = [file, socket].map(|path| path.into_os_string().into_string());
-    let text = |path: Result<String, _>| path.map_err(|_| anyhow!("a path that is no UTF-8"));
-    host.carpd(&["--config", &text(file)?, "--socket", &text(socket)?])
-}
-
-fn carpctl(folder: &Folder, arguments: &[&str]) -> Result<Output> {
-    let mut carpctl = Command::new(carpd_path()?.with_file_name("carpctl"));
-    carpctl.args(arguments).current_dir(folder.path()).output().context("running carpctl")
-}
-
-/// The changes of state of a virtual host, by the beginning of its lines.
-fn changes(agent: &Agent, name: &str) -> Vec<String> {
-    let of_name = |line: &str| Some(line.split_once(&format!("{name}: "))?.1.split_once(", ")?.0.to_owned());
-    agent.lines().iter().filter_map(|line| of_name(&line.text)).filter(|change| change.contains(" -> ")).collect()
-}
-
-fn wait_for_change(agent: &Agent, name: &str, change: &str) -> Result<()> {
-    eventually(&format!("{name}: {change}"), LONG, || Ok(changes(agent, name).iter().any(|seen| seen == change)))
-        .with_context(|| format!("{:#?}", agent.lines()))
-}
 
 /// The second cable of two hosts, from one to the other: each end is eth1, and has the host's number in 10.78.0.0/24.
 fn cable(a: &Host, b: &Host) -> Result<()> {

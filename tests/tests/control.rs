@@ -1,0 +1,325 @@
+//! carpctl and what it asks of carpd while that is at work.
+
+use std::io::{Read, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
+use std::process::Output;
+use std::{fs, thread};
+
+use anyhow::{Context, Result, ensure};
+use carp_tests::configured::{carpctl, changes, folder, start, virtual_host, wait_for_change, write};
+use carp_tests::{Agent, BootTime, Folder, LONG, Lab, VIP, Wire, carpd_path, eventually};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
+const SLOWER: &str = "advskew = 80";
+
+/// What carpctl says if it succeeds.
+fn told(output: Output) -> Result<String> {
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    ensure!(output.status.success(), "{}: {out}{err}", output.status);
+    Ok(out)
+}
+
+fn status(folder: &Folder) -> Result<Value> {
+    let output = carpctl(folder, &["status", "--json"])?;
+    serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A field of the first virtual host.
+fn first(folder: &Folder, pointer: &str) -> Result<Value> {
+    let status = status(folder)?;
+    status.pointer(&format!("/virtual_hosts/0{pointer}")).cloned().with_context(|| format!("no {pointer}: {status}"))
+}
+
+#[test]
+fn status_tells_of_a_master_and_of_a_backup_what_is_to_be_known() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    write(&of_a, &[virtual_host(1, VIP, "")])?;
+    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
+    let on_a = start(&a, &of_a)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let _on_b = start(&b, &of_b)?;
+    eventually("b has heard a", LONG, || Ok(first(&of_b, "/heard").is_ok_and(|heard| heard.is_object())))?;
+
+    let master = status(&of_a)?;
+    assert_eq!(master["version"], 1);
+    let host = &master["virtual_hosts"][0];
+    assert_eq!((&host["interface"], &host["vhid"], &host["state"]), (&"eth0".into(), &1.into(), &"MASTER".into()));
+    assert_eq!(
+        (&host["advbase"], &host["advskew"], &host["addresses"][0]),
+        (&0.into(), &60.into(), &"10.77.0.100/32".into())
+    );
+    assert!(host["cause"].as_str().is_some_and(|cause| cause.starts_with("no advert for ")), "{host}");
+    assert!(host["sent"].as_u64() > Some(0) && host["heard"].is_null() && host["hints"][0].is_string(), "{host}");
+    let host = &status(&of_b)?["virtual_hosts"][0];
+    assert_eq!((&host["state"], &host["heard"]["address"]), (&"BACKUP".into(), &a.ip().to_string().into()));
+    assert_eq!((&host["heard"]["advskew"], &host["hints"]), (&60.into(), &Value::Array(vec![])));
+    assert!(host["received"]["ipackets"].as_u64() > Some(0), "{host}");
+
+    let table = told(carpctl(&of_b, &["status"])?)?;
+    let row: Vec<_> = table.lines().nth(1).context("no row")?.split_whitespace().collect();
+    assert_eq!(row[..3], ["eth0", "1", "BACKUP"], "{table}");
+    assert!(row.contains(&"0/80") && row.contains(&"10.77.0.1"), "{table}");
+    Ok(())
+}
+
+#[test]
+fn a_host_that_hears_only_wrong_digests_says_that_it_is_deaf_and_why() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    write(&of_a, &[virtual_host(1, VIP, "")])?;
+    write(&of_b, &[virtual_host(1, VIP, "passphrase = \"another\"")])?;
+    let file = of_b.path().join("carpd.toml");
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let _on_a = start(&a, &of_a)?;
+    let _on_b = start(&b, &of_b)?;
+    eventually("a says so", LONG, || {
+        Ok(first(&of_a, "/troubles/0")
+            .ok()
+            .is_some_and(|trouble| trouble.as_str().is_some_and(|text| text.starts_with("deaf: "))))
+    })?;
+    let output = carpctl(&of_a, &["status"])?;
+    assert_eq!(output.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("the passphrase or the set of VIPs differs"));
+    assert_eq!(first(&of_a, "/refused/badauth/address")?, b.ip().to_string());
+    assert!(told(carpctl(&of_a, &["events"])?)?.contains("warning: eth0 vhid 1: refused adverts: "));
+    assert!(told(carpctl(&of_a, &["counters"])?)?.contains("badauth"));
+    Ok(())
+}
+
+#[test]
+fn demote_hands_over_at_once_and_promote_takes_back_what_is_preempted() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    write(&of_a, &[virtual_host(1, VIP, "preempt = true")])?;
+    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
+    let on_a = start(&a, &of_a)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let on_b = start(&b, &of_b)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    assert_eq!(told(carpctl(&of_a, &["demote", "--vhid=1"])?)?, "eth0 vhid 1: demoted by 1\n");
+    wait_for_change(&on_b, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    assert!(on_b.lines().iter().any(|line| line.text.ends_with("BACKUP -> MASTER, 10.77.0.1 leaves")));
+    // Longer than it would hold back without the demotion.
+    Wire::at(&a)?.wait_for_adverts(b.ip(), 16)?;
+    assert_eq!(first(&of_a, "/state")?, "BACKUP");
+    assert_eq!(told(carpctl(&of_a, &["promote"])?)?, "eth0 vhid 1: demoted no longer\n");
+    wait_for_change(&on_b, "eth0 vhid 1", "MASTER -> BACKUP")?;
+    let nobody = carpctl(&of_a, &["demote", "--interface=eth7"])?;
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("no such virtual host"));
+    Ok(())
+}
+
+#[test]
+fn a_server_in_maintenance_is_the_last_resort_over_a_restart_until_it_ends() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    write(&of_a, &[virtual_host(1, VIP, "preempt = true")])?;
+    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
+    let mut on_a = start(&a, &of_a)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let mut on_b = start(&b, &of_b)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    told(carpctl(&of_a, &["maintenance", "on"])?)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    on_a.kill()?;
+    let on_a = start(&a, &of_a)?;
+    on_a.wait_for_line("in maintenance: the last resort", LONG)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "INIT -> BACKUP")?;
+    assert_eq!((first(&of_a, "/advskew")?, status(&of_a)?["maintenance"].clone()), (254.into(), true.into()));
+    on_b.kill()?;
+    b.remove_address("10.77.0.100/32")?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let on_b = start(&b, &of_b)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    told(carpctl(&of_a, &["maintenance", "off"])?)?;
+    Wire::at(&b)?.wait_for_adverts(a.ip(), 2)?;
+    assert_eq!((first(&of_a, "/advskew")?, first(&of_a, "/state")?), (60.into(), "MASTER".into()));
+    Ok(())
+}
+
+#[test]
+fn a_reload_changes_what_has_changed_and_nothing_else() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, bystander] = lab.hosts(["a", "bystander"])?;
+    let of_a = folder()?;
+    let [third, fourth] = [102, 103].map(|number| Ipv4Addr::new(10, 77, 0, number));
+    write(&of_a, &[virtual_host(1, VIP, ""), virtual_host(2, OTHER, ""), virtual_host(3, third, "")])?;
+    let on_a = start(&a, &of_a)?;
+    for vhid in 1..=3 {
+        wait_for_change(&on_a, &format!("eth0 vhid {vhid}"), "BACKUP -> MASTER")?;
+    }
+    let wire = Wire::at(&bystander)?;
+    let more =
+        format!("[[virtual_host]]\nvhid = 2\naddresses = [\"{OTHER}\", \"{fourth}\"]\nadvskew = 70\npreempt = true\n");
+    write(&of_a, &[virtual_host(1, VIP, ""), more, virtual_host(4, Ipv4Addr::new(10, 77, 0, 104), "")])?;
+    let before = BootTime::now();
+    assert_eq!(told(carpctl(&of_a, &["reload"])?)?, "1 taken out, 1 added, 1 changed, 1 as before\n");
+    wait_for_change(&on_a, "eth0 vhid 3", "MASTER -> INIT")?;
+    wait_for_change(&on_a, "eth0 vhid 4", "BACKUP -> MASTER")?;
+    let numbers = |expected: &[u8]| {
+        eventually(&format!("the addresses are {expected:?}"), LONG, || {
+            let mut own: Vec<_> = a.addresses()?.iter().map(|(ip, _)| ip.to_string()).collect();
+            own.sort();
+            Ok(own == expected.iter().map(|number| format!("10.77.0.{number}")).collect::<Vec<_>>())
+        })
+    };
+    numbers(&[1, 100, 101, 103, 104])?;
+    for vhid in 1..=2 {
+        assert_eq!(changes(&on_a, &format!("eth0 vhid {vhid}")), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    }
+    wire.wait_for_announcement(&a, fourth, before)?;
+
+    // By signal, and back.
+    write(&of_a, &[virtual_host(1, VIP, ""), virtual_host(2, fourth, "")])?;
+    on_a.signal(Signal::SIGHUP)?;
+    on_a.wait_for_line("1 taken out, 0 added, 1 changed, 1 as before", LONG)?;
+    numbers(&[1, 100, 103])?;
+    assert_eq!(changes(&on_a, "eth0 vhid 2"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+
+    fs::write(of_a.path().join("carpd.toml"), "[[virtual_host]]\nvhid = 0\n")?;
+    let refused = carpctl(&of_a, &["reload"])?;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("carpd.toml:2:8: vhid: 0 is not in 1 to 255"));
+    numbers(&[1, 100, 103])
+}
+
+#[test]
+fn a_virtual_host_that_is_not_changed_misses_no_advert_by_sixty_reloads() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    write(&of_a, &[virtual_host(1, VIP, ""), virtual_host(2, OTHER, "")])?;
+    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
+    let on_a = start(&a, &of_a)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let on_b = start(&b, &of_b)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    for skew in 0..60 {
+        write(&of_a, &[virtual_host(1, VIP, ""), virtual_host(2, OTHER, &format!("advskew = {}", 90 + skew % 2))])?;
+        let done = told(carpctl(&of_a, &["reload"])?)?;
+        assert!(done.starts_with("0 taken out, 0 added, "), "{done}");
+    }
+    Wire::at(&b)?.wait_for_adverts(a.ip(), 8)?;
+    for name in ["eth0 vhid 1", "eth0 vhid 2"] {
+        assert_eq!(changes(&on_a, name), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    }
+    assert_eq!(changes(&on_b, "eth0 vhid 1"), ["INIT -> BACKUP"]);
+    Ok(())
+}
+
+#[test]
+fn hostile_clients_hold_up_neither_adverts_nor_other_clients() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    write(&of_a, &[virtual_host(1, VIP, "")])?;
+    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
+    let on_a = start(&a, &of_a)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let on_b = start(&b, &of_b)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    let connect = || UnixStream::connect(of_a.path().join("socket")).context("connecting");
+    for request in [
+        &b"garbage\n"[..],
+        // Not taken for one without a target, which would mean all.
+        b"{\"request\":\"demote\",\"target\":{\"vhids\":1},\"demotion\":1}\n",
+        b"{\"request\":\"status\"",
+        b"\xff\n",
+        b"\n",
+        &[b'x'; 1 << 16],
+    ] {
+        let mut client = connect()?;
+        // It may be refused before all of it is sent.
+        client.write_all(request).ok();
+        client.shutdown(std::net::Shutdown::Write).ok();
+        let mut answer = vec![];
+        client.read_to_end(&mut answer).ok();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("{\"error\":"), "{answer}");
+    }
+    // All at once: half a request and silence, and a request whose answer nobody reads.
+    let clients: Vec<_> = (0..200)
+        .map(|number| {
+            let mut client = connect()?;
+            let request: &[u8] =
+                if number % 2 == 0 { b"{\"req" } else { b"{\"request\":\"events\",\"follow\":true}\n" };
+            client.write_all(request).ok();
+            Ok(client)
+        })
+        .collect::<Result<_>>()?;
+    Wire::at(&b)?.wait_for_adverts(a.ip(), 16)?;
+    assert_eq!(changes(&on_b, "eth0 vhid 1"), ["INIT -> BACKUP"]);
+    eventually("those that ask nothing have lost their places", LONG, || Ok(status(&of_a).is_ok()))?;
+    drop(clients);
+    eventually("all is well", LONG, || Ok(carpctl(&of_a, &["status"])?.status.success()))?;
+    assert_eq!(changes(&on_a, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
+#[test]
+fn without_a_carpd_carpctl_says_so_and_a_socket_that_was_left_behind_is_replaced() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let of_a = folder()?;
+    write(&of_a, &[virtual_host(1, VIP, "")])?;
+    let absent = |arguments: &[&str]| -> Result<()> {
+        let output = carpctl(&of_a, arguments)?;
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).starts_with("carpd is not running: nobody listens at socket"));
+        Ok(())
+    };
+    absent(&["status"])?;
+    let mut on_a = start(&a, &of_a)?;
+    eventually("it answers", LONG, || Ok(status(&of_a).is_ok()))?;
+    on_a.kill()?;
+    assert!(of_a.path().join("socket").exists());
+    for command in [&["events"][..], &["reload"], &["maintenance", "on"], &["demote"]] {
+        absent(command)?;
+    }
+    let mut on_a = start(&a, &of_a)?;
+    eventually("it answers again", LONG, || Ok(status(&of_a).is_ok()))?;
+
+    let second = folder()?;
+    write(&second, &[virtual_host(2, OTHER, "")])?;
+    let mut carpd = a.command(carpd_path()?);
+    carpd.arg("--config").arg(second.path().join("carpd.toml")).arg("--socket").arg(of_a.path().join("socket"));
+    let second = Agent::spawn("the second", carpd)?;
+    second.wait_for_line("carpctl cannot reach this carpd", LONG)?;
+    wait_for_change(&second, "eth0 vhid 2", "BACKUP -> MASTER")?;
+    assert_eq!(first(&of_a, "/vhid")?, 1);
+    assert!(on_a.stop_and_wait(LONG)?.success());
+    absent(&["status"])
+}
+
+#[test]
+fn events_are_followed_as_they_happen() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let of_a = folder()?;
+    write(&of_a, &[virtual_host(1, VIP, "")])?;
+    let on_a = start(&a, &of_a)?;
+    eventually("it answers", LONG, || Ok(status(&of_a).is_ok()))?;
+    let follow = thread::scope(|scope| {
+        let following = scope.spawn(|| carpctl(&of_a, &["events", "--follow", "--json"]));
+        wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+        on_a.signal(Signal::SIGTERM)?;
+        following.join().map_err(|_| anyhow::anyhow!("the follower has panicked"))?
+    })?;
+    // The connection ends with carpd.
+    assert_eq!(follow.status.code(), Some(1));
+    let events: Vec<Value> =
+        String::from_utf8_lossy(&follow.stdout).lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let told: Vec<_> = events.iter().map(|event| (event["number"].as_u64(), event["to"].as_str())).collect();
+    let expected = [(Some(1), Some("BACKUP")), (Some(2), Some("MASTER")), (Some(3), Some("INIT"))];
+    assert_eq!(told, expected, "{events:#?}");
+    Ok(())
+}
