@@ -139,8 +139,11 @@ fn run(what: &str, frames: Frames, datapath: &str) -> Result<Run> {
     let lost = (sent(&master_agent)? - before.1) - (heard()? - before.0);
     let took = takeover(&master, &of_master, &of_backup)?;
     let sent = flood.map(Flood::stop).transpose()?.unwrap_or(0) as f64;
-    let transitions = backup_agent.lines().iter().filter(|line| line.text.contains(" -> ")).count();
-    ensure!(transitions == 2, "the backup did not wait for its master's death");
+    // Its advert leaves before it tells.
+    backup_agent.wait_for_line("BACKUP -> MASTER", PATIENCE)?;
+    let transitions: Vec<_> =
+        backup_agent.lines().into_iter().map(|line| line.text).filter(|line| line.contains(" -> ")).collect();
+    ensure!(transitions.len() == 2, "the backup did not wait for its master's death: {transitions:#?}");
     Ok(Run {
         rate: sent / (MEASURED + took).as_secs_f64(),
         lost: lost.max(0),
