@@ -4,7 +4,7 @@ use std::{io, path::Path, process::Stdio};
 
 use log::{info, warn};
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{SigHandler, Signal, killpg, signal},
     unistd::Pid,
 };
 use tokio::{
@@ -25,6 +25,9 @@ pub(crate) struct Run<'a> {
     pub(crate) interface: &'a str,
     /// The VIPs.
     pub(crate) vips: &'a [Vip],
+    /// Whether it goes on at a SIGTERM: a service manager that stops the agent sends it to every process of the service,
+    /// to one that the agent has just started, too, and a down script must not end half done.
+    pub(crate) goes_on: bool,
 }
 
 impl Run<'_> {
@@ -41,6 +44,12 @@ impl Run<'_> {
         let mut command = Command::new(self.script);
         command.arg(interface).arg(address.to_string()).args(&self.scripts.xparam);
         command.stdin(Stdio::null()).process_group(0);
+        if self.goes_on {
+            // SAFETY: `signal` is safe to call after a fork, and what it ignores is not handled by this program.
+            let ignore = || Ok(unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.map(drop)?);
+            // SAFETY: between fork and exec the closure makes one system call, and neither allocates nor takes a lock.
+            unsafe { command.pre_exec(ignore) };
+        }
         // Elsewhere, for it waits for the file system; with its group, so that one that starts too late is killed.
         let start = spawn_blocking(move || command.spawn().map(Group));
         let ended = timeout(self.scripts.time_limit, async {

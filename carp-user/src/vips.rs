@@ -129,7 +129,7 @@ impl Task {
                 let script = if goal.held { &scripts.up } else { &scripts.down };
                 if let Some(script) = script {
                     let (interface, vips) = (&self.interface, &self.settings.vips);
-                    Run { script, scripts, interface, vips }.run().await;
+                    Run { script, scripts, interface, vips, goes_on: !goal.held }.run().await;
                 }
             }
             None if goal.held => self.add(goal.ifindex).await,

@@ -38,6 +38,18 @@ fn a_stop_runs_the_down_script_as_master_and_as_backup() -> Result<()> {
 }
 
 #[test]
+fn a_down_script_goes_on_when_it_is_told_to_end_with_the_agent() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = lab.host("a")?;
+    let scripts = Scripts::new()?;
+    let [up, down] = scripts.write_both("", "kill -TERM $$")?;
+    let mut agent = carpd(&host, &[&up, &down, "--neutral"])?;
+    scripts.wait_for_events(&[UP])?;
+    assert!(agent.stop_and_wait(LONG)?.success());
+    agent.wait_for_line("down eth0 10.77.0.100: exit status: 0", LONG).map(drop)
+}
+
+#[test]
 fn a_hanging_down_script_holds_up_the_stop_no_longer_than_its_limit() -> Result<()> {
     let lab = Lab::new()?;
     let [a, bystander] = lab.hosts(["a", "bystander"])?;
