@@ -1,12 +1,15 @@
-//! Builds the XDP program and tells the crate where it is, as `CARP_EBPF_OBJECT`.
+//! Builds the XDP program and tells the crate where it is, as `CARP_EBPF_OBJECT`; and what `--version` says beside the
+//! version.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Error, Result};
-use xtask::toolchain::Toolchain;
+use object::{Object, ObjectSection, SectionFlags, elf::SHF_ALLOC};
+use sha1::{Digest, Sha1};
+use xtask::{process, toolchain::Toolchain, workspace};
 
 const NO_TOOLCHAIN: &str = "what compiles the XDP program is not here yet: run `cargo xtask build`, which fetches it";
 
@@ -18,10 +21,7 @@ fn main() -> ExitCode {
         Ok(toolchain) => match build(&toolchain) {
             // cargo also shows what the compiler said.
             Err(error) => tell(&error, ExitCode::FAILURE),
-            Ok(object) => {
-                println!("cargo::rustc-env=CARP_EBPF_OBJECT={}", object.display());
-                ExitCode::SUCCESS
-            }
+            Ok(()) => ExitCode::SUCCESS,
         },
     }
 }
@@ -33,13 +33,47 @@ fn tell(error: &Error, code: ExitCode) -> ExitCode {
     code
 }
 
-fn build(toolchain: &Toolchain) -> Result<PathBuf> {
+fn build(toolchain: &Toolchain) -> Result<()> {
     watch_sources();
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set: run this through cargo")?);
     let built = toolchain.build_object(&target_dir(&out))?;
     let object = out.join("carp");
     fs::copy(&built, &object).with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
-    Ok(object)
+    let id = id(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    println!("cargo::rustc-env=CARP_EBPF_OBJECT={}", object.display());
+    println!("cargo::rustc-env=CARP_EBPF_BUILD={id}, made by {}", toolchain.versions()?);
+    println!("cargo::rustc-env=CARP_REVISION={}", revision());
+    Ok(())
+}
+
+/// What the kernel gets to see of an object, as a number: the same wherever it is built, unlike the file with its names
+/// of folders, and whatever runs it, unlike the kernel's tag.
+fn id(object: &Path) -> Result<String> {
+    let bytes = fs::read(object)?;
+    let file = object::File::parse(&*bytes)?;
+    let mut hash = Sha1::new();
+    for section in file.sections() {
+        if let SectionFlags::Elf { sh_flags } = section.flags()
+            && sh_flags & u64::from(SHF_ALLOC) != 0
+        {
+            hash.update(section.data()?);
+        }
+    }
+    Ok(hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The commit that is built, as far as that is known.
+fn revision() -> String {
+    // Not that of somebody else's repository, in which this lies unpacked from an archive.
+    if !workspace().join(".git").exists() {
+        return "unknown".to_owned();
+    }
+    let git = |words: &[&str]| process::read(Command::new("git").current_dir(workspace()).args(words));
+    // Written whenever another commit is checked out or made.
+    if let Ok(log) = git(&["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]) {
+        println!("cargo::rerun-if-changed={}", log.trim_end());
+    }
+    git(&["rev-parse", "--short=12", "HEAD"]).map_or_else(|_| "unknown".to_owned(), |text| text.trim_end().to_owned())
 }
 
 /// A target folder for the object alone: that of the cargo around us is locked. It is beside the profiles' folders, so
@@ -53,6 +87,6 @@ fn target_dir(out: &Path) -> PathBuf {
 fn watch_sources() {
     let sources = ["carp-ebpf", "carp-common/src", "carp-common/Cargo.toml", "Cargo.toml", "Cargo.lock"];
     for path in sources {
-        println!("cargo::rerun-if-changed={}", xtask::workspace().join(path).display());
+        println!("cargo::rerun-if-changed={}", workspace().join(path).display());
     }
 }

@@ -18,6 +18,7 @@ use clap::{ArgAction, Parser, value_parser};
 use zeroize::Zeroizing;
 
 use crate::{
+    VERSION,
     config::{self, AdvertMac, Choice, Scripts, Settings, Vip, is_interface_name},
     control::protocol,
     syslog::Facility,
@@ -27,7 +28,7 @@ use crate::{
 ///
 /// Takes ucarp's options unchanged.
 #[derive(Parser)]
-#[command(name = "carpd", version, infer_long_args = true, args_override_self = true, max_term_width = 100)]
+#[command(name = "carpd", version, long_version = VERSION, infer_long_args = true, args_override_self = true, max_term_width = 100)]
 pub(crate) struct Args {
     /// Print what to write instead of ucarp's lines in FILE, /etc/network/interfaces as a rule, and end
     #[arg(long, value_name = "FILE", exclusive = true)]

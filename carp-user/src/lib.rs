@@ -35,5 +35,22 @@ mod systemd;
 mod title;
 mod vips;
 
+use clap::{Command, CommandFactory};
+
 pub use carpctl::carpctl;
 pub use daemon::carpd;
+
+/// The command lines of carpd and carpctl, for those who write about them: manual pages, completions.
+#[must_use]
+pub fn command_lines() -> [Command; 2] {
+    [cli::Args::command(), carpctl::Args::command()]
+}
+
+/// What `--version` says. The XDP program's number is the same on all hosts that run the same.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ngit revision ",
+    env!("CARP_REVISION"),
+    "\nXDP program ",
+    env!("CARP_EBPF_BUILD")
+);

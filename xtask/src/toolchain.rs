@@ -40,6 +40,15 @@ impl Toolchain {
         Ok(Self { compiler: Compiler::find_or_fetch(&cache)?, linker: linker::find_or_fetch(&cache)? })
     }
 
+    /// What compiles and links, with their versions.
+    pub fn versions(&self) -> Result<String> {
+        let compiler = process::read(&mut self.compiler.version())?;
+        // rustc 1.96.0 (ac68faa20 2026-05-25)
+        let compiler: Vec<&str> = compiler.split_whitespace().take(2).collect();
+        let linker = process::read(Command::new(&self.linker).arg("--version"))?;
+        Ok(format!("{} and {}", compiler.join(" "), linker.trim_end()))
+    }
+
     /// Builds the XDP program below `target_dir` and returns the object's path.
     ///
     /// A build script must not give the target folder of the cargo around it: that one holds the lock.

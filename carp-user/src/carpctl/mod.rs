@@ -17,6 +17,7 @@ use nix::net::if_::if_nametoindex;
 
 use self::connection::{Answers, CallError, ask};
 use crate::{
+    VERSION,
     config::file,
     control::protocol::{Reply, Request, SOCKET, Status, Target},
 };
@@ -31,8 +32,8 @@ const NOT_WELL: u8 = 4;
 /// Exit codes: 0 as it should be; 1 not done; 2 not understood; 3 no carpd is running; 4 (status) a virtual host is
 /// in INIT, or something is wrong with it.
 #[derive(Parser)]
-#[command(name = "carpctl", version, max_term_width = 100)]
-struct Args {
+#[command(name = "carpctl", version, long_version = VERSION, max_term_width = 100)]
+pub(crate) struct Args {
     /// Where carpd listens
     #[arg(long, value_name = "PATH", default_value = SOCKET, global = true)]
     socket: PathBuf,

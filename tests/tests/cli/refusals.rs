@@ -2,9 +2,11 @@
 
 use std::env;
 use std::fs;
+use std::process::Command;
 
-use anyhow::{Context, Result};
-use carp_tests::{LONG, Lab};
+use anyhow::{Context, Result, bail};
+use carp_tests::netns::output_of;
+use carp_tests::{LONG, Lab, carpd_path};
 
 use crate::{GOOD, assert_says, assert_untouched, refusal};
 
@@ -83,4 +85,25 @@ fn help_and_version_are_no_errors() -> Result<()> {
         assert!(agent.lines().iter().any(|line| line.text.contains(told)), "{word}");
     }
     assert_untouched(&host)
+}
+
+#[test]
+fn the_version_tells_the_commit_and_which_xdp_program_it_carries() -> Result<()> {
+    let carpd = carpd_path()?;
+    let told = output_of(Command::new(&carpd).arg("--version"))?;
+    let lines: Vec<&str> = told.lines().collect();
+    let [name, revision, program] = lines[..] else { bail!("not three lines: {told}") };
+    assert_eq!(name, concat!("carpd ", env!("CARGO_PKG_VERSION")));
+    let repository = concat!("--git-dir=", env!("CARGO_MANIFEST_DIR"), "/../.git");
+    let head = output_of(Command::new("git").args([repository, "rev-parse", "--short=12", "HEAD"]));
+    let head = head.unwrap_or_else(|_| "unknown".to_owned());
+    assert_eq!(revision, format!("git revision {}", head.trim_end()));
+    let words: Vec<&str> = program.split(' ').collect();
+    let ["XDP", "program", id, "made", "by", "rustc", _, "and", "bpf-linker", _] = words[..] else {
+        bail!("{program}")
+    };
+    assert!(id.len() == 13 && id.trim_end_matches(',').chars().all(|digit| digit.is_ascii_hexdigit()), "{id}");
+    let other = output_of(Command::new(carpd.with_file_name("carpctl")).arg("--version"))?;
+    assert_eq!(other, told.replacen("carpd", "carpctl", 1));
+    Ok(())
 }

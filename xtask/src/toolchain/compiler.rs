@@ -72,6 +72,13 @@ impl Compiler {
         }
     }
 
+    /// A command that prints which one it is.
+    pub(super) fn version(&self) -> Command {
+        let mut rustc = Command::new(self.rustc());
+        rustc.arg("--version").env("LD_LIBRARY_PATH", self.library_path());
+        rustc
+    }
+
     /// This compiler's clippy-driver, which stands in for rustc.
     pub(super) fn clippy(&self) -> Result<PathBuf> {
         let driver = self.sysroot.join("bin/clippy-driver");
