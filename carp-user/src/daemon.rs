@@ -5,7 +5,7 @@ use std::{env, mem, path::PathBuf, pin::pin, process::ExitCode};
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
 use log::{error, info, warn};
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{runtime::Builder, select, time::sleep};
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     title,
 };
 
-/// Exit code for a command line that cannot be understood, as with clap and most of Unix.
+/// Exit code for a command line or a configuration that is wrong, as clap has it: the unit does not start it again.
 const USAGE: u8 = 2;
 
 /// As many as the largest configuration takes, with room to spare.
@@ -68,7 +68,13 @@ fn run(args: Args) -> Result<ExitCode> {
     let (debug, facility) = (args.debug(), args.facility());
     let in_background = args.daemonize();
     let (file, socket) = (args.file()?, args.socket());
-    let hosts = args.virtual_hosts()?;
+    let hosts = match args.virtual_hosts() {
+        Ok(hosts) => hosts,
+        Err(error) => {
+            eprintln!("carpd: {error:#}");
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
     privileges::check(hosts.iter().any(|settings| settings.datapath.needs_xdp()))?;
 
     let parent = if in_background { Some(background::detach()?) } else { None };
@@ -79,8 +85,6 @@ fn run(args: Args) -> Result<ExitCode> {
     if let Err(error) = hidden {
         warn!("cannot hide a passphrase from the process title: {error}; use --passfile");
     }
-    // Kernels before 5.11 count BPF maps against this limit; later ones do not.
-    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).ok();
     // A lock is a descriptor, and a virtual host has one.
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS), hard).ok();

@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+pub mod crates;
 pub mod debian;
+pub mod machine;
 pub mod process;
 pub mod toolchain;
 pub mod tools;

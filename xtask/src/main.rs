@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod dist;
 mod lint;
 mod root;
 mod run;
@@ -27,6 +28,8 @@ enum Command {
     Test(test::Options),
     /// Run a benchmark as root
     Bench(bench::Options),
+    /// Make a Debian package, with unit, manual pages and completions, in target/dist
+    Dist,
     /// Run clippy, on the host's code and on the kernel's, and cargo doc, with warnings denied
     Lint,
 }
@@ -48,6 +51,7 @@ fn run(command: Command) -> Result<()> {
         Command::Run(options) => run::run(&options),
         Command::Test(options) => test::test(&options),
         Command::Bench(options) => bench::bench(&options),
+        Command::Dist => dist::dist(),
         Command::Lint => lint::lint(),
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::{DEFAULT_DOWN, DEFAULT_UP, Interfaces, Service, VirtualHost};
 
 /// The unit that the packaging has, for one virtual host: all but its description and command is taken over.
-const UNIT: &str = include_str!("../../packaging/carpd.service");
+const UNIT: &str = include_str!("../../packaging/one-virtual-host.service");
 /// Where Debian's scripts go, so that its package can.
 const OWN_UP: &str = "/etc/carp/vip-up";
 const OWN_DOWN: &str = "/etc/carp/vip-down";
@@ -20,7 +20,7 @@ pub(super) fn script(name: &str, file: &Interfaces, hosts: &[VirtualHost]) -> St
     for (line, source) in &file.sources {
         line_of(&mut out, &format!("# Not followed: line {line}, {source}"));
     }
-    line_of(&mut out, "set -e\ninstall -d -m 700 /etc/carp");
+    line_of(&mut out, "set -e\ninstall -d -m 750 /etc/carp");
     if hosts.iter().any(|host| host.uses(DEFAULT_UP) || host.uses(DEFAULT_DOWN)) {
         line_of(&mut out, "\n# Debian's scripts, so that they stay when the package ucarp goes.");
         for path in [DEFAULT_UP, DEFAULT_DOWN].map(String::from_utf8_lossy) {

@@ -74,7 +74,7 @@ fn debians_example_becomes_a_passfile_and_a_unit_that_needs_no_scripts() {
     let script = script(README);
     assert_eq!(
         command(&script),
-        "/usr/local/sbin/carpd --interface=eth0 --srcip=10.0.0.2 --vhid=3 --addr=10.0.0.1/32 \
+        "/usr/sbin/carpd --interface=eth0 --srcip=10.0.0.2 --vhid=3 --addr=10.0.0.1/32 \
          --passfile=/etc/carp/eth0-3.passphrase --advskew=0 --advbase=1 --preempt"
     );
     let parts = [

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::cache::Cache;
-use crate::process;
+use crate::{crates, process};
 
 /// The last series that borrows rustc's LLVM; the next one wants LLVM installed on the system.
 const SERIES: &str = "bpf-linker 0.10.";
@@ -29,18 +29,13 @@ pub(super) fn find_or_fetch(cache: &Cache) -> Result<PathBuf> {
         return Ok(linker);
     }
     eprintln!("carp: installing bpf-linker {VERSION} into the cache, in a minute or two");
-    let folder = cache.find_or_make(FOLDER, install).with_context(|| {
-        format!("cannot install bpf-linker; `cargo install bpf-linker --locked --version {VERSION}` by hand will do")
-    })?;
+    let folder =
+        cache.find_or_make(FOLDER, |folder| crates::install("bpf-linker", VERSION, folder)).with_context(|| {
+            format!(
+                "cannot install bpf-linker; `cargo install bpf-linker --locked --version {VERSION}` by hand will do"
+            )
+        })?;
     Ok(executable(&folder))
-}
-
-fn install(folder: &Path) -> Result<()> {
-    let scratch =
-        tempfile::tempdir_in(folder).with_context(|| format!("cannot create a folder in {}", folder.display()))?;
-    let mut cargo = process::cargo_apart();
-    cargo.args(["install", "bpf-linker", "--locked", "--version", VERSION, "--root"]).arg(folder);
-    process::run_on_stderr(cargo.arg("--target-dir").arg(scratch.path()))
 }
 
 fn executable(folder: &Path) -> PathBuf {
