@@ -49,6 +49,8 @@ pub fn start(host: &Host, folder: &Folder) -> Result<Agent> {
 /// Runs carpctl in the folder, for the agent that has its socket there.
 pub fn carpctl(folder: &Folder, arguments: &[&str]) -> Result<Output> {
     let mut carpctl = Command::new(carpd_path()?.with_file_name("carpctl"));
+    // As if systemd had put its credentials there.
+    carpctl.env("CREDENTIALS_DIRECTORY", folder.path());
     carpctl.args(["--socket", "socket"]).args(arguments).current_dir(folder.path());
     carpctl.output().context("running carpctl")
 }

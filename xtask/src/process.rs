@@ -2,7 +2,10 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +27,25 @@ pub fn cargo_apart() -> Command {
         cargo.env_remove(name);
     }
     cargo
+}
+
+/// `program` as root, through sudo if this process is not root's.
+pub fn as_root(program: &Path) -> Result<Command> {
+    if is_root()? {
+        return Ok(Command::new(program));
+    }
+    let mut sudo = Command::new("sudo");
+    read(sudo.arg("--version")).context("this needs root, and there is no sudo here: run it as root")?;
+    eprintln!("carp: this needs root: going through sudo");
+    let mut sudo = Command::new("sudo");
+    sudo.arg("--preserve-env").arg(program);
+    Ok(sudo)
+}
+
+/// Whether this process is root's.
+pub fn is_root() -> Result<bool> {
+    let process = fs::metadata("/proc/self").context("cannot look at /proc/self: is /proc mounted?")?;
+    Ok(process.uid() == 0)
 }
 
 /// Runs `command` to its end, its output going where ours goes.

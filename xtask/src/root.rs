@@ -1,7 +1,5 @@
 //! Root, for the steps that need it and for no others.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -9,7 +7,7 @@ use xtask::process;
 
 /// Lets `cargo` start what it builds as root: `cargo run`, `cargo test` or `cargo bench` itself stays the user's.
 pub(crate) fn run_as_root(cargo: &mut Command) -> Result<()> {
-    if is_root()? {
+    if process::is_root()? {
         return Ok(());
     }
     process::read(Command::new("sudo").arg("--version"))
@@ -17,11 +15,6 @@ pub(crate) fn run_as_root(cargo: &mut Command) -> Result<()> {
     eprintln!("carp: this needs root: going through sudo");
     cargo.env(runner_variable(&process::read(Command::new("rustc").arg("-vV"))?)?, "sudo --preserve-env");
     Ok(())
-}
-
-fn is_root() -> Result<bool> {
-    let process = fs::metadata("/proc/self").context("cannot look at /proc/self: is /proc mounted?")?;
-    Ok(process.uid() == 0)
 }
 
 /// The variable that tells cargo what to start the host's programs through.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use xtask::{process, tools};
 
 use crate::steps::step;
-use crate::{build, root};
+use crate::{build, dist, root};
 
 /// Where the tests find the programs that this machine lacks: folders, as in PATH.
 pub(crate) const TEST_TOOLS: &str = "CARP_TEST_TOOLS";
@@ -45,6 +45,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     step("tests of carp-user and xtask", || {
         process::run(&mut options.cargo_test(&["--package", "carp-user", "--package", "xtask"]))
     })?;
+    step("the package that the tests install", dist::package)?;
     let tools = step("what the tests run is there", tools::find_or_fetch)?;
     step("tests on hosts and in the kernel, as root", || {
         let mut cargo = options.cargo_test(&["--package", "carp-tests"]);

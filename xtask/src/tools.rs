@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::cache::Cache;
 use crate::debian::{self, Packages};
-use crate::process;
+use crate::{machine, process};
 
 /// If this is set, a peer that cannot be had is an error; the tests look at it too.
 pub const REQUIRE_PEERS: &str = "CARP_REQUIRE_PEERS";
@@ -49,15 +49,21 @@ pub fn find_or_fetch() -> Result<OsString> {
     let cache = Cache::of_user()?;
     let required = env::var_os(REQUIRE_PEERS).is_some();
     let mut folders = Vec::new();
-    for tool in TOOLS.iter().filter(|tool| !tool.is_installed()) {
-        match tool.find_or_fetch(&cache) {
-            Ok(folder) => folders.push(folder),
-            Err(error) if tool.peer && !required => {
-                eprintln!("carp: no {}, so the tests with it are skipped: {error:#}", tool.name);
-            }
-            Err(error) => return Err(error),
+    let mut add = |name: &str, may_be_missing: bool, found: Result<PathBuf>| match found {
+        Ok(folder) => {
+            folders.push(folder);
+            Ok(())
         }
+        Err(error) if may_be_missing && !required => {
+            eprintln!("carp: no {name}, so the tests with it are skipped: {error:#}");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    for tool in TOOLS.iter().filter(|tool| !tool.is_installed()) {
+        add(tool.name, tool.peer, tool.find_or_fetch(&cache))?;
     }
+    add("Debian to boot", true, machine::find_or_fetch(&cache))?;
     env::join_paths(folders).context("the cache folder's name has a colon in it")
 }
 

@@ -1,0 +1,183 @@
+//! Our own service on two servers.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use carp_tests::{Host, LONG, Lab, VIP, eventually, is_missing};
+
+use crate::BOOT;
+use crate::machine::Machine;
+
+const FILE: &str = "/etc/carp/carpd.toml";
+/// What changes the unit.
+const DROP_IN: &str = "/etc/systemd/system/carpd.service.d";
+
+/// Bits of CapEff: NET_ADMIN, NET_RAW, PERFMON, BPF.
+const CAPABILITIES: u64 = 1 << 12 | 1 << 13 | 1 << 38 | 1 << 39;
+
+/// A second virtual host, for the configuration.
+const ANOTHER: &str = "\n[[virtual_host]]\nvhid = 2\naddresses = [\"10.77.0.101/24\"]\nadvbase = 0\nadvskew = 60\n";
+
+#[test]
+fn a_stop_hands_the_address_over_and_a_kill_is_healed_at_once() -> Result<()> {
+    if is_missing(BOOT)? {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let first = server(&a, 60)?;
+    first.run("systemctl enable --now carpd")?;
+    eventually("the first server has the VIP", LONG, || a.has_address(VIP))?;
+    let second = server(&b, 80)?;
+    second.run("systemctl enable --now carpd")?;
+    second.wait_for_journal("carpd", &["native XDP on eth0", "eth0 vhid 1: INIT -> BACKUP"])?;
+    first.wait_for_status("1 MASTER")?;
+    second.wait_for_status("1 BACKUP")?;
+    let status = first.run("systemctl status --no-pager carpd")?;
+    for part in ["/carpd.service; enabled", "Active: active (running)", "eth0 vhid 1: BACKUP -> MASTER"] {
+        assert!(status.contains(part), "{part}: {status}");
+    }
+
+    first.run("systemctl stop carpd")?;
+    assert!(!a.has_address(VIP)? && a.xdp_program()?.is_none());
+    eventually("the second server has the VIP", LONG, || b.has_address(VIP))?;
+    second.wait_for_journal("carpd", &["eth0 vhid 1: BACKUP -> MASTER, 10.77.0.1 leaves"])?;
+    assert_eq!(first.property("carpd", "Result")?, "success");
+
+    // The first one is preferred, but does not preempt.
+    first.run("systemctl start carpd")?;
+    first.wait_for_journal("carpd", &["stopped", "INIT -> BACKUP"])?;
+    second.run("systemctl kill --signal=KILL carpd")?;
+    eventually("systemd starts it again", LONG, || Ok(second.property("carpd", "NRestarts")? == "1"))?;
+    eventually("one has the VIP, and one only", LONG, || Ok(a.has_address(VIP)? != b.has_address(VIP)?))
+}
+
+#[test]
+fn a_loop_that_stands_still_is_started_again_and_the_backup_has_taken_over_meanwhile() -> Result<()> {
+    if is_missing(BOOT)? {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let first = server(&a, 60)?;
+    first.run("systemctl start carpd")?;
+    eventually("the first server has the VIP", LONG, || a.has_address(VIP))?;
+    let second = server(&b, 80)?;
+    second.run("systemctl start carpd")?;
+    second.wait_for_journal("carpd", &["INIT -> BACKUP"])?;
+    first.run("systemctl kill --kill-whom=main --signal=STOP carpd")?;
+    eventually("the second server has the VIP", LONG, || b.has_address(VIP))?;
+    first.wait_for_journal("carpd", &["Watchdog timeout", "eth0 vhid 1: INIT -> BACKUP"])?;
+    eventually("the second server alone has the VIP", LONG, || Ok(b.has_address(VIP)? && !a.has_address(VIP)?))
+}
+
+#[test]
+fn a_reload_applies_what_is_different_and_a_new_package_reloads_and_never_restarts() -> Result<()> {
+    if is_missing(BOOT)? {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let server = server(&a, 60)?;
+    server.run("systemctl start carpd")?;
+    server.wait_for_status("1 MASTER")?;
+    let process = server.property("carpd", "MainPID")?;
+    let good = fs::read_to_string(server.path(FILE)?)?;
+    server.write(FILE, &(good.clone() + ANOTHER))?;
+    server.run("systemctl reload carpd")?;
+    server.wait_for_status("2 MASTER")?;
+
+    server.write(FILE, &good.replace("vhid = 1", "vhid = 256"))?;
+    assert!(server.run("systemctl reload carpd").is_err());
+    server.wait_for_journal("carpd", &["not reloaded", "6:8: vhid: 256 is not in 1 to 255"])?;
+    assert_eq!(server.property("carpd", "ActiveState")?, "active");
+    server.wait_for_status("2 MASTER")?;
+
+    server.write(FILE, &good)?;
+    server.install()?;
+    server.wait_for_status("1 MASTER")?;
+    assert_eq!(server.property("carpd", "MainPID")?, process);
+    assert_eq!(server.property("carpd", "NRestarts")?, "0");
+    server.run("dpkg --remove carpd")?;
+    assert!(!a.has_address(VIP)? && a.xdp_program()?.is_none());
+    Ok(())
+}
+
+#[test]
+fn it_runs_as_its_own_user_with_four_capabilities_and_no_more() -> Result<()> {
+    if is_missing(BOOT)? {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let server = server(&a, 60)?;
+    server.run("systemctl start carpd")?;
+    server.wait_for_journal("carpd", &["native XDP on eth0"])?;
+    assert!(server.run("carpctl status")?.contains("MASTER"));
+    let process = server.property("carpd", "MainPID")?;
+    let status = fs::read_to_string(server.path(&format!("/proc/{process}/status"))?).context("reading a status")?;
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).context("no such field");
+    let user = server.run("id --user carp")?;
+    assert_eq!(field("Uid:")?.split('\t').collect::<Vec<_>>(), [user.trim(); 4]);
+    for set in ["CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(u64::from_str_radix(field(set)?, 16)?, CAPABILITIES, "{set}");
+    }
+    // What it could not do would be a warning.
+    assert_eq!(server.run("journalctl --quiet --priority=warning --unit=carpd")?, "");
+    // It misses each of the four.
+    for capability in ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_PERFMON"] {
+        server.run(&format!("systemctl stop carpd && mkdir -p {DROP_IN}"))?;
+        server.write(&format!("{DROP_IN}/less.conf"), &format!("[Service]\nAmbientCapabilities=~{capability}\n"))?;
+        server.run("systemctl daemon-reload && systemctl start --no-block carpd")?;
+        server.wait_for_journal("carpd", &[&format!("missing privileges: {capability}")])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_mistake_in_the_configuration_or_no_passphrase_is_told_once_and_not_tried_again_and_again() -> Result<()> {
+    if is_missing(BOOT)? {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let server = server(&a, 60)?;
+    let good = fs::read_to_string(server.path(FILE)?)?;
+    server.write(FILE, &good.replace("vhid = 1", "vhid = 256"))?;
+    assert_fails(&server)?;
+    server.wait_for_journal("carpd", &["/etc/carp/carpd.toml:6:8: vhid: 256 is not in 1 to 255"])?;
+    server.write(FILE, &good)?;
+    server.run("rm /etc/carp/passphrase")?;
+    assert_fails(&server)
+}
+
+/// Asserts that a start fails, for good.
+fn assert_fails(server: &Machine<'_>) -> Result<()> {
+    // A service that is started again and again is active, or activating, on its way.
+    let _ = server.run("systemctl start carpd");
+    eventually("it has failed", LONG, || Ok(server.property("carpd", "ActiveState")? == "failed"))?;
+    assert_eq!(server.property("carpd", "NRestarts")?, "0");
+    server.run("systemctl reset-failed carpd").map(drop)
+}
+
+/// A server with the package and a configuration.
+fn server(host: &Host, advskew: u8) -> Result<Machine<'_>> {
+    let machine = Machine::boot(host)?;
+    machine.install()?;
+    machine.write("/etc/carp/passphrase", "open sesame\n")?;
+    let hosts = format!(
+        "[defaults]\n\
+         interface = \"eth0\"\n\
+         passphrase_credential = \"passphrase\"\n\
+         \n\
+         [[virtual_host]]\n\
+         vhid = 1\n\
+         addresses = [\"{VIP}/24\"]\n\
+         advbase = 0\n\
+         advskew = {advskew}\n"
+    );
+    machine.write(FILE, &hosts)?;
+    machine.run(&format!("chgrp carp {FILE}"))?;
+    Ok(machine)
+}
