@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::{ffi::OsStringExt, fs::PermissionsExt},
     path::{self, Path, PathBuf},
     time::Duration,
@@ -21,6 +21,7 @@ use crate::{
     VERSION,
     config::{self, AdvertMac, Choice, Scripts, Settings, Vip, is_interface_name},
     control::protocol,
+    metrics,
     syslog::Facility,
 };
 
@@ -41,6 +42,10 @@ pub(crate) struct Args {
     /// Socket on which carpctl is answered [default: /run/carp/carpd.sock with --config, else none]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+
+    /// Answer Prometheus at http://ADDR:PORT/metrics [default without a value: 127.0.0.1:10112]
+    #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = metrics::DEFAULT)]
+    metrics: Option<SocketAddr>,
 
     /// Interface of the virtual host [default: that of --srcip, or of the direct route to the VIP]
     #[arg(short, long, value_name = "IF", allow_hyphen_values = true)]
@@ -67,7 +72,7 @@ pub(crate) struct Args {
     addr: Vec<Vip>,
 
     /// Multicast group of the adverts
-    #[arg(short, long, value_name = "GROUP", default_value_t = GROUP_V4)]
+    #[arg(short, long, alias = "m", value_name = "GROUP", default_value_t = GROUP_V4)]
     mcast: Ipv4Addr,
 
     /// Send adverts by Ethernet broadcast
@@ -215,6 +220,11 @@ impl Args {
     pub(crate) fn socket(&self) -> Option<PathBuf> {
         let default = || self.config.is_some().then(|| PathBuf::from(protocol::SOCKET));
         self.socket.clone().or_else(default)
+    }
+
+    /// Where Prometheus is answered, if anywhere.
+    pub(crate) const fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// Whether to go into the background.

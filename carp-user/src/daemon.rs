@@ -1,6 +1,6 @@
 //! carpd from its command line to its exit code.
 
-use std::{env, mem, path::PathBuf, pin::pin, process::ExitCode};
+use std::{env, mem, net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode};
 
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
@@ -18,6 +18,7 @@ use crate::{
     history::History,
     logging::{self, Sink},
     maintenance,
+    metrics::{self, Metrics},
     net::{
         Netlink,
         interface::{self, LOOK_AGAIN},
@@ -67,7 +68,7 @@ fn run(args: Args) -> Result<ExitCode> {
     }
     let (debug, facility) = (args.debug(), args.facility());
     let in_background = args.daemonize();
-    let (file, socket) = (args.file()?, args.socket());
+    let (file, ends) = (args.file()?, Ends { socket: args.socket(), metrics: args.metrics() });
     let hosts = match args.virtual_hosts() {
         Ok(hosts) => hosts,
         Err(error) => {
@@ -90,7 +91,7 @@ fn run(args: Args) -> Result<ExitCode> {
         setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS), hard).ok();
     }
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let served = runtime.block_on(serve(hosts, file, socket, history, parent));
+    let served = runtime.block_on(serve(hosts, file, ends, history, parent));
     // Not waiting for a script that cannot even be started.
     runtime.shutdown_background();
     let Err(error) = served else { return Ok(ExitCode::SUCCESS) };
@@ -102,10 +103,16 @@ fn run(args: Args) -> Result<ExitCode> {
     }
 }
 
+/// Where others may ask.
+struct Ends {
+    socket: Option<PathBuf>,
+    metrics: Option<SocketAddr>,
+}
+
 async fn serve(
     hosts: Vec<Settings>,
     file: Option<PathBuf>,
-    socket: Option<PathBuf>,
+    Ends { socket, metrics }: Ends,
     history: History,
     mut parent: Option<background::Parent>,
 ) -> Result<()> {
@@ -125,7 +132,11 @@ async fn serve(
     let (commands, orders) = control::commands();
     let desk = Desk { reload: Reload::new(file, commands.clone()), commands, history };
     let in_maintenance = socket.is_some() && maintenance::is_on();
-    let agent = Agent::start(named, desk.clone(), orders, signals, in_maintenance).await?;
+    let counted = Metrics::new();
+    let agent = Agent::start(named, desk.clone(), orders, signals, in_maintenance, counted.clone()).await?;
+    if let Some(address) = metrics {
+        tokio::spawn(metrics::serve(address, counted, desk.commands.clone()));
+    }
     let listening = socket.map(|path| control::listen(&path, desk)).transpose();
     // The virtual hosts are served all the same.
     let _socket = listening.unwrap_or_else(|error| {

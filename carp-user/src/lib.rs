@@ -6,6 +6,7 @@
 //! | `cli`, `config` | ucarp's options, the configuration file; the settings, checked |
 //! | `control`, `history`, `maintenance` | the control socket, and what is told and kept through it |
 //! | `carpctl` | its other end |
+//! | `metrics` | what Prometheus is told |
 //! | `agent` | the one loop: inputs, timers, actions |
 //! | [`datapath`] | adverts from the wire: the XDP program and its maps, or a socket |
 //! | `from_ucarp` | what to write instead of ucarp's lines in ifupdown's files |
@@ -27,6 +28,7 @@ mod history;
 mod lock;
 mod logging;
 mod maintenance;
+mod metrics;
 mod net;
 mod privileges;
 mod scripts;

@@ -13,7 +13,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::config::{Scripts, Vip};
+use crate::{
+    config::{Scripts, Vip},
+    vips::Owner,
+};
 
 /// A script to run for each VIP in turn.
 pub(crate) struct Run<'a> {
@@ -21,8 +24,8 @@ pub(crate) struct Run<'a> {
     pub(crate) script: &'a Path,
     /// Its settings.
     pub(crate) scripts: &'a Scripts,
-    /// Name of the interface.
-    pub(crate) interface: &'a str,
+    /// Whose it is.
+    pub(crate) owner: &'a Owner,
     /// The VIPs.
     pub(crate) vips: &'a [Vip],
     /// Whether it goes on at a SIGTERM: a service manager that stops the agent sends it to every process of the service,
@@ -40,7 +43,8 @@ impl Run<'_> {
     }
 
     async fn run_for(&self, vip: Vip) {
-        let (interface, address, script) = (self.interface, vip.address, self.script.display());
+        let Owner { name, interface, script_failures, .. } = self.owner;
+        let (address, script) = (vip.address, self.script.display());
         let mut command = Command::new(self.script);
         command.arg(interface).arg(address.to_string()).args(&self.scripts.xparam);
         command.stdin(Stdio::null()).process_group(0);
@@ -56,13 +60,17 @@ impl Run<'_> {
             let mut group = start.await.map_err(io::Error::other).flatten().map_err(Failure::Start)?;
             group.0.wait().await.map_err(Failure::Wait)
         });
-        match ended.await {
-            Ok(Ok(status)) if status.success() => info!("{interface}: {script} {interface} {address}: {status}"),
-            Ok(Ok(status)) => warn!("{interface}: {script} {interface} {address} failed: {status}"),
-            Ok(Err(Failure::Start(error))) => warn!("{interface}: cannot run {script}: {error}"),
-            Ok(Err(Failure::Wait(error))) => warn!("{interface}: cannot wait for {script}: {error}"),
+        let ended = ended.await;
+        if !matches!(&ended, Ok(Ok(status)) if status.success()) {
+            script_failures.inc();
+        }
+        match ended {
+            Ok(Ok(status)) if status.success() => info!("{name}: {script} {interface} {address}: {status}"),
+            Ok(Ok(status)) => warn!("{name}: {script} {interface} {address} failed: {status}"),
+            Ok(Err(Failure::Start(error))) => warn!("{name}: cannot run {script}: {error}"),
+            Ok(Err(Failure::Wait(error))) => warn!("{name}: cannot wait for {script}: {error}"),
             Err(_) => warn!(
-                "{interface}: {script} {interface} {address} was killed: it ran longer than {} s (--script-timeout)",
+                "{name}: {script} {interface} {address} was killed: it ran longer than {} s (--script-timeout)",
                 self.scripts.time_limit.as_secs()
             ),
         }

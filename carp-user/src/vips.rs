@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use carp_common::engine::Input;
 use log::{error, warn};
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     select,
     sync::{mpsc, watch},
@@ -29,6 +30,18 @@ const TRIES: u32 = 3;
 /// That a goal was reached, and by which virtual host, by its row.
 pub(crate) type Report = (u32, Input);
 
+/// The virtual host whose VIPs they are.
+pub(crate) struct Owner {
+    /// Its row.
+    pub(crate) row: u32,
+    /// "eth0 vhid 1", as log lines begin.
+    pub(crate) name: String,
+    /// Name of its interface.
+    pub(crate) interface: String,
+    /// Counts its scripts that failed.
+    pub(crate) script_failures: Counter,
+}
+
 /// The agent's end: sets the goal.
 pub(crate) struct VipKeeper {
     goal: watch::Sender<Option<Goal>>,
@@ -46,18 +59,17 @@ struct Goal {
 }
 
 impl VipKeeper {
-    /// Starts the task; it reports to `reports` when a goal is reached, as the virtual host with this row. `dropped`
+    /// Starts the task; it reports to `reports` when a goal is reached, in the name of `owner`. `dropped`
     /// are VIPs that are none any more: the first goal removes them, too.
     pub(crate) fn start(
         netlink: Netlink,
-        interface: String,
+        owner: Owner,
         settings: Arc<Settings>,
-        row: u32,
         reports: mpsc::Sender<Report>,
         dropped: Vec<Vip>,
     ) -> Self {
         let (goal, goals) = watch::channel(None);
-        tokio::spawn(Task { netlink, interface, settings, row, reports, dropped, repaired: None }.run(goals));
+        tokio::spawn(Task { netlink, owner, settings, reports, dropped, repaired: None }.run(goals));
         Self { goal, settled: true }
     }
 
@@ -89,9 +101,8 @@ impl VipKeeper {
 
 struct Task {
     netlink: Netlink,
-    interface: String,
+    owner: Owner,
     settings: Arc<Settings>,
-    row: u32,
     reports: mpsc::Sender<Report>,
     dropped: Vec<Vip>,
     /// When something was last put right.
@@ -116,7 +127,7 @@ impl Task {
         let done = if goal.is_repair { self.repair(goal).await } else { self.reach(goal).await };
         if done {
             let report = if goal.held { Input::VipsTaken } else { Input::VipsReleased };
-            self.reports.send((self.row, report)).await.ok();
+            self.reports.send((self.owner.row, report)).await.ok();
         }
     }
 
@@ -128,8 +139,8 @@ impl Task {
             Some(scripts) => {
                 let script = if goal.held { &scripts.up } else { &scripts.down };
                 if let Some(script) = script {
-                    let (interface, vips) = (&self.interface, &self.settings.vips);
-                    Run { script, scripts, interface, vips, goes_on: !goal.held }.run().await;
+                    let (owner, vips) = (&self.owner, &self.settings.vips);
+                    Run { script, scripts, owner, vips, goes_on: !goal.held }.run().await;
                 }
             }
             None if goal.held => self.add(goal.ifindex).await,
@@ -148,15 +159,15 @@ impl Task {
             sleep_until(repaired + REPAIR_AGAIN).await;
         }
         // What the agent saw may be older than what this task has done since.
-        let Ok(Some(now)) = interface::look_at(&self.netlink, &self.interface).await else { return false };
+        let Ok(Some(now)) = interface::look_at(&self.netlink, &self.owner.interface).await else { return false };
         if now.index != goal.ifindex {
             return false;
         }
         let Some(wrong) = self.settings.vips.iter().find(|vip| now.has(vip.address) != goal.held) else { return false };
         if goal.held {
-            warn!("{}: something else removed {wrong}, which this master needs: putting it back", self.interface);
+            warn!("{}: something else removed {wrong}, which this master needs: putting it back", self.owner.name);
         } else {
-            warn!("{}: {wrong} is here although this host is not master: removing it", self.interface);
+            warn!("{}: {wrong} is here although this host is not master: removing it", self.owner.name);
         }
         let done = self.reach(goal).await;
         self.repaired = Some(Instant::now());
@@ -169,7 +180,7 @@ impl Task {
             let mut all_here = true;
             for vip in &self.settings.vips {
                 if let Err(error) = net::vip::add(&self.netlink, ifindex, *vip).await {
-                    error!("{}: {error}: trying again every {} s", self.interface, TRY_AGAIN.as_secs());
+                    error!("{}: {error}: trying again every {} s", self.owner.name, TRY_AGAIN.as_secs());
                     all_here = false;
                 }
             }
@@ -186,10 +197,10 @@ impl Task {
             for left in (0..TRIES).rev() {
                 let Err(error) = net::vip::remove(&self.netlink, ifindex, vip.address).await else { break };
                 if left == 0 {
-                    error!("{}: {error}: giving up; remove it by hand (ip address del)", self.interface);
+                    error!("{}: {error}: giving up; remove it by hand (ip address del)", self.owner.name);
                     break;
                 }
-                error!("{}: {error}: trying again", self.interface);
+                error!("{}: {error}: trying again", self.owner.name);
                 sleep(TRY_AGAIN).await;
             }
         }

@@ -16,9 +16,10 @@ use crate::{machine, process};
 /// If this is set, a peer that cannot be had is an error; the tests look at it too.
 pub const REQUIRE_PEERS: &str = "CARP_REQUIRE_PEERS";
 
-/// A program, and the Debian package of the same name that has it.
+/// A program, and the Debian package that has it.
 struct Tool {
     name: &'static str,
+    package: &'static str,
     /// Where the program is in the package.
     path: &'static str,
     /// Argument with which it does nothing and succeeds.
@@ -29,16 +30,39 @@ struct Tool {
     peer: bool,
 }
 
-const TOOLS: [Tool; 4] = [
-    Tool { name: "bpftool", path: "usr/sbin/bpftool", probe: "version", settings: &[], peer: false },
-    Tool { name: "ucarp", path: "usr/sbin/ucarp", probe: "--help", settings: &[], peer: true },
-    Tool { name: "keepalived", path: "usr/sbin/keepalived", probe: "--version", settings: &[], peer: true },
+const TOOLS: [Tool; 5] = [
+    Tool {
+        name: "bpftool",
+        package: "bpftool",
+        path: "usr/sbin/bpftool",
+        probe: "version",
+        settings: &[],
+        peer: false,
+    },
+    Tool { name: "ucarp", package: "ucarp", path: "usr/sbin/ucarp", probe: "--help", settings: &[], peer: true },
+    Tool {
+        name: "keepalived",
+        package: "keepalived",
+        path: "usr/sbin/keepalived",
+        probe: "--version",
+        settings: &[],
+        peer: true,
+    },
     Tool {
         name: "tshark",
+        package: "tshark",
         path: "usr/bin/tshark",
         probe: "--version",
         // Its dissector of CARP is built in; the plugins are for other protocols.
         settings: &[("WIRESHARK_DATA_DIR", "usr/share/wireshark"), ("WIRESHARK_PLUGIN_DIR", "no-plugins")],
+        peer: true,
+    },
+    Tool {
+        name: "promtool",
+        package: "prometheus",
+        path: "usr/bin/promtool",
+        probe: "--version",
+        settings: &[],
         peer: true,
     },
 ];
@@ -79,11 +103,11 @@ impl Tool {
     fn find_or_fetch(&self, cache: &Cache) -> Result<PathBuf> {
         let folder = cache.find_or_make(self.name, |folder| {
             eprintln!("carp: fetching {}, which the tests use", self.name);
-            debian::unpack(Packages { names: &[self.name], together_with: &[] }, folder)?;
+            debian::unpack(Packages { names: &[self.package], together_with: &[] }, folder)?;
             self.add_starter(folder)
         });
         let folder = folder.with_context(|| {
-            format!("the tests need {0}: install it, on Debian with `apt-get install {0}`", self.name)
+            format!("the tests need {}: install it, on Debian with `apt-get install {}`", self.name, self.package)
         })?;
         Ok(folder.join("bin"))
     }

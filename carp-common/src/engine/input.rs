@@ -74,6 +74,20 @@ pub enum LinkFault {
     NotAttached,
 }
 
+impl LinkFault {
+    /// A short name, for metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoInterface => "no_interface",
+            Self::InterfaceDown => "interface_down",
+            Self::NoCarrier => "no_carrier",
+            Self::NoAddress => "no_address",
+            Self::NotAttached => "not_attached",
+        }
+    }
+}
+
 impl fmt::Display for LinkFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -66,6 +66,26 @@ pub enum Cause {
     Shutdown,
 }
 
+impl Cause {
+    /// A short name without what differs from time to time, for metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LinkUp => "link_up",
+            Self::LinkDown(fault) => fault.name(),
+            Self::MasterDown(_) => "master_down",
+            Self::BowOut(_) => "bow_out",
+            Self::Preempt(_) => "preempt",
+            Self::DemotedMaster(_) => "demoted_master",
+            Self::SlowMaster(_) => "slow_master",
+            Self::BetterMaster(_) => "better_master",
+            Self::EqualMaster(_) => "equal_master",
+            Self::StepDown => "step_down",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

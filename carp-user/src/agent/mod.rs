@@ -50,6 +50,7 @@ use crate::{
     config::Settings,
     control::{Command, Desk},
     datapath::{Datapath, DatapathError},
+    metrics::Metrics,
     net::{
         Netlink, PacketSocket,
         interface::{self, Interface, Interfaces},
@@ -113,6 +114,7 @@ impl Agent {
         commands: mpsc::Receiver<Command>,
         signals: Signals,
         in_maintenance: bool,
+        metrics: Metrics,
     ) -> Result<Self> {
         let names = watch::Sender::new(hosts.iter().map(|(interface, _)| interface.clone()).collect());
         let looks = interface::watch(names.subscribe()).await?;
@@ -122,6 +124,7 @@ impl Agent {
             netlink: Netlink::connect()?,
             reports: sender,
             history: desk.history.clone(),
+            metrics,
         };
         let mut agent = Self {
             hosts: BTreeMap::new(),
@@ -225,6 +228,8 @@ impl Agent {
             && let Some(next) = self.datapath.next()
         {
             if let Some(event) = next {
+                // Not for what the last-heard map tells: a repeat may stay there for long, and is not late.
+                self.shared.metrics.observe_event(now().since(event.heard().arrival()).as_secs_f64());
                 self.hear(event.source(), event.heard());
             }
             left -= 1;
@@ -246,6 +251,9 @@ impl Agent {
         }
         for host in self.hosts.values_mut() {
             if is_due(host, &self.datapath, now) {
+                if let Some(due) = host.engine().poll_timeout() {
+                    self.shared.metrics.observe_timer(now.since(due).as_secs_f64());
+                }
                 host.handle_timeout(now);
             }
         }

@@ -31,8 +31,9 @@ use crate::{
     datapath::{Datapath, DatapathError, Road},
     history::{History, rfc3339},
     lock::Lock,
+    metrics::Metrics,
     net::{Netlink, PacketSocket, advert::AdvertSender, arp, interface::Interface},
-    vips::{Report, VipKeeper},
+    vips::{Owner, Report, VipKeeper},
 };
 
 /// What all virtual hosts of the process work with.
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub(super) netlink: Netlink,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) history: History,
+    pub(super) metrics: Metrics,
 }
 
 /// A virtual host at work.
@@ -97,14 +99,16 @@ impl VirtualHost {
     ) -> Self {
         let settings = Arc::new(settings);
         let (netlink, reports) = (shared.netlink.clone(), shared.reports.clone());
+        let name = format!("{interface} vhid {}", settings.vhid.get());
+        let owner = owner(row, &name, &interface, &settings, &shared);
         let source = settings.source.unwrap_or(Ipv4Addr::UNSPECIFIED);
         Self {
             _lock: lock,
-            name: format!("{interface} vhid {}", settings.vhid.get()),
+            name,
             row,
             engine: Engine::new(engine_config(&settings, source, in_maintenance), now),
             adverts: AdvertSender::new(Rc::clone(&shared.socket), &settings),
-            vips: VipKeeper::start(netlink, interface.clone(), Arc::clone(&settings), row, reports, vec![]),
+            vips: VipKeeper::start(netlink, owner, Arc::clone(&settings), reports, vec![]),
             refusals: Refusals::new(row),
             shared,
             settings,
@@ -134,7 +138,8 @@ impl VirtualHost {
             let dropped = before.vips.iter().filter(|vip| !settings.vips.contains(vip));
             let (netlink, reports) = (self.shared.netlink.clone(), self.shared.reports.clone());
             let dropped = dropped.copied().collect();
-            self.vips = VipKeeper::start(netlink, self.interface.clone(), settings, self.row, reports, dropped);
+            let owner = owner(self.row, &self.name, &self.interface, &settings, &self.shared);
+            self.vips = VipKeeper::start(netlink, owner, settings, reports, dropped);
             if self.ifindex != 0 {
                 self.vips.want(self.ifindex, self.engine.status().state == State::Master);
             }
@@ -502,9 +507,11 @@ impl VirtualHost {
         }
     }
 
-    fn tell(&mut self, Transition { from, to, cause, .. }: &Transition) {
+    fn tell(&mut self, transition: &Transition) {
+        let Transition { from, to, cause, .. } = transition;
         info!("{}: {from} -> {to}, {cause}", self.name);
         self.cause = Some(*cause);
+        self.shared.metrics.count_transition(&self.interface, self.settings.vhid.get(), transition);
         self.shared.history.push(What::Transition {
             interface: self.interface.clone(),
             vhid: self.settings.vhid.get(),
@@ -513,6 +520,11 @@ impl VirtualHost {
             cause: cause.to_string(),
         });
     }
+}
+
+fn owner(row: u32, name: &str, interface: &str, settings: &Settings, shared: &Shared) -> Owner {
+    let script_failures = shared.metrics.script_failures(interface, settings.vhid.get());
+    Owner { row, name: name.to_owned(), interface: interface.to_owned(), script_failures }
 }
 
 fn engine_config(settings: &Settings, source: Ipv4Addr, in_maintenance: bool) -> engine::Config {

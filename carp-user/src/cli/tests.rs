@@ -204,6 +204,22 @@ fn of_a_repeated_option_the_last_one_counts() {
 }
 
 #[test]
+fn prometheus_is_answered_only_if_asked_for_and_on_the_loopback_unless_told_otherwise() {
+    let metrics = |words: &[&str]| {
+        let words = [&["carpd"], &REQUIRED[..], words].concat();
+        Args::read(words.into_iter().map(OsString::from)).map(|args| args.metrics().map(|address| address.to_string()))
+    };
+    let at = |address: &str| Some(address.to_owned());
+    assert_eq!(metrics(&[]).unwrap(), None);
+    assert_eq!(metrics(&["--metrics", "-P"]).unwrap(), at("127.0.0.1:10112"));
+    assert_eq!(metrics(&["--metrics", "10.0.0.1:1"]).unwrap(), at("10.0.0.1:1"));
+    assert_eq!(metrics(&["--metrics=[::1]:2"]).unwrap(), at("[::1]:2"));
+    for wrong in ["--metrics=10112", "--metrics=", "--metrics=localhost:10112"] {
+        assert!(metrics(&[wrong]).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn a_short_option_keeps_an_equals_sign_as_part_of_its_value() {
     assert!(is_key(&with(&["-p=secret"]), b"=secret"));
     assert!(is_key(&with(&["-Pp=secret"]), b"=secret"));

@@ -61,7 +61,10 @@ pub(crate) fn commands() -> (Commands, mpsc::Receiver<Command>) {
 }
 
 /// Asks the loop for something.
-async fn ask<T>(commands: &Commands, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, String> {
+pub(crate) async fn ask<T>(
+    commands: &Commands,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Result<T, String> {
     let (reply, answer) = oneshot::channel();
     let is_gone = |()| "carpd is stopping".to_owned();
     commands.send(command(reply)).await.map_err(|_| ()).map_err(is_gone)?;

@@ -16,7 +16,7 @@ fn how_a_script_ended_is_in_the_log() -> Result<()> {
     let path = |name| scripts.path(name).display().to_string();
     for (script, end) in [("down", "signal: 9"), ("up", "exit status: 3")] {
         let line = agent.wait_for_line(end, LONG)?;
-        for part in [&path(script), "WARN", "eth0", "10.77.0.100", "failed"] {
+        for part in [&path(script), "WARN", "eth0 vhid 1: ", "10.77.0.100", "failed"] {
             assert!(line.text.contains(part), "{part} is not in: {}", line.text);
         }
     }
