@@ -57,7 +57,7 @@ fn the_script_that_is_printed_makes_a_virtual_host_that_works_with_its_peers() -
     let mut command = a.command("unshare");
     command.args(["--mount", "sh", "-c", SET_UP, "sh"]).arg(carpd_path()?).arg(file.path()?);
     let mut translated = Agent::spawn("what the unit runs", command)?;
-    for made in ["700 0 /etc/carp", "600 0 /etc/carp/eth0-1.passphrase", "0 /etc/systemd/system/carpd-eth0-1.service"] {
+    for made in ["750 0 /etc/carp", "600 0 /etc/carp/eth0-1.passphrase", "0 /etc/systemd/system/carpd-eth0-1.service"] {
         translated.wait_for_line(made, LONG)?;
     }
     translated.wait_for_line("eth0 vhid 1: BACKUP -> MASTER", LONG)?;

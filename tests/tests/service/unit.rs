@@ -113,6 +113,7 @@ fn it_runs_as_its_own_user_with_four_capabilities_and_no_more() -> Result<()> {
     let server = server(&a, 60)?;
     server.run("systemctl start carpd")?;
     server.wait_for_journal("carpd", &["native XDP on eth0"])?;
+    server.wait_for_status("1 MASTER")?;
     assert!(server.run("carpctl status")?.contains("MASTER"));
     let process = server.property("carpd", "MainPID")?;
     let status = fs::read_to_string(server.path(&format!("/proc/{process}/status"))?).context("reading a status")?;
