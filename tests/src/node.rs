@@ -157,11 +157,14 @@ impl<'h> Node<'h> {
         // Told just before, if there is any.
         let for_none = self.lines_with("received for none of the virtual hosts here: ").pop();
         let for_none = for_none.as_ref().and_then(|line| line.text.rsplit_once(": ")).map_or("", |(_, told)| told);
-        let counters = for_none.split(", ").chain(received.split(", ")).filter_map(|counter| {
-            let (name, count) = counter.split_once(' ')?;
-            Some((name.to_owned(), count.parse().ok()?))
-        });
-        Ok(Report { counters: counters.collect(), text })
+        let mut counters = BTreeMap::new();
+        for counter in for_none.split(", ").chain(received.split(", ")) {
+            if let Some((name, Ok(count))) = counter.split_once(' ').map(|(name, count)| (name, count.parse::<u64>())) {
+                // In both, if it is "other".
+                *counters.entry(name.to_owned()).or_default() += count;
+            }
+        }
+        Ok(Report { counters, text })
     }
 
     /// Its host.
