@@ -41,12 +41,12 @@ pub fn carpd() -> ExitCode {
         Ok(args) => args,
         Err(error) if !error.use_stderr() => error.exit(),
         Err(error) => {
-            eprintln!("carpd: {}", one_line(&error));
+            logging::tell(format!("carpd: {}", one_line(&error)));
             return ExitCode::from(USAGE);
         }
     };
     run(args).unwrap_or_else(|error| {
-        eprintln!("carpd: {error:#}");
+        logging::tell(format!("carpd: {error:#}"));
         ExitCode::FAILURE
     })
 }
@@ -72,7 +72,7 @@ fn run(args: Args) -> Result<ExitCode> {
     let hosts = match args.virtual_hosts() {
         Ok(hosts) => hosts,
         Err(error) => {
-            eprintln!("carpd: {error:#}");
+            logging::tell(format!("carpd: {error:#}"));
             return Ok(ExitCode::from(USAGE));
         }
     };

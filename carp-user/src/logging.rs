@@ -4,7 +4,9 @@
 //! stopped, a full pipe) must not hold up the adverts: what does not fit is dropped and counted.
 
 use std::{
-    env, fs,
+    env,
+    fmt::Display,
+    fs,
     io::{self, Write},
     os::{fd::AsFd, unix::fs::MetadataExt},
     sync::{
@@ -57,6 +59,11 @@ pub(crate) fn is_journal() -> bool {
     let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() else { return false };
     let Ok(metadata) = fs::File::from(stderr).metadata() else { return false };
     stream == format!("{}:{}", metadata.dev(), metadata.ino())
+}
+
+/// Tells a line where there is no log: on stderr. Unlike `eprintln!`, it does not panic if that leads to a full disk.
+pub(crate) fn tell(line: impl Display) {
+    writeln!(io::stderr(), "{line}").ok();
 }
 
 /// Waits, when dropped, until the log is written, though not for long.
