@@ -15,8 +15,9 @@ use crate::{digest::DigestKey, reason::Reason};
 
 /// Most virtual hosts that one program serves.
 pub const MAX_VHOSTS: u32 = 1024;
-/// Most sources of valid adverts that are remembered; beyond it the longest unheard are forgotten.
-pub const MAX_SOURCES: u32 = 1024;
+/// Most sources of valid adverts that are remembered, four to a virtual host; beyond it the longest unheard are forgotten.
+/// The kernel takes half a megabyte for them (128 bytes each), filled or not.
+pub const MAX_SOURCES: u32 = 4 * MAX_VHOSTS;
 /// Size of the event ring in bytes: some 1,000 events.
 pub const RING_BYTES: u32 = 64 * 1024;
 /// Rows of counters: one a virtual host, and row 0 for protocol 112 that belongs to none.
