@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     net::{Ipv4Addr, SocketAddr},
-    os::unix::{ffi::OsStringExt, fs::PermissionsExt},
+    os::unix::ffi::OsStringExt,
     path::{self, Path, PathBuf},
     time::Duration,
 };
@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     VERSION,
-    config::{self, AdvertMac, Choice, Scripts, Settings, Vip, is_interface_name},
+    config::{self, AdvertMac, Choice, Scripts, Settings, Vip, executable, is_interface_name},
     control::protocol,
     metrics,
     syslog::Facility,
@@ -125,7 +125,7 @@ pub(crate) struct Args {
     xparam: Option<OsString>,
 
     /// How long a script may run until it is killed: 1 to 3600
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = value_parser!(u16).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = config::SCRIPT_TIMEOUT, value_parser = value_parser!(u16).range(config::SCRIPT_SECONDS))]
     script_timeout: u16,
 
     /// How adverts reach carpd
@@ -270,7 +270,7 @@ impl Args {
                 vips.push(vip);
             }
         }
-        let [up, down] = [self.upscript, self.downscript].map(|path| path.map(checked_script).transpose());
+        let [up, down] = [self.upscript, self.downscript].map(|path| path.map(|path| executable(&path)).transpose());
         let (up, down) = (up?, down?);
         let scripts = (up.is_some() || down.is_some()).then_some(Scripts {
             up,
@@ -295,6 +295,7 @@ impl Args {
             datapath: self.datapath,
             announcements: Announcements { repeat: self.garp_repeat, refresh: self.garp_refresh },
             scripts,
+            notify: None,
         })
     }
 }
@@ -306,17 +307,6 @@ fn passphrase(pass: Option<OsString>, file: Option<&Path>) -> Result<Passphrase>
         (None, None) => bail!("a passphrase is needed: --passfile FILE, or --pass PASSPHRASE"),
     };
     config::passphrase(&text).context(option)
-}
-
-/// A script that can be run, wherever this process goes: with --daemonize, to /.
-fn checked_script(path: PathBuf) -> Result<PathBuf> {
-    let metadata = path.metadata().with_context(|| format!("cannot use the script {}", path.display()))?;
-    ensure!(
-        metadata.is_file() && metadata.permissions().mode() & 0o111 != 0,
-        "cannot use the script {}: it is not an executable file (chmod +x?)",
-        path.display()
-    );
-    std::path::absolute(&path).with_context(|| format!("cannot use the script {}", path.display()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, Read},
     net::{IpAddr, Ipv4Addr},
-    path::{Path, PathBuf},
+    ops::RangeInclusive,
+    os::unix::fs::PermissionsExt,
+    path::{self, Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
@@ -31,6 +33,10 @@ const MAX_INTERFACE: usize = 15;
 pub(crate) const ADVBASE: u8 = 1;
 pub(crate) const ADVSKEW: u8 = 0;
 pub(crate) const DEAD_RATIO: u8 = 3;
+
+/// How many seconds a script may run, and how many unless given.
+pub(crate) const SCRIPT_SECONDS: RangeInclusive<i64> = 1..=3600;
+pub(crate) const SCRIPT_TIMEOUT: u16 = 10;
 
 /// A virtual IP address, and the prefix length that it has on the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +113,15 @@ pub(crate) struct Scripts {
     pub(crate) time_limit: Duration,
 }
 
+/// A program that is told of transitions. The addresses stay carpd's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Notify {
+    /// The program.
+    pub(crate) program: PathBuf,
+    /// How long it may run.
+    pub(crate) time_limit: Duration,
+}
+
 /// A virtual host, and how to serve it.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -142,6 +157,8 @@ pub(crate) struct Settings {
     pub(crate) announcements: Announcements,
     /// The scripts, if there are any.
     pub(crate) scripts: Option<Scripts>,
+    /// What is told of transitions, if anything.
+    pub(crate) notify: Option<Notify>,
 }
 
 impl Settings {
@@ -169,6 +186,18 @@ pub(crate) fn is_interface_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..")
         && name.len() <= MAX_INTERFACE
         && !name.contains(|c: char| c == '/' || c == ':' || c.is_ascii_whitespace())
+}
+
+/// A program that can be run, wherever this process goes: with --daemonize, to /.
+pub(crate) fn executable(path: &Path) -> Result<PathBuf> {
+    let cannot_use = || format!("cannot use the script {}", path.display());
+    let metadata = path.metadata().with_context(cannot_use)?;
+    ensure!(
+        metadata.is_file() && metadata.permissions().mode() & 0o111 != 0,
+        "{}: it is not an executable file (chmod +x?)",
+        cannot_use()
+    );
+    path::absolute(path).with_context(cannot_use)
 }
 
 /// The key in these bytes.

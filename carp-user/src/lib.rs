@@ -12,6 +12,7 @@
 //! | `from_ucarp` | what to write instead of ucarp's lines in ifupdown's files |
 //! | `net` | netlink, the advert socket, gratuitous ARP, group membership |
 //! | `vips`, `scripts` | a task that takes and releases the VIPs |
+//! | `notify`, `process` | programs that are told of transitions; running one within a time limit |
 //! | `logging`, `syslog`, `systemd`, `background`, `title`, `privileges`, `lock`, `clock` | a good citizen among daemons |
 
 mod agent;
@@ -30,7 +31,9 @@ mod logging;
 mod maintenance;
 mod metrics;
 mod net;
+mod notify;
 mod privileges;
+mod process;
 mod scripts;
 mod syslog;
 mod systemd;

@@ -1,20 +1,13 @@
-//! The administrator's scripts: `SCRIPT INTERFACE VIP [XPARAM]`, without a shell, within a time limit.
+//! The administrator's scripts: `SCRIPT INTERFACE VIP [XPARAM]`.
 
-use std::{io, path::Path, process::Stdio};
+use std::path::Path;
 
 use log::{info, warn};
-use nix::{
-    sys::signal::{SigHandler, Signal, killpg, signal},
-    unistd::Pid,
-};
-use tokio::{
-    process::{Child, Command},
-    task::spawn_blocking,
-    time::timeout,
-};
+use tokio::process::Command;
 
 use crate::{
     config::{Scripts, Vip},
+    process,
     vips::Owner,
 };
 
@@ -28,8 +21,7 @@ pub(crate) struct Run<'a> {
     pub(crate) owner: &'a Owner,
     /// The VIPs.
     pub(crate) vips: &'a [Vip],
-    /// Whether it goes on at a SIGTERM: a service manager that stops the agent sends it to every process of the service,
-    /// to one that the agent has just started, too, and a down script must not end half done.
+    /// Whether it goes on at a SIGTERM, as a down script must.
     pub(crate) goes_on: bool,
 }
 
@@ -44,52 +36,19 @@ impl Run<'_> {
 
     async fn run_for(&self, vip: Vip) {
         let Owner { name, interface, script_failures, .. } = self.owner;
-        let (address, script) = (vip.address, self.script.display());
+        let address = vip.address;
         let mut command = Command::new(self.script);
         command.arg(interface).arg(address.to_string()).args(&self.scripts.xparam);
-        command.stdin(Stdio::null()).process_group(0);
         if self.goes_on {
-            // SAFETY: `signal` is safe to call after a fork, and what it ignores is not handled by this program.
-            let ignore = || Ok(unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.map(drop)?);
-            // SAFETY: between fork and exec the closure makes one system call, and neither allocates nor takes a lock.
-            unsafe { command.pre_exec(ignore) };
+            process::ignore_term(&mut command);
         }
-        // Elsewhere, for it waits for the file system; with its group, so that one that starts too late is killed.
-        let start = spawn_blocking(move || command.spawn().map(Group));
-        let ended = timeout(self.scripts.time_limit, async {
-            let mut group = start.await.map_err(io::Error::other).flatten().map_err(Failure::Start)?;
-            group.0.wait().await.map_err(Failure::Wait)
-        });
-        let ended = ended.await;
-        if !matches!(&ended, Ok(Ok(status)) if status.success()) {
-            script_failures.inc();
-        }
-        match ended {
-            Ok(Ok(status)) if status.success() => info!("{name}: {script} {interface} {address}: {status}"),
-            Ok(Ok(status)) => warn!("{name}: {script} {interface} {address} failed: {status}"),
-            Ok(Err(Failure::Start(error))) => warn!("{name}: cannot run {script}: {error}"),
-            Ok(Err(Failure::Wait(error))) => warn!("{name}: cannot wait for {script}: {error}"),
-            Err(_) => warn!(
-                "{name}: {script} {interface} {address} was killed: it ran longer than {} s (--script-timeout)",
-                self.scripts.time_limit.as_secs()
-            ),
-        }
-    }
-}
-
-enum Failure {
-    Start(io::Error),
-    Wait(io::Error),
-}
-
-/// A script with everything that it started: killed together when this is dropped before the script has ended.
-struct Group(Child);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // Only as long as the leader has not been waited for: until then its number is its own.
-        if let Some(pid) = self.0.id() {
-            killpg(Pid::from_raw(pid as i32), Signal::SIGKILL).ok();
+        let what = format!("{} {interface} {address}", self.script.display());
+        match process::run(command, &what, self.scripts.time_limit, "--script-timeout").await {
+            Ok(status) => info!("{name}: {what}: {status}"),
+            Err(error) => {
+                script_failures.inc();
+                warn!("{name}: {error:#}");
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Output;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use carp_tests::configured::{carpctl, changes, folder, start, virtual_host, wait_for_change, write};
 use carp_tests::foreign::{Mode, attach};
 use carp_tests::node::ROAD;
@@ -235,14 +235,24 @@ fn carpctl_checks_a_file_and_touches_nothing() -> Result<()> {
 }
 
 #[test]
-fn the_example_that_is_shipped_is_right() -> Result<()> {
+fn the_examples_that_are_shipped_are_right() -> Result<()> {
     let folder = folder()?;
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../carp-user/packaging/carpd.toml");
-    fs::copy(shipped, folder.path().join("carpd.toml"))?;
     fs::rename(folder.path().join("secret"), folder.path().join("passphrase"))?;
-    let output = carpctl(&folder, &["check", "carpd.toml"])?;
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{err}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "carpd.toml: 2 virtual hosts on 1 interface\n");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |name| fs::read_to_string(root.join(name)).with_context(|| format!("reading {name}"));
+    let readme = read("README.md")?;
+    let set_up =
+        readme.split_once("carpd.toml <<END\n").and_then(|(_, rest)| rest.split_once("END")).context("no set-up")?;
+    let several = readme.split_once("```toml\n").and_then(|(_, rest)| rest.split_once("```")).context("no example")?;
+    let shipped = read("carp-user/packaging/carpd.toml")?;
+    for (example, hosts) in
+        [(set_up.0, "1 virtual host"), (several.0, "2 virtual hosts"), (&*shipped, "2 virtual hosts")]
+    {
+        fs::write(folder.path().join("carpd.toml"), example)?;
+        let output = carpctl(&folder, &["check", "carpd.toml"])?;
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{err}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("carpd.toml: {hosts} on 1 interface\n"));
+    }
     Ok(())
 }

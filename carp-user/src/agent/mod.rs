@@ -19,6 +19,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     future::pending,
     net::Ipv4Addr,
+    pin::pin,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -55,6 +56,7 @@ use crate::{
         Netlink, PacketSocket,
         interface::{self, Interface, Interfaces},
     },
+    notify::Notifier,
     systemd::{self, Notice},
     vips::Report,
 };
@@ -124,6 +126,7 @@ impl Agent {
             netlink: Netlink::connect()?,
             reports: sender,
             history: desk.history.clone(),
+            notifier: Notifier::new(metrics.clone()),
             metrics,
         };
         let mut agent = Self {
@@ -195,7 +198,13 @@ impl Agent {
         systemd::notify(Notice::Stopping);
         sleep(LAST_ADVERT).await;
         self.links.values_mut().for_each(|link| link.leave(&mut self.datapath));
-        Ok(())
+        let mut finish = pin!(self.shared.notifier.finish());
+        loop {
+            select! {
+                () = &mut finish => return Ok(()),
+                () = tick(self.watchdog.as_mut()) => systemd::notify(Notice::Alive),
+            }
+        }
     }
 
     /// Does what the engines want done, and sets the timer.

@@ -33,6 +33,7 @@ use crate::{
     lock::Lock,
     metrics::Metrics,
     net::{Netlink, PacketSocket, advert::AdvertSender, arp, interface::Interface},
+    notify::Notifier,
     vips::{Owner, Report, VipKeeper},
 };
 
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) history: History,
     pub(super) metrics: Metrics,
+    pub(super) notifier: Notifier,
 }
 
 /// A virtual host at work.
@@ -519,6 +521,8 @@ impl VirtualHost {
             to: to.to_string(),
             cause: cause.to_string(),
         });
+        let source = self.entered.as_ref().and_then(|entered| entered.source);
+        self.shared.notifier.send(&self.interface, &self.settings, source, transition);
     }
 }
 

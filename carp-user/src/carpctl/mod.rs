@@ -20,6 +20,7 @@ use crate::{
     VERSION,
     config::file,
     control::protocol::{Reply, Request, SOCKET, Status, Target},
+    logging::tell,
 };
 
 /// Exit code if no carpd is there.
@@ -124,13 +125,13 @@ pub fn carpctl() -> ExitCode {
         Ok(code) => code,
         Err(error) => match (error.downcast_ref(), error.downcast_ref::<io::Error>()) {
             (Some(CallError::NotRunning(_)), _) => {
-                eprintln!("{error}");
+                tell(error);
                 ExitCode::from(NOT_RUNNING)
             }
             // Whoever read this has seen enough.
             (_, Some(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             _ => {
-                eprintln!("{error:#}");
+                tell(format!("{error:#}"));
                 ExitCode::FAILURE
             }
         },
@@ -200,7 +201,7 @@ fn tell_events(socket: &Path, json: bool, follow: bool, out: &mut impl Write) ->
             Ok(None) => return Ok(()),
             // That some were missed: the rest follows.
             Err(CallError::Refused(why)) if follow => {
-                eprintln!("{why}");
+                tell(why);
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -212,11 +213,15 @@ fn tell_events(socket: &Path, json: bool, follow: bool, out: &mut impl Write) ->
 }
 
 fn check(file: &Path) -> Result<()> {
-    let hosts = file::read(file)?;
+    let (hosts, warnings) = file::check(file)?;
+    warnings.iter().for_each(tell);
     let interfaces: BTreeSet<&str> = hosts.iter().filter_map(|settings| settings.interface.as_deref()).collect();
     for interface in &interfaces {
         if if_nametoindex(*interface).is_err() {
-            eprintln!("{}: warning: there is no interface {interface} here; carpd would wait for it", file.display());
+            tell(format!(
+                "{}: warning: there is no interface {interface} here; carpd would wait for it",
+                file.display()
+            ));
         }
     }
     let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });

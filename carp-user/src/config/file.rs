@@ -18,6 +18,7 @@
 mod reader;
 
 use std::{
+    collections::HashSet,
     env, fmt,
     fs::{File, Metadata},
     io::Read,
@@ -27,9 +28,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use thiserror::Error;
-use toml::de::DeTable;
+use toml::de::{DeTable, Error as SyntaxError};
+use zeroize::Zeroizing;
 
-use self::reader::Reader;
+use self::reader::{Notes, Reader};
 use super::Settings;
 
 /// Where it is unless another is named.
@@ -59,14 +61,19 @@ struct Mistake {
     what: String,
 }
 
+impl Mistake {
+    fn told(&self, path: &Path) -> String {
+        format!("{}:{}:{}: {}", path.display(), self.line, self.column, self.what)
+    }
+}
+
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display();
-        for (number, Mistake { line, column, what }) in self.first.iter().enumerate() {
-            let separator = if number == 0 { "" } else { "\n" };
-            write!(f, "{separator}{path}:{line}:{column}: {what}")?;
+        let mut lines: Vec<String> = self.first.iter().map(|mistake| mistake.told(&self.path)).collect();
+        if self.more > 0 {
+            lines.push(format!("{}: and {} more mistakes", self.path.display(), self.more));
         }
-        if self.more > 0 { write!(f, "\n{path}: and {} more mistakes", self.more) } else { Ok(()) }
+        f.write_str(&lines.join("\n"))
     }
 }
 
@@ -75,14 +82,33 @@ impl fmt::Display for Mistakes {
 /// # Errors
 /// The file cannot be read, or [`Mistakes`].
 pub(crate) fn read(path: &Path) -> Result<Vec<Settings>> {
+    read_with(path, Credentials::None).map(|(hosts, _)| hosts)
+}
+
+/// Reads a file only to check it, outside of carpd's unit, too: the virtual hosts, not all with their real passphrases,
+/// and warnings.
+///
+/// # Errors
+/// As with [`read`].
+pub(crate) fn check(path: &Path) -> Result<(Vec<Settings>, Vec<String>)> {
+    read_with(path, Credentials::Unknown)
+}
+
+fn read_with(path: &Path, without_credentials: Credentials<'_>) -> Result<(Vec<Settings>, Vec<String>)> {
     let cannot_read = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(cannot_read)?;
     let is_public = is_public(&file.metadata().with_context(cannot_read)?);
-    let mut text = String::new();
+    // Wiped when dropped, and never moved. What the toml crate copies of it is not wiped: a passphrase that is written
+    // with escapes, and all of the text when something in it is no TOML.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES as usize + 1));
     file.take(MAX_BYTES + 1).read_to_string(&mut text).with_context(cannot_read)?;
     ensure!(text.len() as u64 <= MAX_BYTES, "{}: larger than {MAX_BYTES} bytes: no configuration", path.display());
     let credentials = env::var_os(CREDENTIALS).map(PathBuf::from);
-    let surroundings = Surroundings { is_public, credentials: credentials.as_deref() };
+    let surroundings = Surroundings {
+        is_public,
+        folder: path.parent().unwrap_or(path),
+        credentials: credentials.as_deref().map_or(without_credentials, Credentials::In),
+    };
     Ok(parse(path, &text, &surroundings)?)
 }
 
@@ -95,24 +121,48 @@ fn is_public(metadata: &Metadata) -> bool {
 struct Surroundings<'a> {
     /// Whether everybody can read the file.
     is_public: bool,
-    /// The folder of systemd's credentials.
-    credentials: Option<&'a Path>,
+    /// The folder of the file, where relative paths in it begin.
+    folder: &'a Path,
+    /// What systemd's LoadCredential= has loaded.
+    credentials: Credentials<'a>,
 }
 
-fn parse(path: &Path, text: &str, surroundings: &Surroundings<'_>) -> Result<Vec<Settings>, Mistakes> {
+/// What systemd has loaded for carpd.
+#[derive(Clone, Copy)]
+enum Credentials<'a> {
+    /// In this folder.
+    In(&'a Path),
+    /// Nothing.
+    None,
+    /// Something perhaps: this is not carpd's unit.
+    Unknown,
+}
+
+fn parse(path: &Path, text: &str, surroundings: &Surroundings<'_>) -> Result<(Vec<Settings>, Vec<String>), Mistakes> {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let mut reader = Reader::new(surroundings);
-    for error in errors {
-        reader.note(error.span().unwrap_or_default(), error.message());
-    }
+    let mut reader = Reader::new(surroundings, !errors.is_empty());
     let hosts = reader.file(root.get_ref());
-    let mistakes = reader.mistakes();
+    let [mut mistakes, warnings] = reader.notes();
+    add_errors(&mut mistakes, text, &errors);
     if mistakes.is_empty() {
-        return Ok(hosts);
+        let warning = |(at, what)| mistake(text, at, format!("warning: {what}")).told(path);
+        return Ok((hosts, warnings.into_iter().map(warning).collect()));
     }
     let more = mistakes.len().saturating_sub(TOLD);
     let first = mistakes.into_iter().take(TOLD).map(|(at, what)| mistake(text, at, what)).collect();
     Err(Mistakes { path: path.to_owned(), first, more })
+}
+
+/// Adds what is no TOML. What else seems wrong in such a line is left out, for who knows what it was to be.
+fn add_errors(mistakes: &mut Notes, text: &str, errors: &[SyntaxError]) {
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+    let line = |at: usize| ends.partition_point(|end| *end < at);
+    let errors = errors.iter().map(|error| (error.span().unwrap_or_default().start, error.message().to_owned()));
+    let errors: Notes = errors.collect();
+    let broken: HashSet<usize> = errors.iter().map(|(at, _)| line(*at)).collect();
+    mistakes.retain(|(at, _)| !broken.contains(&line(*at)));
+    mistakes.extend(errors);
+    mistakes.sort();
 }
 
 fn mistake(text: &str, at: usize, what: String) -> Mistake {

@@ -6,7 +6,7 @@ use carp_tests::{LONG, Lab, eventually};
 use crate::{Scripts, carpd, runs};
 
 /// Starts a process, notes its number, and waits for it for ever.
-fn hang_with(child: &str) -> String {
+pub(crate) fn hang_with(child: &str) -> String {
     format!("{child} & echo $! > \"$here/child.new\"; mv \"$here/child.new\" \"$here/child\"; wait; sleep 600")
 }
 

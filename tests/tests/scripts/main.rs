@@ -3,6 +3,7 @@
 mod arguments;
 mod failures;
 mod limits;
+mod notify;
 mod ownership;
 mod stops;
 

@@ -2,13 +2,15 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt::Display,
     fs::metadata,
     net::Ipv4Addr,
     ops::{Range, RangeInclusive},
     path::Path,
+    time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, bail, ensure};
 use carp_common::{
     abi::MAX_VHOSTS,
     digest::Passphrase,
@@ -21,15 +23,16 @@ use toml::{
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-use super::{Surroundings, is_public};
+use super::{Credentials, Surroundings, is_public};
 use crate::config::{
-    ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, Settings, Vip, first_line, is_interface_name, passphrase,
+    ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, Notify, SCRIPT_SECONDS, SCRIPT_TIMEOUT, Settings, Vip, executable,
+    first_line, is_interface_name, passphrase,
 };
 
 /// What every virtual host has of its own.
-const OWN_KEYS: [&str; 2] = ["vhid", "addresses"];
+pub(super) const OWN_KEYS: [&str; 2] = ["vhid", "addresses"];
 /// What can stand in `[defaults]`, too.
-const KEYS: [&str; 16] = [
+pub(super) const KEYS: [&str; 18] = [
     "interface",
     "source",
     "passphrase",
@@ -46,17 +49,26 @@ const KEYS: [&str; 16] = [
     "garp_repeat",
     "garp_refresh",
     "ignore_link_state",
+    "notify",
+    "notify_timeout",
 ];
-const PASSPHRASES: [&str; 3] = ["passphrase", "passphrase_file", "passphrase_credential"];
+/// Of these, the secret itself.
+const INLINE: &str = "passphrase";
+const PASSPHRASES: [&str; 3] = [INLINE, "passphrase_file", "passphrase_credential"];
 
 const NONE: &str = "there is no virtual host: [[virtual_host]]";
 
 /// Reads a file's tables, and goes on after a mistake.
 pub(super) struct Reader<'a> {
     surroundings: &'a Surroundings<'a>,
-    /// Where each begins in the text, and what it is.
-    mistakes: Vec<(usize, String)>,
+    /// Whether the text is no TOML in places: what is missing may have stood there.
+    has_holes: bool,
+    mistakes: Notes,
+    warnings: Notes,
 }
+
+/// Where each begins in the text, and what it is.
+pub(super) type Notes = Vec<(usize, String)>;
 
 /// A virtual host's table, and the defaults behind it.
 #[derive(Clone, Copy)]
@@ -68,30 +80,34 @@ struct Section<'t> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(surroundings: &'a Surroundings<'a>) -> Self {
-        Self { surroundings, mistakes: vec![] }
+    pub(super) const fn new(surroundings: &'a Surroundings<'a>, has_holes: bool) -> Self {
+        Self { surroundings, has_holes, mistakes: vec![], warnings: vec![] }
     }
 
-    /// What was wrong, each with where it begins in the text, in that order.
-    pub(super) fn mistakes(mut self) -> Vec<(usize, String)> {
-        self.mistakes.sort();
-        // One in the defaults is met by every virtual host.
-        self.mistakes.dedup();
-        self.mistakes
+    /// What was wrong, and what may be, in the order of the text.
+    pub(super) fn notes(self) -> [Notes; 2] {
+        [self.mistakes, self.warnings].map(|mut notes| {
+            notes.sort();
+            // One in the defaults is met by every virtual host.
+            notes.dedup();
+            notes
+        })
     }
 
-    /// Notes a mistake.
-    pub(super) fn note(&mut self, span: Range<usize>, what: impl Into<String>) {
-        self.mistakes.push((span.start, what.into()));
+    /// Notes a mistake. One whose span is empty is that something is not there.
+    fn note(&mut self, span: Range<usize>, what: impl Into<String>) {
+        if !(self.has_holes && span.is_empty()) {
+            self.mistakes.push((span.start, what.into()));
+        }
     }
 
     /// The virtual hosts of a file; all of them if there are no mistakes.
     pub(super) fn file(&mut self, root: &DeTable<'_>) -> Vec<Settings> {
-        self.refuse_unknown(root, &[&["defaults", "virtual_host"]]);
+        self.look_at_keys(root, &[&["defaults", "virtual_host"]]);
         let defaults = root.get("defaults").and_then(|defaults| {
             let table = defaults.get_ref().as_table();
             match table {
-                Some(table) => self.refuse_unknown(table, &[&KEYS]),
+                Some(table) => self.look_at_keys(table, &[&KEYS]),
                 None => self.note(defaults.span(), "`defaults` is a table: [defaults]"),
             }
             table
@@ -121,20 +137,30 @@ impl<'a> Reader<'a> {
                 None => self.note(table.span(), "a virtual host is a table: [[virtual_host]]"),
             }
         }
+        for (source, span) in known.sources {
+            if known.addresses.contains(&source) {
+                self.note(span, format!("source: {source} is a virtual address, and not the host's own"));
+            }
+        }
         hosts
     }
 
-    fn refuse_unknown(&mut self, table: &DeTable<'_>, known: &[&[&str]]) {
-        for (key, _) in table {
+    fn look_at_keys(&mut self, table: &DeTable<'_>, known: &[&[&str]]) {
+        for (key, value) in table {
             if !known.iter().any(|keys| keys.contains(&key.get_ref().as_ref())) {
                 self.note(key.span(), format!("unknown key `{}`", key.get_ref().escape_debug()));
+            }
+            // Also if every virtual host has another.
+            if key.get_ref() == INLINE && self.surroundings.is_public {
+                let what = "this file holds a passphrase, and everybody can read it: chmod o= it";
+                self.note(value.span(), format!("{INLINE}: {what}"));
             }
         }
     }
 
     /// A virtual host, unless something that it cannot be without is wrong.
     fn virtual_host(&mut self, section: Section<'_>, known: &mut Known) -> Option<Settings> {
-        self.refuse_unknown(section.own, &[&OWN_KEYS, &KEYS]);
+        self.look_at_keys(section.own, &[&OWN_KEYS, &KEYS]);
         let interface = self.needed::<String>(section, "interface");
         if let Some(name) = &interface
             && !is_interface_name(name.get_ref())
@@ -149,8 +175,9 @@ impl<'a> Reader<'a> {
         {
             self.note(address.span(), format!("source: {} cannot be a host's address", address.get_ref()));
         }
+        known.sources.extend(source.as_ref().map(|found| (*found.get_ref(), found.span())));
         let source = source.map(Spanned::into_inner);
-        let vips = self.addresses(section, source, known);
+        let vips = self.addresses(section, known);
         let passphrase = self.passphrase(section);
         let group = self.given::<Ipv4Addr>(section, "group");
         if let Some(address) = &group
@@ -171,6 +198,7 @@ impl<'a> Reader<'a> {
         let advert_mac = self.plain(section, "advert_mac", AdvertMac::Virtual);
         let preempt = self.plain(section, "preempt", false);
         let ignore_link_state = self.plain(section, "ignore_link_state", false);
+        let notify = self.notify(section);
 
         let (interface, (vhid, vhid_at)) = (interface?.into_inner(), vhid?);
         if !known.vhids.insert((interface.clone(), vhid.get())) {
@@ -197,10 +225,11 @@ impl<'a> Reader<'a> {
             datapath: choice,
             announcements: Announcements { repeat: repeat?, refresh: refresh? },
             scripts: None,
+            notify,
         })
     }
 
-    fn addresses(&mut self, section: Section<'_>, source: Option<Ipv4Addr>, known: &mut Known) -> Vec<Vip> {
+    fn addresses(&mut self, section: Section<'_>, known: &mut Known) -> Vec<Vip> {
         let Some(found) = self.needed::<Vec<Spanned<String>>>(section, "addresses") else { return vec![] };
         if found.get_ref().is_empty() {
             self.note(found.span(), "addresses: at least one");
@@ -210,9 +239,6 @@ impl<'a> Reader<'a> {
             let span = text.span();
             match text.get_ref().parse::<Vip>() {
                 Err(error) => self.note(span, format!("addresses: {:?}: {error}", text.get_ref())),
-                Ok(vip) if Some(vip.address) == source => {
-                    self.note(span, format!("addresses: {} is the source, the host's own address", vip.address));
-                }
                 Ok(vip) if !known.addresses.insert(vip.address) => {
                     self.note(span, format!("addresses: {} is used twice", vip.address));
                 }
@@ -229,24 +255,46 @@ impl<'a> Reader<'a> {
             self.note(section.at..section.at, format!("a passphrase is needed: one of {}", PASSPHRASES.join(", ")));
             return None;
         };
-        let section = Section { own: table, defaults: None, at: section.at };
-        let mut all = PASSPHRASES.map(|key| self.given::<String>(section, key).map(|found| (key, found)));
-        let mut given = all.iter_mut().filter_map(Option::take);
+        let mut given = PASSPHRASES.into_iter().filter_map(|key| Some((key, table.get(key)?)));
         let (key, found) = given.next()?;
         if let Some((other, second)) = given.next() {
             self.note(second.span(), format!("{other}: there is `{key}` already: one of them is enough"));
             return None;
         }
-        let (span, value) = (found.span(), found.into_inner());
-        let read = match key {
-            "passphrase" if self.surroundings.is_public => {
-                Err(anyhow!("this file holds a passphrase, and everybody can read it: chmod o= it"))
-            }
-            "passphrase" => passphrase(value.as_bytes()),
-            "passphrase_file" => from_file(Path::new(&value)),
-            _ => from_credential(&value, self.surroundings.credentials),
+        // Not copied, nor told: it is a secret here.
+        let Some(value) = found.get_ref().as_str() else {
+            self.note(found.span(), format!("{key}: is to be a string"));
+            return None;
         };
-        read.map_err(|error| self.note(span, format!("{key}: {error:#}"))).ok()
+        let read = match key {
+            INLINE => passphrase(value.as_bytes()),
+            "passphrase_file" => from_file(&self.surroundings.folder.join(value)),
+            _ => self.credential(value, found.span()),
+        };
+        read.map_err(|error| self.note(found.span(), format!("{key}: {error:#}"))).ok()
+    }
+
+    fn credential(&mut self, name: &str, span: Range<usize>) -> Result<Passphrase> {
+        ensure!(!name.is_empty() && !name.contains('/'), "{name:?} is no credential's name");
+        match self.surroundings.credentials {
+            Credentials::In(folder) => passphrase(&first_line(&folder.join(name))?),
+            Credentials::None => bail!("there are no credentials: LoadCredential={name}:FILE in the unit"),
+            Credentials::Unknown => {
+                let what = format!("passphrase_credential: {name}: not looked at, for systemd gives it to carpd only");
+                self.warnings.push((span.start, what));
+                // Any will do: nobody serves what is only checked.
+                passphrase(b"unknown")
+            }
+        }
+    }
+
+    fn notify(&mut self, section: Section<'_>) -> Option<Notify> {
+        let limit = |seconds| SCRIPT_SECONDS.contains(&seconds).then(|| Duration::from_secs(seconds.unsigned_abs()));
+        let time_limit = self.number(section, "notify_timeout", SCRIPT_SECONDS, limit, SCRIPT_TIMEOUT.into());
+        let found = self.given::<String>(section, "notify")?;
+        let program = executable(&self.surroundings.folder.join(found.get_ref()));
+        let program = program.map_err(|error| self.note(found.span(), format!("notify: {error:#}"))).ok();
+        Some(Notify { program: program?, time_limit: time_limit? })
     }
 
     /// A key that must be there.
@@ -264,9 +312,7 @@ impl<'a> Reader<'a> {
         match T::deserialize(ValueDeserializer::from(value.clone())) {
             Ok(value) => Some(Spanned::new(span, value)),
             Err(error) => {
-                // The library's words may repeat the value, which is a secret here.
-                let what = if PASSPHRASES.contains(&key) { "is to be a string" } else { error.message() };
-                self.note(error.span().unwrap_or(span), format!("{key}: {what}"));
+                self.note(error.span().unwrap_or(span), format!("{key}: {}", error.message()));
                 None
             }
         }
@@ -278,13 +324,13 @@ impl<'a> Reader<'a> {
     }
 
     /// A number within a range; `None` if it is wrong.
-    fn number<T>(
+    fn number<N: TryFrom<i64> + Display, T>(
         &mut self,
         section: Section<'_>,
         key: &str,
-        range: RangeInclusive<u8>,
-        new: impl Fn(u8) -> Option<T>,
-        default: u8,
+        range: RangeInclusive<N>,
+        new: impl Fn(N) -> Option<T>,
+        default: N,
     ) -> Option<T> {
         if !section.has(key) {
             return new(default);
@@ -293,15 +339,15 @@ impl<'a> Reader<'a> {
         self.ranged(found, key, range, new).map(|(value, _)| value)
     }
 
-    fn ranged<T>(
+    fn ranged<N: TryFrom<i64> + Display, T>(
         &mut self,
         found: Spanned<i64>,
         key: &str,
-        range: RangeInclusive<u8>,
-        new: impl Fn(u8) -> Option<T>,
+        range: RangeInclusive<N>,
+        new: impl Fn(N) -> Option<T>,
     ) -> Option<(T, Range<usize>)> {
         let number = *found.get_ref();
-        let value = u8::try_from(number).ok().and_then(new);
+        let value = N::try_from(number).ok().and_then(new);
         if value.is_none() {
             self.note(found.span(), format!("{key}: {number} is not in {} to {}", range.start(), range.end()));
         }
@@ -329,16 +375,12 @@ fn from_file(path: &Path) -> Result<Passphrase> {
     passphrase(&text)
 }
 
-fn from_credential(name: &str, folder: Option<&Path>) -> Result<Passphrase> {
-    let folder = folder.with_context(|| format!("there are no credentials: LoadCredential={name}:FILE in the unit"))?;
-    ensure!(!name.is_empty() && !name.contains('/'), "{name:?} is no credential's name");
-    passphrase(&first_line(&folder.join(name))?)
-}
-
 /// What must not be there twice.
 #[derive(Default)]
 struct Known {
     vhids: HashSet<(String, u8)>,
     addresses: HashSet<Ipv4Addr>,
+    /// What must not be among them, with its place.
+    sources: Vec<(Ipv4Addr, Range<usize>)>,
     choices: HashMap<String, Choice>,
 }

@@ -1,19 +1,24 @@
 //! What is read, and how mistakes are told.
 
-use std::{fs, net::Ipv4Addr};
+use std::{fs, net::Ipv4Addr, time::Duration};
 
 use carp_common::engine::Announcements;
 
-use super::*;
-use crate::config::{AdvertMac, Choice, passphrase};
+use super::{
+    reader::{KEYS, OWN_KEYS},
+    *,
+};
+use crate::config::{AdvertMac, Choice, Notify, passphrase};
 
-const PRIVATE: Surroundings<'_> = Surroundings { is_public: false, credentials: None };
+fn private() -> Surroundings<'static> {
+    Surroundings { is_public: false, folder: Path::new(""), credentials: Credentials::None }
+}
 
 /// Enough for a virtual host, but for its own keys.
 const DEFAULTS: &str = "[defaults]\ninterface = \"eth0\"\npassphrase = \"secret\"\n";
 
 fn hosts(text: &str) -> Vec<Settings> {
-    parse(Path::new("x.toml"), text, &PRIVATE).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    parse(Path::new("x.toml"), text, &private()).unwrap_or_else(|mistakes| panic!("{mistakes}")).0
 }
 
 /// Each as `LINE:COLUMN: WHAT`.
@@ -23,7 +28,7 @@ fn mistakes_in(text: &str, surroundings: &Surroundings<'_>) -> Vec<String> {
 }
 
 fn mistakes(text: &str) -> Vec<String> {
-    mistakes_in(text, &PRIVATE)
+    mistakes_in(text, &private())
 }
 
 #[test]
@@ -73,8 +78,8 @@ fn every_mistake_is_told_with_its_place() {
         [
             "3:1: unknown key `colour`",
             "5:8: vhid: 256 is not in 1 to 255",
-            "6:14: addresses: 10.0.0.1 is the source, the host's own address",
             "6:26: addresses: \"10.0.0.300\": no IP address",
+            "7:10: source: 10.0.0.1 is a virtual address, and not the host's own",
             "8:14: passphrase: the passphrase has 20 bytes; CARP takes 1 to 19, none of them NUL",
             "9:11: advskew: 255 is not in 0 to 254",
             "10:1: `addresses` is missing",
@@ -89,13 +94,53 @@ fn every_mistake_is_told_with_its_place() {
 
 #[test]
 fn what_is_not_toml_is_told_with_its_place_too() {
-    let told =
-        mistakes(&format!("{DEFAULTS}= 3\n[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.1\"]\nadvskew = 300\n"));
-    assert!(told[0].starts_with("4:1: "), "{told:?}");
-    assert_eq!(told[told.len() - 1], "8:11: advskew: 300 is not in 0 to 254");
     assert_eq!(mistakes(""), ["1:1: there is no virtual host: [[virtual_host]]"]);
     assert_eq!(mistakes("virtual_host = []\n"), ["1:16: there is no virtual host: [[virtual_host]]"]);
     assert_eq!(mistakes("virtual_host = 1\n"), ["1:16: `virtual_host` is a list of tables: [[virtual_host]]"]);
+}
+
+#[test]
+fn beside_what_is_not_toml_only_mistakes_that_are_certain_are_told() {
+    let host = "[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.1\"]\nadvskew = 300\n";
+    let certain = "advskew: 300 is not in 0 to 254";
+    for (what, error) in [
+        ("= 3", "4:1: "),
+        ("source =", "4:9: "),
+        ("source = 10.0.0.1", "4:14: "),
+        ("source = \"10.0.0.2", "4:19: "),
+        ("[[virtual_host]\nvhid = 2", "4:16: "),
+        ("[[virtual_host]]\nvhid =\naddresses = [\"10.0.0.2\"]", "5:7: "),
+        ("[[virtual_host]]\nvhid = 2\naddresses =\n", "6:12: "),
+        ("[[virtual_host]]\nvhid = 2\naddresses = [\"10.0.0.2\"]\ndatapath =", "7:11: "),
+        ("[[virtual_host]]\nvhid = 2\nvhid = 2\naddresses = [\"10.0.0.2\"]", "6:1: "),
+    ] {
+        let told = mistakes(&format!("{DEFAULTS}{what}\n{host}"));
+        let [first, second] = &told[..] else { panic!("{what}: {told:#?}") };
+        assert!(first.starts_with(error) && second.ends_with(certain), "{told:#?}");
+    }
+    // The rest cannot be made out, or there are several errors.
+    for what in [
+        "\"source = 1",
+        "[virtual_host",
+        "[[virtual_host]]\nvhid 2",
+        "[[virtual_host]]\nvhid = 2\naddresses = [\"10.0.0.2\"",
+    ] {
+        let told = mistakes(&format!("{DEFAULTS}{what}\n{host}")).concat();
+        assert!(
+            told.contains("expected `") && !told.contains("missing:") && !told.contains("`virtual_host`"),
+            "{told}"
+        );
+        assert!(!told.contains("addresses: "), "{told}");
+    }
+}
+
+#[test]
+fn no_source_is_an_address_of_any_virtual_host() {
+    let host = |vhid, rest: &str| format!("[[virtual_host]]\nvhid = {vhid}\naddresses = [\"10.0.0.{vhid}\"]\n{rest}\n");
+    let text = [DEFAULTS, &host(1, "source = \"10.0.0.2\""), &host(2, ""), &host(3, "source = \"10.0.0.9\"")].concat();
+    assert_eq!(mistakes(&text), ["7:10: source: 10.0.0.2 is a virtual address, and not the host's own"]);
+    let text = [DEFAULTS, "source = \"10.0.0.2\"\n", &host(1, ""), &host(2, "")].concat();
+    assert_eq!(mistakes(&text), ["4:10: source: 10.0.0.2 is a virtual address, and not the host's own"]);
 }
 
 #[test]
@@ -131,13 +176,14 @@ fn a_passphrase_comes_from_one_place_that_others_cannot_read() {
         )
     };
     let by_file = with(&format!("passphrase_file = {file:?}"));
+    let by_name = with("passphrase_file = \"secret\"");
     let by_credential = with("passphrase_credential = \"secret\"");
-    let here = Surroundings { is_public: false, credentials: Some(&folder) };
-    let key = |text: &str| parse(Path::new("x.toml"), text, &here).map(|hosts| *hosts[0].passphrase.key()).ok();
+    let here = Surroundings { is_public: false, folder: &folder, credentials: Credentials::In(&folder) };
+    let key = |text: &str| parse(Path::new("x.toml"), text, &here).map(|(hosts, _)| *hosts[0].passphrase.key()).ok();
     let expected = passphrase(b"from a file").ok().map(|passphrase| *passphrase.key());
 
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(key(&by_file) == expected && key(&by_credential) == expected);
+    assert!([by_name, by_file.clone(), by_credential.clone()].iter().all(|text| key(text) == expected));
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let public = mistakes(&by_file);
     assert!(public[0].starts_with("7:19: passphrase_file: everybody can read "), "{public:?}");
@@ -145,26 +191,77 @@ fn a_passphrase_comes_from_one_place_that_others_cannot_read() {
 
     let missing = mistakes(&by_credential);
     assert!(missing[0].starts_with("7:25: passphrase_credential: there are no credentials: Load"), "{missing:?}");
+    let elsewhere = Surroundings { credentials: Credentials::Unknown, ..private() };
+    let (checked, warnings) = parse(Path::new("x.toml"), &by_credential, &elsewhere).unwrap();
+    assert!(
+        warnings[0].starts_with("x.toml:7:25: warning: passphrase_credential: secret: not looked at"),
+        "{warnings:?}"
+    );
+    assert_eq!(checked.len(), 1);
     let both = mistakes(&with("passphrase = \"a\"\npassphrase_file = \"/b\""));
     assert_eq!(both, ["8:19: passphrase_file: there is `passphrase` already: one of them is enough"]);
     assert_eq!(mistakes(&with("passphrase = 12345")), ["7:14: passphrase: is to be a string"]);
-    let everybody = Surroundings { is_public: true, credentials: None };
-    let inline = mistakes_in(&with(""), &everybody);
-    assert_eq!(inline, ["2:14: passphrase: this file holds a passphrase, and everybody can read it: chmod o= it"]);
+    let everybody = Surroundings { is_public: true, ..private() };
+    for inline in [with(""), by_file] {
+        let told = mistakes_in(&inline, &everybody);
+        assert_eq!(told[0], "2:14: passphrase: this file holds a passphrase, and everybody can read it: chmod o= it");
+    }
+}
+
+#[test]
+fn a_notify_program_is_one_that_can_be_run() {
+    let folder = env::temp_dir().join(format!("carp-notify-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    for (name, mode) in [("program", 0o755), ("text", 0o644)] {
+        fs::write(folder.join(name), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let here = Surroundings { folder: &folder, ..private() };
+    let with = |lines: &str| format!("{DEFAULTS}{lines}\n[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.1\"]\n");
+    let notify = |lines: &str| parse(Path::new("x.toml"), &with(lines), &here).unwrap().0.remove(0).notify;
+    let told = Notify { program: folder.join("program"), time_limit: Duration::from_secs(10) };
+    assert_eq!(notify("notify = \"program\""), Some(told.clone()));
+    let limited = Notify { time_limit: Duration::from_secs(3600), ..told };
+    assert_eq!(notify(&format!("notify = {:?}\nnotify_timeout = 3600", limited.program)), Some(limited));
+    assert_eq!(notify("notify_timeout = 1"), None);
+    for (lines, what) in [
+        (
+            "notify = \"nosuch\"",
+            "4:10: notify: cannot use the script FOLDER/nosuch: No such file or directory (os error 2)",
+        ),
+        (
+            "notify = \"text\"",
+            "4:10: notify: cannot use the script FOLDER/text: it is not an executable file (chmod +x?)",
+        ),
+        ("notify = \"\"", "4:10: notify: cannot use the script FOLDER/: it is not an executable file (chmod +x?)"),
+        ("notify_timeout = 0", "4:18: notify_timeout: 0 is not in 1 to 3600"),
+        ("notify_timeout = 3601", "4:18: notify_timeout: 3601 is not in 1 to 3600"),
+    ] {
+        assert_eq!(mistakes_in(&with(lines), &here), [what.replace("FOLDER", folder.to_str().unwrap())]);
+    }
+    fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]
 fn of_very_many_mistakes_the_first_are_told() {
-    let mistakes = parse(Path::new("x.toml"), &"x = 1\n[[x]]\n".repeat(100_000), &PRIVATE).err().unwrap();
+    let mistakes = parse(Path::new("x.toml"), &"x = 1\n[[x]]\n".repeat(100_000), &private()).err().unwrap();
     let told = mistakes.to_string();
     assert_eq!(told.lines().count(), TOLD + 1);
     assert!(told.starts_with("x.toml:1:1: "), "{told}");
     assert!(told.ends_with(" more mistakes"), "{told}");
 }
 
+#[test]
+fn the_example_names_every_key() {
+    let example = include_str!("../../../packaging/carpd.toml");
+    for key in OWN_KEYS.iter().chain(&KEYS) {
+        assert!(example.contains(key), "{key}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "(\\[|\\]|\\{|=|\"|\n|,|#|a|1|virtual_host|defaults|vhid|addresses| |\\PC){0,60}") {
-        let _ = parse(Path::new("x.toml"), &text, &PRIVATE);
+        let _ = parse(Path::new("x.toml"), &text, &private());
     }
 }

@@ -1,0 +1,154 @@
+//! The administrator's notify programs: told of each transition, while the addresses stay carpd's.
+//!
+//! `PROGRAM STATE INTERFACE VHID`, and more in its environment. Each virtual host's are run by a task of its own, one
+//! after the other. Of the transitions that wait meanwhile only the last is told: a program that calls a cloud must not
+//! claim for this host what another one has by now.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use carp_common::engine::{State, Transition, Vhid};
+use log::{error, info, warn};
+use prometheus_client::metrics::counter::Counter;
+use tokio::{process::Command, sync::watch, time::timeout};
+
+use crate::{
+    config::{Notify, Settings},
+    metrics::Metrics,
+    process,
+};
+
+/// Runs the programs of all virtual hosts. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Notifier {
+    tasks: watch::Sender<BTreeMap<Name, Task>>,
+    metrics: Metrics,
+}
+
+/// Interface and vhid.
+type Name = (String, Vhid);
+
+/// A task at work.
+struct Task {
+    /// How long what runs or waits may run at most.
+    time_limit: Duration,
+    /// What is told next.
+    next: Option<News>,
+    /// Whether some were left out since it began.
+    has_left_out: bool,
+}
+
+/// A transition, and what its program gets to know.
+struct News {
+    notify: Notify,
+    name: Name,
+    transition: Transition,
+    addresses: String,
+    source: Option<Ipv4Addr>,
+    failures: Counter,
+}
+
+impl Notifier {
+    /// Nothing to tell yet.
+    pub(crate) fn new(metrics: Metrics) -> Self {
+        Self { tasks: watch::Sender::default(), metrics }
+    }
+
+    /// Tells a virtual host's program of a transition, if it has one. Never waits. `source` is what adverts come from, if
+    /// that is known.
+    pub(crate) fn send(&self, interface: &str, settings: &Settings, source: Option<Ipv4Addr>, transition: &Transition) {
+        let Some(notify) = settings.notify.clone() else { return };
+        let time_limit = notify.time_limit;
+        let name = (interface.to_owned(), settings.vhid);
+        let addresses: Vec<_> = settings.vips.iter().map(ToString::to_string).collect();
+        let addresses = addresses.join(" ");
+        let failures = self.metrics.script_failures(interface, settings.vhid.get());
+        let news = News { notify, name: name.clone(), transition: *transition, addresses, source, failures };
+        self.tasks.send_modify(|tasks| match tasks.entry(name) {
+            Entry::Vacant(place) => {
+                place.insert(Task { time_limit, next: None, has_left_out: false });
+                tokio::spawn(self.clone().work(news));
+            }
+            Entry::Occupied(task) => task.into_mut().put(news),
+        });
+    }
+
+    /// Waits until all have been told, and no longer than the longest time limit of those that have not.
+    pub(crate) async fn finish(&self) {
+        let Some(longest) = self.tasks.borrow().values().map(|task| task.time_limit).max() else { return };
+        let mut tasks = self.tasks.subscribe();
+        if timeout(longest, tasks.wait_for(BTreeMap::is_empty)).await.is_ok() {
+            return;
+        }
+        for ((interface, vhid), task) in &*self.tasks.borrow() {
+            let what = if task.next.is_some() { "was not told of the end" } else { "is killed" };
+            error!("{interface} vhid {}: the notify program {what}: carpd waits for it no longer", vhid.get());
+        }
+    }
+
+    async fn work(self, mut news: News) {
+        loop {
+            let name = news.name.clone();
+            news.tell().await;
+            let mut next = None;
+            self.tasks.send_modify(|tasks| {
+                next = tasks.get_mut(&name).and_then(|task| task.next.take());
+                if next.is_none() {
+                    tasks.remove(&name);
+                }
+            });
+            match next {
+                Some(next) => news = next,
+                None => return,
+            }
+        }
+    }
+}
+
+impl Task {
+    fn put(&mut self, news: News) {
+        self.time_limit = self.time_limit.max(news.notify.time_limit);
+        let Some(old) = self.next.replace(news) else { return };
+        if self.has_left_out {
+            return;
+        }
+        self.has_left_out = true;
+        let (interface, vhid) = old.name;
+        warn!(
+            "{interface} vhid {}: {} is slower than the transitions: those that wait are left out, but for the last",
+            vhid.get(),
+            old.notify.program.display()
+        );
+    }
+}
+
+impl News {
+    async fn tell(self) {
+        let Self { notify: Notify { program, time_limit }, name: (interface, vhid), transition, .. } = self;
+        let (state, vhid) = (transition.to.to_string(), vhid.get().to_string());
+        let mut command = Command::new(&program);
+        command.args([&state, &interface, &vhid]).envs([
+            ("CARP_INTERFACE", &interface),
+            ("CARP_VHID", &vhid),
+            ("CARP_STATE", &state),
+            ("CARP_PREVIOUS", &transition.from.to_string()),
+            ("CARP_CAUSE", &transition.cause.to_string()),
+            ("CARP_ADDRESSES", &self.addresses),
+        ]);
+        command.envs(self.source.map(|source| ("CARP_SOURCE", source.to_string())));
+        if transition.to == State::Init {
+            process::ignore_term(&mut command);
+        }
+        let what = format!("{} {state} {interface} {vhid}", program.display());
+        match process::run(command, &what, time_limit, "notify_timeout").await {
+            Ok(status) => info!("{interface} vhid {vhid}: {what}: {status}"),
+            Err(error) => {
+                self.failures.inc();
+                error!("{interface} vhid {vhid}: {error:#}");
+            }
+        }
+    }
+}
