@@ -8,7 +8,7 @@ use std::{fs, thread};
 
 use anyhow::{Context, Result, ensure};
 use carp_tests::configured::{carpctl, changes, folder, start, virtual_host, wait_for_change, write};
-use carp_tests::{Agent, BootTime, Folder, LONG, Lab, VIP, Wire, carpd_path, eventually};
+use carp_tests::{Agent, BootTime, Folder, Host, LONG, Lab, VIP, Wire, carpd_path, eventually};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -31,6 +31,26 @@ fn status(folder: &Folder) -> Result<Value> {
 fn first(folder: &Folder, pointer: &str) -> Result<Value> {
     let status = status(folder)?;
     status.pointer(&format!("/virtual_hosts/0{pointer}")).cloned().with_context(|| format!("no {pointer}: {status}"))
+}
+
+/// Two servers at work, each with its folder.
+struct Pair {
+    of_a: Folder,
+    of_b: Folder,
+    on_a: Agent,
+    on_b: Agent,
+}
+
+/// `a` serves these virtual hosts, and is master of the first; `b` has that one, too, and comes second.
+fn pair(a: &Host, b: &Host, of_the_first: &[String]) -> Result<Pair> {
+    let [of_a, of_b] = [folder()?, folder()?];
+    write(&of_a, of_the_first)?;
+    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
+    let on_a = start(a, &of_a)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let on_b = start(b, &of_b)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    Ok(Pair { of_a, of_b, on_a, on_b })
 }
 
 #[test]
@@ -96,22 +116,16 @@ fn a_host_that_hears_only_wrong_digests_says_that_it_is_deaf_and_why() -> Result
 fn demote_hands_over_at_once_and_promote_takes_back_what_is_preempted() -> Result<()> {
     let lab = Lab::new()?;
     let [a, b] = lab.hosts(["a", "b"])?;
-    let [of_a, of_b] = [folder()?, folder()?];
-    write(&of_a, &[virtual_host(1, VIP, "preempt = true")])?;
-    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
-    let on_a = start(&a, &of_a)?;
-    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
-    let on_b = start(&b, &of_b)?;
-    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
-    assert_eq!(told(carpctl(&of_a, &["demote", "--vhid=1"])?)?, "eth0 vhid 1: demoted by 1\n");
-    wait_for_change(&on_b, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let Pair { of_a, on_b, .. } = &pair(&a, &b, &[virtual_host(1, VIP, "preempt = true")])?;
+    assert_eq!(told(carpctl(of_a, &["demote", "--vhid=1"])?)?, "eth0 vhid 1: demoted by 1\n");
+    wait_for_change(on_b, "eth0 vhid 1", "BACKUP -> MASTER")?;
     assert!(on_b.lines().iter().any(|line| line.text.ends_with("BACKUP -> MASTER, 10.77.0.1 leaves")));
     // Longer than it would hold back without the demotion.
     Wire::at(&a)?.wait_for_adverts(b.ip(), 16)?;
-    assert_eq!(first(&of_a, "/state")?, "BACKUP");
-    assert_eq!(told(carpctl(&of_a, &["promote"])?)?, "eth0 vhid 1: demoted no longer\n");
-    wait_for_change(&on_b, "eth0 vhid 1", "MASTER -> BACKUP")?;
-    let nobody = carpctl(&of_a, &["demote", "--interface=eth7"])?;
+    assert_eq!(first(of_a, "/state")?, "BACKUP");
+    assert_eq!(told(carpctl(of_a, &["promote"])?)?, "eth0 vhid 1: demoted no longer\n");
+    wait_for_change(on_b, "eth0 vhid 1", "MASTER -> BACKUP")?;
+    let nobody = carpctl(of_a, &["demote", "--interface=eth7"])?;
     assert_eq!(nobody.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("no such virtual host"));
     Ok(())
@@ -121,13 +135,7 @@ fn demote_hands_over_at_once_and_promote_takes_back_what_is_preempted() -> Resul
 fn a_server_in_maintenance_is_the_last_resort_over_a_restart_until_it_ends() -> Result<()> {
     let lab = Lab::new()?;
     let [a, b] = lab.hosts(["a", "b"])?;
-    let [of_a, of_b] = [folder()?, folder()?];
-    write(&of_a, &[virtual_host(1, VIP, "preempt = true")])?;
-    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
-    let mut on_a = start(&a, &of_a)?;
-    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
-    let mut on_b = start(&b, &of_b)?;
-    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    let Pair { of_a, of_b, mut on_a, mut on_b } = pair(&a, &b, &[virtual_host(1, VIP, "preempt = true")])?;
     told(carpctl(&of_a, &["maintenance", "on"])?)?;
     wait_for_change(&on_b, "eth0 vhid 1", "BACKUP -> MASTER")?;
     on_a.kill()?;
@@ -196,23 +204,17 @@ fn a_reload_changes_what_has_changed_and_nothing_else() -> Result<()> {
 fn a_virtual_host_that_is_not_changed_misses_no_advert_by_sixty_reloads() -> Result<()> {
     let lab = Lab::new()?;
     let [a, b] = lab.hosts(["a", "b"])?;
-    let [of_a, of_b] = [folder()?, folder()?];
-    write(&of_a, &[virtual_host(1, VIP, ""), virtual_host(2, OTHER, "")])?;
-    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
-    let on_a = start(&a, &of_a)?;
-    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
-    let on_b = start(&b, &of_b)?;
-    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    let Pair { of_a, on_a, on_b, .. } = &pair(&a, &b, &[virtual_host(1, VIP, ""), virtual_host(2, OTHER, "")])?;
     for skew in 0..60 {
-        write(&of_a, &[virtual_host(1, VIP, ""), virtual_host(2, OTHER, &format!("advskew = {}", 90 + skew % 2))])?;
-        let done = told(carpctl(&of_a, &["reload"])?)?;
+        write(of_a, &[virtual_host(1, VIP, ""), virtual_host(2, OTHER, &format!("advskew = {}", 90 + skew % 2))])?;
+        let done = told(carpctl(of_a, &["reload"])?)?;
         assert!(done.starts_with("0 taken out, 0 added, "), "{done}");
     }
     Wire::at(&b)?.wait_for_adverts(a.ip(), 8)?;
     for name in ["eth0 vhid 1", "eth0 vhid 2"] {
-        assert_eq!(changes(&on_a, name), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+        assert_eq!(changes(on_a, name), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
     }
-    assert_eq!(changes(&on_b, "eth0 vhid 1"), ["INIT -> BACKUP"]);
+    assert_eq!(changes(on_b, "eth0 vhid 1"), ["INIT -> BACKUP"]);
     Ok(())
 }
 
@@ -220,13 +222,7 @@ fn a_virtual_host_that_is_not_changed_misses_no_advert_by_sixty_reloads() -> Res
 fn hostile_clients_hold_up_neither_adverts_nor_other_clients() -> Result<()> {
     let lab = Lab::new()?;
     let [a, b] = lab.hosts(["a", "b"])?;
-    let [of_a, of_b] = [folder()?, folder()?];
-    write(&of_a, &[virtual_host(1, VIP, "")])?;
-    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
-    let on_a = start(&a, &of_a)?;
-    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
-    let on_b = start(&b, &of_b)?;
-    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    let Pair { of_a, on_a, on_b, .. } = &pair(&a, &b, &[virtual_host(1, VIP, "")])?;
     let connect = || UnixStream::connect(of_a.path().join("socket")).context("connecting");
     for request in [
         &b"garbage\n"[..],
@@ -257,11 +253,11 @@ fn hostile_clients_hold_up_neither_adverts_nor_other_clients() -> Result<()> {
         })
         .collect::<Result<_>>()?;
     Wire::at(&b)?.wait_for_adverts(a.ip(), 16)?;
-    assert_eq!(changes(&on_b, "eth0 vhid 1"), ["INIT -> BACKUP"]);
-    eventually("those that ask nothing have lost their places", LONG, || Ok(status(&of_a).is_ok()))?;
+    assert_eq!(changes(on_b, "eth0 vhid 1"), ["INIT -> BACKUP"]);
+    eventually("those that ask nothing have lost their places", LONG, || Ok(status(of_a).is_ok()))?;
     drop(clients);
-    eventually("all is well", LONG, || Ok(carpctl(&of_a, &["status"])?.status.success()))?;
-    assert_eq!(changes(&on_a, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    eventually("all is well", LONG, || Ok(carpctl(of_a, &["status"])?.status.success()))?;
+    assert_eq!(changes(on_a, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
     Ok(())
 }
 
