@@ -11,8 +11,10 @@ use thiserror::Error;
 
 use crate::control::protocol::{Reply, Request};
 
-/// How long carpd may take for an answer: reading a configuration may take it a while.
+/// How long carpd may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same for a reload, which is over when those that leave have left.
+const PATIENCE_FOR_A_RELOAD: Duration = Duration::from_secs(80);
 /// Longest answer in bytes: of 1,024 virtual hosts it has some 2 MB.
 const ANSWER: u64 = 64 << 20;
 
@@ -29,8 +31,8 @@ pub(super) enum CallError {
     #[error("{0}")]
     Refused(String),
     /// carpd does not answer.
-    #[error("carpd does not answer within {} s: is it stopped?", PATIENCE.as_secs())]
-    Silent,
+    #[error("carpd does not answer within {} s: is it stopped?", .0.as_secs())]
+    Silent(Duration),
     /// The connection has ended.
     #[error("the connection to carpd has ended: {0}")]
     Broken(io::Error),
@@ -39,32 +41,28 @@ pub(super) enum CallError {
     Strange(String),
 }
 
-impl From<io::Error> for CallError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Silent,
-            _ => Self::Broken(error),
-        }
-    }
-}
-
 /// The answers to a request.
 #[derive(Debug)]
 pub(super) struct Answers {
     stream: UnixStream,
-    lines: BufReader<io::Take<UnixStream>>,
+    lines: BufReader<UnixStream>,
+    patience: Duration,
 }
 
 impl Answers {
     /// Waits for as long as it takes, from now on.
     pub(super) fn be_patient(&mut self) -> Result<(), CallError> {
-        Ok(self.stream.set_read_timeout(None)?)
+        self.stream.set_read_timeout(None).map_err(CallError::Broken)
     }
 
     /// The next answer; `None` after the last.
     pub(super) fn next(&mut self) -> Result<Option<Reply>, CallError> {
         let mut line = String::new();
-        if self.lines.read_line(&mut line)? == 0 {
+        let read = (&mut self.lines).take(ANSWER).read_line(&mut line).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => CallError::Silent(self.patience),
+            _ => CallError::Broken(error),
+        })?;
+        if read == 0 {
             return Ok(None);
         }
         match serde_json::from_str(&line) {
@@ -87,12 +85,13 @@ pub(super) fn ask(socket: &Path, request: &Request) -> Result<Answers, CallError
         io::ErrorKind::PermissionDenied => CallError::Denied(socket.to_owned()),
         _ => CallError::Broken(error),
     })?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let patience = if matches!(request, Request::Reload) { PATIENCE_FOR_A_RELOAD } else { PATIENCE };
+    stream.set_read_timeout(Some(patience)).map_err(CallError::Broken)?;
+    stream.set_write_timeout(Some(patience)).map_err(CallError::Broken)?;
     let mut line = serde_json::to_vec(request).map_err(|error| CallError::Strange(error.to_string()))?;
     line.push(b'\n');
     // One that refuses at once says why, and has closed its end: its answer is still to be read.
     (&stream).write_all(&line).ok();
-    let lines = BufReader::new(stream.try_clone()?.take(ANSWER));
-    Ok(Answers { stream, lines })
+    let lines = BufReader::new(stream.try_clone().map_err(CallError::Broken)?);
+    Ok(Answers { stream, lines, patience })
 }

@@ -3,13 +3,17 @@
 use std::{
     collections::VecDeque,
     io::{self, IsTerminal},
-    path::{Path, PathBuf},
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ratatui::{
     Frame,
     crossterm::event::{self, KeyCode, KeyEventKind, KeyModifiers},
@@ -17,6 +21,10 @@ use ratatui::{
     style::{Color, Style, Stylize},
     text::Line,
     widgets::{Block, Paragraph, Row, Table, TableState},
+};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
 };
 
 use super::{
@@ -29,28 +37,52 @@ use crate::control::protocol::{Event, Reply, Request, Status};
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Time between two looks at the keyboard and at what has happened.
 const TURN: Duration = Duration::from_millis(50);
-/// Events that are kept to be shown.
-const SHOWN: usize = 100;
+/// Events that are kept: as many as carpd keeps.
+const KEPT: usize = 1000;
 /// Lines for them on the screen, with their border.
 const EVENT_LINES: u16 = 10;
 
-/// Shows how things stand until q, Escape or Ctrl-C.
+/// Shows how things stand until q, Escape, Ctrl-C, or a signal that ends programs.
 pub(super) fn run(socket: &Path) -> Result<()> {
     ensure!(io::stdout().is_terminal(), "watch needs a terminal; `carpctl events --follow` does not");
     // Told in words while there still is a screen for them.
-    super::status(socket)?;
-    let (sender, events) = sync_channel(SHOWN);
+    let status = super::status(socket)?;
+    // The terminal must be as it was before. SIGHUP kills: then it is gone, and crossterm would read its end for ever.
+    let is_over = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register(signal, Arc::clone(&is_over)).context("cannot receive signals")?;
+    }
+    let (news, newly) = sync_channel(KEPT);
+    let (wake, woken) = sync_channel(1);
+    // Not on this thread: a carpd that does not answer must not hold up the keyboard.
+    let (path, of_status) = (socket.to_owned(), news.clone());
+    thread::spawn(move || look(&path, &woken, &of_status));
     let path = socket.to_owned();
-    thread::spawn(move || follow(&path, &sender));
-    let terminal = ratatui::init();
-    let shown = View::new(socket).show(terminal, &events);
+    thread::spawn(move || follow(&path, &wake, &news));
+    let terminal = ratatui::try_init().context("cannot use this terminal")?;
+    let shown = View::new(status).show(terminal, &newly, &is_over);
     ratatui::restore();
     shown
 }
 
+/// What there is to show.
+enum News {
+    Status(Box<Result<Status, CallError>>),
+    Event(Event),
+}
+
+/// Asks how things stand each second, and when something has happened; ends with the screen.
+fn look(socket: &Path, woken: &Receiver<()>, news: &SyncSender<News>) {
+    while woken.recv_timeout(LOOK_AGAIN) != Err(RecvTimeoutError::Disconnected) {
+        if news.send(News::Status(Box::new(super::status(socket)))).is_err() {
+            return;
+        }
+    }
+}
+
 /// Follows what happens, also in a carpd that is started later; ends with the screen.
-fn follow(socket: &Path, events: &SyncSender<Event>) {
-    let mut last = (String::new(), 0);
+fn follow(socket: &Path, wake: &SyncSender<()>, news: &SyncSender<News>) {
+    let mut known: VecDeque<Event> = VecDeque::new();
     loop {
         let mut answers = ask(socket, &Request::Events { follow: true });
         while let Ok(open) = &mut answers
@@ -58,12 +90,17 @@ fn follow(socket: &Path, events: &SyncSender<Event>) {
         {
             match open.next() {
                 // After a new connection, those that are known come again.
+                Ok(Some(Reply::Event(event))) if known.contains(&event) => {}
                 Ok(Some(Reply::Event(event))) => {
-                    let this = (event.time.clone(), event.number);
-                    if this > last && events.send(event).is_err() {
+                    known.push_back(event.clone());
+                    if known.len() > KEPT {
+                        known.pop_front();
+                    }
+                    if news.send(News::Event(event)).is_err() {
                         return;
                     }
-                    last = this.max(last);
+                    // An error is that it is awake already.
+                    wake.try_send(()).ok();
                 }
                 Ok(Some(_)) | Err(CallError::Refused(_)) => {}
                 Ok(None) | Err(_) => break,
@@ -74,42 +111,43 @@ fn follow(socket: &Path, events: &SyncSender<Event>) {
 }
 
 struct View {
-    socket: PathBuf,
     status: Result<Status, CallError>,
-    looked: Instant,
+    /// Events, a line each.
     events: VecDeque<String>,
     table: TableState,
 }
 
 impl View {
-    fn new(socket: &Path) -> Self {
-        Self {
-            socket: socket.to_owned(),
-            status: super::status(socket),
-            looked: Instant::now(),
-            events: VecDeque::new(),
-            table: TableState::new(),
-        }
+    fn new(status: Status) -> Self {
+        Self { status: Ok(status), events: VecDeque::new(), table: TableState::new() }
     }
 
-    fn show(mut self, mut terminal: ratatui::DefaultTerminal, events: &Receiver<Event>) -> Result<()> {
-        loop {
-            let happened = events.try_iter().map(|event| status::line(&event));
-            let before = self.events.len();
-            self.events.extend(happened);
-            let has_news = self.events.len() > before;
-            while self.events.len() > SHOWN {
-                self.events.pop_front();
+    fn show(
+        mut self,
+        mut terminal: ratatui::DefaultTerminal,
+        newly: &Receiver<News>,
+        is_over: &AtomicBool,
+    ) -> Result<()> {
+        let mut has_changed = true;
+        while !is_over.load(Ordering::Relaxed) {
+            for news in newly.try_iter() {
+                has_changed = true;
+                match news {
+                    News::Status(status) => self.status = *status,
+                    News::Event(event) => self.events.push_back(status::line(&event)),
+                }
             }
-            if has_news || self.looked.elapsed() >= LOOK_AGAIN {
-                self.status = super::status(&self.socket);
-                self.looked = Instant::now();
+            let too_many = self.events.len().saturating_sub(KEPT);
+            self.events.drain(..too_many);
+            if has_changed {
+                terminal.draw(|frame| self.draw(frame))?;
             }
-            terminal.draw(|frame| self.draw(frame))?;
-            if event::poll(TURN)? && self.is_end(&event::read()?) {
-                return Ok(());
+            has_changed = event::poll(TURN)?;
+            if has_changed && self.is_end(&event::read()?) {
+                break;
             }
         }
+        Ok(())
     }
 
     /// Scrolls; whether to end.
