@@ -47,29 +47,30 @@ impl Pace {
 pub(super) struct Refusals {
     row: u32,
     told: [u64; Reason::COUNT],
-    /// Since when there were adverts with a wrong digest, and none with a right one.
-    deaf_since: Option<Time>,
+    /// When adverts with a wrong digest came first and last, since there was one with a right one.
+    wrong: Option<[Time; 2]>,
     pace: Pace,
 }
 
 impl Refusals {
     /// Watches the counters of a row.
     pub(super) fn new(row: u32) -> Self {
-        Self { row, told: [0; Reason::COUNT], deaf_since: None, pace: Pace::default() }
+        Self { row, told: [0; Reason::COUNT], wrong: None, pace: Pace::default() }
     }
 
     /// A valid advert was heard.
     pub(super) const fn heard(&mut self) {
-        self.deaf_since = None;
+        self.wrong = None;
     }
 
-    /// Since when there were adverts with a wrong digest, and none with a right one.
-    pub(super) const fn deaf_since(&self) -> Option<Time> {
-        self.deaf_since
+    /// Since when there are adverts with a wrong digest, and none with a right one.
+    pub(super) fn deaf_since(&self) -> Option<Time> {
+        self.wrong.map(|[first, _]| first)
     }
 
-    /// Looks at the counters, if it is time, and logs what was refused since the last look.
-    pub(super) fn look(&mut self, datapath: &Datapath, ifindex: u32, name: &str, now: Time) {
+    /// Looks at the counters, if it is time, and logs what was refused since the last look. No advert with a wrong
+    /// digest for `silence` ends the deafness, too: a backup that has been put right is silent.
+    pub(super) fn look(&mut self, datapath: &Datapath, ifindex: u32, name: &str, silence: Duration, now: Time) {
         if !self.pace.is_due(now) {
             return;
         }
@@ -79,7 +80,7 @@ impl Refusals {
             let told = mem::replace(&mut self.told[reason.index()], count);
             if count > told {
                 if reason == Reason::BadAuth {
-                    self.deaf_since.get_or_insert(now);
+                    self.wrong = Some([self.deaf_since().unwrap_or(now), now]);
                 }
                 let separator = if line.is_empty() { "" } else { "; " };
                 write!(line, "{separator}{} {}", count - told, describe(reason)).ok();
@@ -88,6 +89,7 @@ impl Refusals {
                 }
             }
         }
+        self.wrong = self.wrong.filter(|[_, last]| now.since(*last) <= silence);
         if !line.is_empty() {
             warn!("{name}: refused adverts: {line}");
         }

@@ -1,7 +1,7 @@
 //! One virtual host: its state machine, and all that this acts through.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io, mem,
     net::{IpAddr, Ipv4Addr},
     rc::Rc,
@@ -316,7 +316,8 @@ impl VirtualHost {
 
     /// Tells the administrator of refused adverts, now and then.
     pub(super) fn tell_refused(&mut self, datapath: &Datapath, now: Time) {
-        self.refusals.look(datapath, self.ifindex, &self.name, now);
+        let silence = self.engine.config().dead_time();
+        self.refusals.look(datapath, self.ifindex, &self.name, silence, now);
     }
 
     /// A line about the state.
@@ -353,6 +354,7 @@ impl VirtualHost {
             let last = datapath.last_refused(self.ifindex, self.row, *reason)?;
             Some((reason.name().to_owned(), protocol::Refused { address: last.source(), mac: mac(last.mac()) }))
         });
+        let refused: BTreeMap<_, _> = refused.collect();
         let demotion = status.demotion;
         protocol::VirtualHost {
             interface: self.interface.clone(),
@@ -382,16 +384,16 @@ impl VirtualHost {
             }),
             datapath: road.map(|road| road.name().to_owned()),
             sent: self.sent,
-            refused: refused.collect(),
+            troubles: self.troubles(refused.get(Reason::BadAuth.name()), now),
+            hints: self.hints(now),
+            refused,
             received: received.into_iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
             lost: datapath.lost(self.ifindex),
-            troubles: self.troubles(now),
-            hints: self.hints(),
         }
     }
 
-    /// What is wrong, in words.
-    fn troubles(&self, now: Time) -> Vec<String> {
+    /// What is wrong, in words; and who sent the last advert with a wrong digest.
+    fn troubles(&self, wrong: Option<&protocol::Refused>, now: Time) -> Vec<String> {
         let mut troubles = vec![];
         if let Some(fault) = self.fault {
             troubles.push(fault.to_string());
@@ -400,22 +402,26 @@ impl VirtualHost {
             troubles.push(format!("adverts cannot be sent: {error}"));
         }
         if let Some(since) = self.refusals.deaf_since() {
+            let from = wrong.map(|last| format!(", the last from {} ({})", last.address, last.mac));
             troubles.push(format!(
-                "deaf: for {:.0} s all adverts that came in had a wrong digest: the passphrase or the set of VIPs \
+                "deaf: for {:.0} s all adverts that came in had a wrong digest{}: the passphrase or the set of VIPs \
                  differs between the servers",
-                now.since(since).as_secs_f64()
+                now.since(since).as_secs_f64(),
+                from.unwrap_or_default()
             ));
         }
         troubles
     }
 
     /// What may be wrong, in words. Backups are silent, so a master that hears nobody may be all right.
-    fn hints(&self) -> Vec<String> {
-        if self.engine.status().state != State::Master || self.heard.is_some() || self.refusals.deaf_since().is_some() {
+    fn hints(&self, now: Time) -> Vec<String> {
+        let (status, silence) = (self.engine.status(), self.engine.config().dead_time());
+        let hears = status.last_arrival.is_some_and(|arrival| now.since(arrival) <= silence);
+        if status.state != State::Master || hears || self.refusals.deaf_since().is_some() {
             return vec![];
         }
         vec![
-            "no other server has ever been heard: all is well if the others are BACKUP; if one is MASTER too, adverts \
+            "no other server is heard: all is well if the others are BACKUP; if one is MASTER too, adverts \
              do not arrive: look for a firewall, for a switch that snoops, and for the same group on all servers"
                 .to_owned(),
         ]

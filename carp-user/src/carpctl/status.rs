@@ -31,7 +31,7 @@ pub(super) fn table(status: &Status) -> String {
 
 /// The table's head, and a line for each virtual host.
 pub(super) fn rows(status: &Status) -> Vec<Vec<String>> {
-    let head = ["INTERFACE", "VHID", "STATE", "FOR", "BASE/SKEW", "DEMOTED", "ADDRESSES", "LAST HEARD", "ROAD"];
+    let head = ["INTERFACE", "VHID", "STATE", "FOR", "BASE/SKEW", "DEMOTED", "ADDRESSES", "LAST HEARD", "ROAD", "WHY"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(status.virtual_hosts.iter().map(|host| {
         let heard = host
@@ -48,6 +48,7 @@ pub(super) fn rows(status: &Status) -> Vec<Vec<String>> {
             host.addresses.join(" "),
             heard,
             host.datapath.clone().unwrap_or_else(|| "-".to_owned()),
+            host.cause.clone(),
         ]
     }));
     rows
