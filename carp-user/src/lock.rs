@@ -3,11 +3,12 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{Read, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::Path,
 };
 
 use anyhow::{Context, Result, bail};
+use nix::libc::O_NOFOLLOW;
 
 /// Where the locks lie.
 const FOLDER: &str = "/run/carp";
@@ -28,8 +29,14 @@ impl Lock {
             .write(true)
             .create(true)
             .truncate(false)
+            // The folder is the user's that carpd runs as in its service, and root must not be led elsewhere by it.
+            .custom_flags(O_NOFOLLOW)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
+        // A lock that root has left there must not be in that user's way.
+        if let Ok(folder) = fs::metadata(FOLDER) {
+            fchown(&file, Some(folder.uid()), Some(folder.gid())).ok();
+        }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -1,6 +1,6 @@
 //! Who may ask: root, the user that carpd runs as, and the members of the socket's group.
 //!
-//! The socket's mode says so too, but not in the instant before it is set, and not where a connection is handed on.
+//! The socket's mode says so too, but not in the instant before its group is set, and not where a connection is handed on.
 
 use std::{io, mem, os::fd::AsRawFd};
 

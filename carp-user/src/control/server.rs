@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::{fs::PermissionsExt, net::UnixStream as StdUnixStream},
+    os::unix::net::UnixStream as StdUnixStream,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -10,7 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use log::{info, warn};
-use nix::unistd::{Gid, Group, chown, getegid};
+use nix::{
+    fcntl::{AT_FDCWD, AtFlags},
+    sys::stat::{Mode, umask},
+    unistd::{Gid, Group, fchownat, getegid},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{
@@ -40,7 +44,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Whose members may ask.
 const GROUP: &str = "carp";
 /// Of the socket.
-const MODE: u32 = 0o660;
+const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IRGRP).union(Mode::S_IWGRP);
 
 /// What is needed to answer.
 #[derive(Clone)]
@@ -64,10 +68,13 @@ pub(crate) fn listen(path: &Path, desk: Desk) -> Result<Socket> {
     // Left behind by a crash.
     fs::remove_file(path).ok();
     let cannot = || format!("cannot listen on {}", path.display());
-    let listener = UnixListener::bind(path).with_context(cannot)?;
+    let before = umask(!MODE & Mode::all());
+    let listener = UnixListener::bind(path);
+    umask(before);
+    let listener = listener.with_context(cannot)?;
     let group = Group::from_name(GROUP).ok().flatten().map_or_else(getegid, |group| group.gid);
-    chown(path, None, Some(group)).with_context(cannot)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(MODE)).with_context(cannot)?;
+    // Not what a link leads to that somebody else has put in its place: the folder is not root's alone.
+    fchownat(AT_FDCWD, path, None, Some(group), AtFlags::AT_SYMLINK_NOFOLLOW).with_context(cannot)?;
     tokio::spawn(accept(listener, group, desk));
     Ok(Socket(path.to_owned()))
 }
