@@ -4,7 +4,7 @@
 mod socket;
 mod xdp;
 
-use std::{future::poll_fn, io, task::Poll};
+use std::{collections::HashMap, future::poll_fn, io, task::Poll};
 
 use carp_common::{
     abi::{AdvertEvent, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey},
@@ -87,14 +87,16 @@ pub(crate) struct Datapath {
     no_xdp: Option<String>,
     /// One for each interface whose road is a socket.
     sockets: Vec<AsyncFd<AdvertSocket>>,
+    /// What the sockets that are gone have counted.
+    closed: HashMap<(u32, Reason), u64>,
     /// What was read last, XDP or a socket, so that a flood on one does not hold up the others.
     turn: usize,
 }
 
 impl Datapath {
     /// No roads yet.
-    pub(crate) const fn new() -> Self {
-        Self { xdp: None, no_xdp: None, sockets: vec![], turn: 0 }
+    pub(crate) fn new() -> Self {
+        Self { xdp: None, no_xdp: None, sockets: vec![], closed: HashMap::new(), turn: 0 }
     }
 
     /// Loads the XDP program if one of the choices asks for it: later it would hold up the adverts. Must be called
@@ -148,7 +150,11 @@ impl Datapath {
         if let Some(xdp) = &mut self.xdp {
             xdp.get_mut().detach(ifindex);
         }
-        self.sockets.retain(|socket| socket.get_ref().ifindex() != ifindex);
+        for socket in self.sockets.extract_if(.., |socket| socket.get_ref().ifindex() == ifindex) {
+            for (counter, count) in socket.get_ref().counters() {
+                *self.closed.entry(*counter).or_default() += count;
+            }
+        }
     }
 
     /// Makes a virtual host known, on an interface whose adverts are let in.
@@ -244,7 +250,8 @@ impl Datapath {
     /// A counter, over all roads.
     pub(crate) fn counter(&self, row: u32, reason: Reason) -> u64 {
         let xdp = self.xdp.as_ref().and_then(|xdp| xdp.get_ref().counter(row, reason).ok()).unwrap_or(0);
-        xdp + self.sockets.iter().map(|socket| socket.get_ref().counter(row, reason)).sum::<u64>()
+        let closed = self.closed.get(&(row, reason)).copied().unwrap_or(0);
+        xdp + closed + self.sockets.iter().map(|socket| socket.get_ref().counter(row, reason)).sum::<u64>()
     }
 
     /// The source of the last advert to a virtual host on this interface that was refused for this reason.

@@ -145,6 +145,10 @@ impl AdvertSocket {
         self.heard.iter().map(|(source, last)| (*source, *last))
     }
 
+    pub(super) const fn counters(&self) -> &HashMap<(u32, Reason), u64> {
+        &self.counters
+    }
+
     pub(super) fn counter(&self, row: u32, reason: Reason) -> u64 {
         self.counters.get(&(row, reason)).copied().unwrap_or(0)
     }
