@@ -1,6 +1,6 @@
 //! carpd from its command line to its exit code.
 
-use std::{env, mem, net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode};
+use std::{env, mem, net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
@@ -28,8 +28,12 @@ use crate::{
     title,
 };
 
-/// Exit code for a command line or a configuration that is wrong, as clap has it: the unit does not start it again.
+/// Exit code for a command line or a configuration that is wrong, as clap has it, and for privileges that are missing: the
+/// unit does not start it again.
 const USAGE: u8 = 2;
+/// How long carpd waits to end, under a service manager that would start it again at once, when it cannot even begin:
+/// something else must change first, and the log is to stay readable.
+const GIVE_UP: Duration = Duration::from_secs(1);
 
 /// As many as the largest configuration takes, with room to spare.
 const DESCRIPTORS: u64 = 8192;
@@ -76,7 +80,10 @@ fn run(args: Args) -> Result<ExitCode> {
             return Ok(ExitCode::from(USAGE));
         }
     };
-    privileges::check(hosts.iter().any(|settings| settings.datapath.needs_xdp()))?;
+    if let Err(error) = privileges::check(hosts.iter().any(|settings| settings.datapath.needs_xdp())) {
+        logging::tell(format!("carpd: {error:#}"));
+        return Ok(ExitCode::from(USAGE));
+    }
 
     let parent = if in_background { Some(background::detach()?) } else { None };
     let sink = if in_background && !logging::is_journal() { Sink::Syslog(facility) } else { Sink::stderr() };
@@ -133,7 +140,15 @@ async fn serve(
     let desk = Desk { reload: Reload::new(file, commands.clone()), commands, history };
     let in_maintenance = socket.is_some() && maintenance::is_on();
     let counted = Metrics::new();
-    let agent = Agent::start(named, desk.clone(), orders, signals, in_maintenance, counted.clone()).await?;
+    let started = Agent::start(named, desk.clone(), orders, signals, in_maintenance, counted.clone()).await;
+    let agent = match started {
+        Err(error) if systemd::is_there() => {
+            sleep(GIVE_UP).await;
+            return Err(error);
+        }
+        started => started?,
+    };
+    give_back_memory();
     if let Some(address) = metrics {
         tokio::spawn(metrics::serve(address, counted, desk.commands.clone()));
     }
@@ -147,6 +162,15 @@ async fn serve(
     agent.run().await?;
     info!("stopped");
     Ok(())
+}
+
+/// Loading the XDP program takes 20 MB for a moment, of which the allocator would keep two.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointer, and locks what other threads may be allocating from.
+    unsafe {
+        nix::libc::malloc_trim(0)
+    };
 }
 
 /// The interface's name: given, or found, which at boot can take a while. `None` if a signal came first.

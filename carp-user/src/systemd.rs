@@ -3,6 +3,7 @@
 //! From a thread of its own: a manager that hangs must not hold up the adverts.
 
 use std::{
+    env,
     sync::{
         OnceLock,
         mpsc::{SyncSender, sync_channel},
@@ -33,9 +34,14 @@ pub(crate) enum Notice {
     Stopping,
 }
 
+/// Whether systemd has started this process and wants word.
+pub(crate) fn is_there() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// Begins to tell systemd, if it has started this process and wants word.
 pub(crate) fn start() -> Result<()> {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+    if !is_there() {
         return Ok(());
     }
     let (notices, waiting) = sync_channel(WAITING);
