@@ -1,8 +1,9 @@
 //! `cargo xtask dist`
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use xtask::cache::Cache;
@@ -28,6 +29,13 @@ pub(crate) fn package() -> Result<PathBuf> {
     build::carpd(true)?;
     // Where the package's list of files expects them, wherever cargo builds.
     let manuals = workspace().join("target/manuals");
+    // A page of a command that there is no more must not stay.
+    match fs::remove_dir_all(&manuals) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot empty {}", manuals.display()));
+        }
+        _ => {}
+    }
     let mut cargo = process::cargo();
     cargo.args(["run", "--release", "--package", "carp-user", "--example", "manuals", "--"]).arg(&manuals);
     process::run_on_stderr(&mut cargo)?;
@@ -35,7 +43,9 @@ pub(crate) fn package() -> Result<PathBuf> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut deb = Command::new(cargo_deb);
     deb.current_dir(workspace()).args(["--package", "carp-user", "--no-build", "--strip", "--output"]).arg(&folder);
-    Ok(process::read(&mut deb)?.trim_end().into())
+    // What it warns of is to be seen: without dpkg-dev, the package does not name the libraries that it needs.
+    let made = process::read(deb.stderr(Stdio::inherit()))?;
+    Ok(made.trim_end().into())
 }
 
 fn find_or_fetch() -> Result<PathBuf> {

@@ -19,6 +19,8 @@ fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() -> Result<()> 
     let machine = Machine::boot(&host)?;
     machine.install()?;
     assert_eq!(machine.run("systemd-analyze verify carpd.service")?, "");
+    let example = "/usr/share/doc/carpd/examples/one-virtual-host.service";
+    assert_eq!(machine.run(&format!("systemd-analyze verify {example}"))?, "");
     machine.run(&format!("systemd-analyze security --offline=yes {EXPOSURE} carpd.service")).map(drop)
 }
 

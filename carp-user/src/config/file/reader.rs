@@ -277,7 +277,11 @@ impl<'a> Reader<'a> {
     fn credential(&mut self, name: &str, span: Range<usize>) -> Result<Passphrase> {
         ensure!(!name.is_empty() && !name.contains('/'), "{name:?} is no credential's name");
         match self.surroundings.credentials {
-            Credentials::In(folder) => passphrase(&first_line(&folder.join(name))?),
+            Credentials::In(folder) => {
+                let text = first_line(&folder.join(name))?;
+                ensure!(!text.is_empty(), "{name} is empty: is the file there that LoadCredential={name}:FILE names?");
+                passphrase(&text)
+            }
             Credentials::None => bail!("there are no credentials: LoadCredential={name}:FILE in the unit"),
             Credentials::Unknown => {
                 let what = format!("passphrase_credential: {name}: not looked at, for systemd gives it to carpd only");
