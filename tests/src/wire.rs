@@ -1,6 +1,8 @@
 //! What passes on the lab's wire that matters to CARP: adverts and announcements.
 
+use std::iter;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -76,6 +78,14 @@ impl Wire {
             .filter_map(|frame| Some((frame.at, adverts::parse(frame)?)))
             .filter(|(_, advert)| advert.source == source)
             .collect()
+    }
+
+    /// The longest time between adverts of a virtual host of this source, from one moment to another.
+    pub fn longest_silence(&self, source: Ipv4Addr, vhid: u8, from: BootTime, to: BootTime) -> Duration {
+        let adverts = self.adverts_of(source).into_iter().filter(|(_, advert)| advert.vhid == vhid);
+        let within = adverts.map(|(at, _)| at).filter(|at| (from..=to).contains(at));
+        let times: Vec<_> = iter::once(from).chain(within).chain([to]).collect();
+        times.windows(2).map(|pair| pair[1].since(pair[0])).max().unwrap_or_default()
     }
 
     /// When a host announced an address.

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::process::Output;
+use std::time::Duration;
 use std::{fs, thread};
 
 use anyhow::{Context, Result, ensure};
@@ -88,16 +89,16 @@ fn status_tells_of_a_master_and_of_a_backup_what_is_to_be_known() -> Result<()> 
 }
 
 #[test]
-fn a_host_that_hears_only_wrong_digests_says_that_it_is_deaf_and_why() -> Result<()> {
+fn a_host_that_hears_only_wrong_digests_says_that_it_is_deaf_and_why_until_that_is_put_right() -> Result<()> {
     let lab = Lab::new()?;
     let [a, b] = lab.hosts(["a", "b"])?;
     let [of_a, of_b] = [folder()?, folder()?];
     write(&of_a, &[virtual_host(1, VIP, "")])?;
-    write(&of_b, &[virtual_host(1, VIP, "passphrase = \"another\"")])?;
+    write(&of_b, &[virtual_host(1, VIP, &format!("{SLOWER}\npassphrase = \"another\""))])?;
     let file = of_b.path().join("carpd.toml");
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let _on_a = start(&a, &of_a)?;
-    let _on_b = start(&b, &of_b)?;
+    let on_b = start(&b, &of_b)?;
     eventually("a says so", LONG, || {
         Ok(first(&of_a, "/troubles/0")
             .ok()
@@ -105,11 +106,20 @@ fn a_host_that_hears_only_wrong_digests_says_that_it_is_deaf_and_why() -> Result
     })?;
     let output = carpctl(&of_a, &["status"])?;
     assert_eq!(output.status.code(), Some(4));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("the passphrase or the set of VIPs differs"));
+    let why = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        why.contains("the passphrase or the set of VIPs differs") && why.contains("the last from 10.77.0.2"),
+        "{why}"
+    );
     assert_eq!(first(&of_a, "/refused/badauth/address")?, b.ip().to_string());
     assert!(told(carpctl(&of_a, &["events"])?)?.contains("warning: eth0 vhid 1: refused adverts: "));
     assert!(told(carpctl(&of_a, &["counters"])?)?.contains("badauth"));
-    Ok(())
+
+    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
+    told(carpctl(&of_b, &["reload"])?)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "MASTER -> BACKUP")?;
+    // A backup is silent, so nothing right is heard, either.
+    eventually("a is deaf no longer", LONG, || Ok(carpctl(&of_a, &["status"])?.status.success()))
 }
 
 #[test]
@@ -205,12 +215,17 @@ fn a_virtual_host_that_is_not_changed_misses_no_advert_by_sixty_reloads() -> Res
     let lab = Lab::new()?;
     let [a, b] = lab.hosts(["a", "b"])?;
     let Pair { of_a, on_a, on_b, .. } = &pair(&a, &b, &[virtual_host(1, VIP, ""), virtual_host(2, OTHER, "")])?;
+    let wire = Wire::at(&b)?;
+    let (begin, _) = wire.wait_for_adverts(a.ip(), 1)?;
     for skew in 0..60 {
+        wire.wait_for_adverts(a.ip(), 1)?;
         write(of_a, &[virtual_host(1, VIP, ""), virtual_host(2, OTHER, &format!("advskew = {}", 90 + skew % 2))])?;
         let done = told(carpctl(of_a, &["reload"])?)?;
         assert!(done.starts_with("0 taken out, 0 added, "), "{done}");
     }
-    Wire::at(&b)?.wait_for_adverts(a.ip(), 8)?;
+    let (end, _) = wire.wait_for_adverts(a.ip(), 8)?;
+    let silence = wire.longest_silence(a.ip(), 1, begin, end);
+    assert!(silence < Duration::from_millis(2 * 234), "no advert for {silence:?}");
     for name in ["eth0 vhid 1", "eth0 vhid 2"] {
         assert_eq!(changes(on_a, name), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
     }
@@ -223,6 +238,8 @@ fn hostile_clients_hold_up_neither_adverts_nor_other_clients() -> Result<()> {
     let lab = Lab::new()?;
     let [a, b] = lab.hosts(["a", "b"])?;
     let Pair { of_a, on_a, on_b, .. } = &pair(&a, &b, &[virtual_host(1, VIP, "")])?;
+    let wire = Wire::at(&b)?;
+    let (begin, _) = wire.wait_for_adverts(a.ip(), 1)?;
     let connect = || UnixStream::connect(of_a.path().join("socket")).context("connecting");
     for request in [
         &b"garbage\n"[..],
@@ -252,7 +269,9 @@ fn hostile_clients_hold_up_neither_adverts_nor_other_clients() -> Result<()> {
             Ok(client)
         })
         .collect::<Result<_>>()?;
-    Wire::at(&b)?.wait_for_adverts(a.ip(), 16)?;
+    let (end, _) = wire.wait_for_adverts(a.ip(), 16)?;
+    let silence = wire.longest_silence(a.ip(), 1, begin, end);
+    assert!(silence < Duration::from_millis(2 * 234), "no advert for {silence:?}");
     assert_eq!(changes(on_b, "eth0 vhid 1"), ["INIT -> BACKUP"]);
     eventually("those that ask nothing have lost their places", LONG, || Ok(status(of_a).is_ok()))?;
     drop(clients);
