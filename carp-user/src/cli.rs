@@ -219,7 +219,8 @@ impl Args {
     /// Where carpctl is answered, if anywhere.
     pub(crate) fn socket(&self) -> Option<PathBuf> {
         let default = || self.config.is_some().then(|| PathBuf::from(protocol::SOCKET));
-        self.socket.clone().or_else(default)
+        // Also after the daemon has changed its folder.
+        self.socket.as_ref().map(|path| path::absolute(path).unwrap_or_else(|_| path.clone())).or_else(default)
     }
 
     /// Where Prometheus is answered, if anywhere.

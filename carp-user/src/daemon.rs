@@ -1,6 +1,6 @@
 //! carpd from its command line to its exit code.
 
-use std::{env, mem, net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode, time::Duration};
+use std::{env, mem, net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
@@ -137,7 +137,7 @@ async fn serve(
         named.push((interface, settings));
     }
     let (commands, orders) = control::commands();
-    let desk = Desk { reload: Reload::new(file, commands.clone()), commands, history };
+    let desk = Desk { reload: Reload::new(file, commands.clone()), commands, history, maintenance: Arc::default() };
     let in_maintenance = socket.is_some() && maintenance::is_on();
     let counted = Metrics::new();
     let started = Agent::start(named, desk.clone(), orders, signals, in_maintenance, counted.clone()).await;

@@ -30,6 +30,8 @@ use crate::{
 
 /// Lines that wait for a slow reader.
 const BACKLOG: usize = 1024;
+/// Of a longer line the history keeps so many bytes: what is in it may come from a file or a peer.
+const ALARM: usize = 1024;
 /// How long the end of the process waits for lines to get out.
 const FLUSH: Duration = Duration::from_millis(500);
 
@@ -118,7 +120,9 @@ fn remember(record: &Record<'_>, history: &History) {
         Level::Warn => "warning",
         Level::Info | Level::Debug | Level::Trace => return,
     };
-    history.push(What::Alarm { severity: severity.to_owned(), text: record.args().to_string() });
+    let mut text = record.args().to_string();
+    text.truncate(text.floor_char_boundary(ALARM));
+    history.push(What::Alarm { severity: severity.to_owned(), text });
 }
 
 fn format(line: &mut Formatter, record: &Record<'_>, sink: Sink) -> io::Result<()> {

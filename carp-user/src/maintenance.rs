@@ -1,6 +1,11 @@
 //! Whether this server is the last resort: kept on disk, so that a restart does not end it.
 
-use std::{env, fs, io, path::PathBuf};
+use std::{
+    env,
+    fs::{self, File},
+    io,
+    path::PathBuf,
+};
 
 use anyhow::{Context, Result};
 
@@ -18,7 +23,12 @@ pub(crate) fn keep(on: bool) -> Result<()> {
     if on {
         let cannot = || format!("cannot keep it in {}", file.display());
         fs::create_dir_all(folder()).with_context(cannot)?;
-        return fs::File::create(&file).and_then(|file| file.sync_all()).with_context(cannot);
+        let kept = File::create(&file).and_then(|file| file.sync_all()).and_then(|()| File::open(folder())?.sync_all());
+        if kept.is_err() {
+            // What is not done must not come back with a restart.
+            fs::remove_file(&file).ok();
+        }
+        return kept.with_context(cannot);
     }
     match fs::remove_file(&file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -1,11 +1,11 @@
 //! carpctl and what it asks of carpd while that is at work.
 
-use std::io::{Read, Write};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
-use std::{fs, thread};
 
 use anyhow::{Context, Result, ensure};
 use carp_tests::configured::{carpctl, changes, folder, start, virtual_host, wait_for_change, write};
@@ -211,6 +211,29 @@ fn a_reload_changes_what_has_changed_and_nothing_else() -> Result<()> {
 }
 
 #[test]
+fn addresses_that_virtual_hosts_exchange_by_a_reload_stay() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let of_a = folder()?;
+    let hosts = |first, second| [virtual_host(1, first, ""), virtual_host(2, second, "")];
+    write(&of_a, &hosts(VIP, OTHER))?;
+    let on_a = start(&a, &of_a)?;
+    for name in ["eth0 vhid 1", "eth0 vhid 2"] {
+        wait_for_change(&on_a, name, "BACKUP -> MASTER")?;
+    }
+    let sent = first(&of_a, "/sent")?;
+    for turn in 0..10 {
+        write(&of_a, &if turn % 2 == 0 { hosts(OTHER, VIP) } else { hosts(VIP, OTHER) })?;
+        assert_eq!(told(carpctl(&of_a, &["reload"])?)?, "0 taken out, 0 added, 2 changed, 0 as before\n");
+    }
+    // Time enough for a task to remove what it must not.
+    eventually("an advert has left since", LONG, || Ok(first(&of_a, "/sent")?.as_u64() > sent.as_u64()))?;
+    assert!(a.has_address(VIP)? && a.has_address(OTHER)?);
+    assert!(!on_a.lines().iter().any(|line| line.text.contains("something else")), "{:#?}", on_a.lines());
+    Ok(())
+}
+
+#[test]
 fn a_virtual_host_that_is_not_changed_misses_no_advert_by_sixty_reloads() -> Result<()> {
     let lab = Lab::new()?;
     let [a, b] = lab.hosts(["a", "b"])?;
@@ -269,6 +292,10 @@ fn hostile_clients_hold_up_neither_adverts_nor_other_clients() -> Result<()> {
             Ok(client)
         })
         .collect::<Result<_>>()?;
+    let mut refused = [0; 256];
+    let count = clients.last().context("there are clients")?.read(&mut refused)?;
+    let refused = String::from_utf8_lossy(&refused[..count]);
+    assert!(refused.starts_with("{\"error\":\"64 clients are being served"), "{refused}");
     let (end, _) = wire.wait_for_adverts(a.ip(), 16)?;
     let silence = wire.longest_silence(a.ip(), 1, begin, end);
     assert!(silence < Duration::from_millis(2 * 234), "no advert for {silence:?}");
@@ -323,16 +350,19 @@ fn events_are_followed_as_they_happen() -> Result<()> {
     write(&of_a, &[virtual_host(1, VIP, "")])?;
     let on_a = start(&a, &of_a)?;
     eventually("it answers", LONG, || Ok(status(&of_a).is_ok()))?;
-    let follow = thread::scope(|scope| {
-        let following = scope.spawn(|| carpctl(&of_a, &["events", "--follow", "--json"]));
-        wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
-        on_a.signal(Signal::SIGTERM)?;
-        following.join().map_err(|_| anyhow::anyhow!("the follower has panicked"))?
-    })?;
+    let mut follow = Command::new(carpd_path()?.with_file_name("carpctl"));
+    follow.arg("--socket").arg(of_a.path().join("socket")).args(["events", "--follow", "--json"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().context("starting carpctl")?;
+    let mut told = BufReader::new(follow.stdout.take().context("no output")?);
+    let mut text = String::new();
+    // It follows when it has told the first.
+    told.read_line(&mut text)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    on_a.signal(Signal::SIGTERM)?;
+    told.read_to_string(&mut text)?;
     // The connection ends with carpd.
-    assert_eq!(follow.status.code(), Some(1));
-    let events: Vec<Value> =
-        String::from_utf8_lossy(&follow.stdout).lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    assert_eq!(follow.wait()?.code(), Some(1));
+    let events: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let told: Vec<_> = events.iter().map(|event| (event["number"].as_u64(), event["to"].as_str())).collect();
     let expected = [(Some(1), Some("BACKUP")), (Some(2), Some("MASTER")), (Some(3), Some("INIT"))];
     assert_eq!(told, expected, "{events:#?}");

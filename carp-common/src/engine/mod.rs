@@ -141,6 +141,7 @@ impl Engine {
         if let Some(due) = &mut self.timers.advert {
             *due = (*due).min(now.after(self.config.interval()));
         }
+        self.hold = self.hold.map(|hold| hold.min(now.after(self.hold_time())));
         if self.vips_here && self.config.announcements != before.announcements {
             self.repeats_left = 0;
             self.announce_in = self.config.announcements.refresh;

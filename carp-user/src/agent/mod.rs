@@ -277,8 +277,9 @@ impl Agent {
         let known = |host: &VirtualHost| host.engine().status().last_arrival;
         let known: BTreeMap<u32, _> = self.hosts.iter().map(|(row, host)| (*row, known(host))).collect();
         for (source, heard) in heard {
-            let row = self.entered.get(&source.vhost());
-            if row.is_some_and(|row| Some(heard.arrival()) > known[row]) {
+            // None for one that a reload has just taken out.
+            let known = self.entered.get(&source.vhost()).and_then(|row| known.get(row));
+            if known.is_some_and(|known| Some(heard.arrival()) > *known) {
                 self.hear(source, heard);
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
     process,
 };
 
@@ -158,12 +159,16 @@ impl Agent {
     pub(super) fn apply(&mut self, wanted: Vec<Wanted>) -> String {
         self.datapath.prepare(wanted.iter().map(|wanted| wanted.settings.datapath));
         let (mut added, mut changed, mut same) = (0, 0, 0);
+        let mut vips: BTreeMap<String, BTreeSet<Ipv4Addr>> = BTreeMap::new();
+        for Wanted { interface, settings, .. } in &wanted {
+            vips.entry(interface.clone()).or_default().extend(settings.vips.iter().map(|vip| vip.address));
+        }
         for Wanted { interface, settings, lock } in wanted {
             let Some(lock) = lock else {
                 let is_it = |host: &&mut VirtualHost| name(host) == (interface.as_str(), settings.vhid);
                 match self.hosts.values_mut().find(is_it) {
                     Some(host) if *host.settings() != settings => {
-                        host.set(&mut self.datapath, settings);
+                        host.set(&mut self.datapath, settings, &vips[&interface]);
                         changed += 1;
                     }
                     _ => same += 1,
@@ -208,7 +213,7 @@ impl Agent {
             link.leave(&mut self.datapath);
         }
         let names: BTreeSet<String> = self.links.keys().cloned().collect();
-        self.vips = self.hosts.values().flat_map(|host| host.settings().vips.iter().map(|vip| vip.address)).collect();
+        self.vips = self.hosts.values().flat_map(VirtualHost::vips).collect();
         // At once with what is known of them, and again when the watcher has looked.
         self.looks.mark_changed();
         self.names.send_if_modified(|known| {

@@ -49,18 +49,21 @@ pub(super) struct Refusals {
     told: [u64; Reason::COUNT],
     /// When adverts with a wrong digest came first and last, since there was one with a right one.
     wrong: Option<[Time; 2]>,
+    /// Whether one with a right one came since the last look.
+    hears: bool,
     pace: Pace,
 }
 
 impl Refusals {
     /// Watches the counters of a row.
     pub(super) fn new(row: u32) -> Self {
-        Self { row, told: [0; Reason::COUNT], wrong: None, pace: Pace::default() }
+        Self { row, told: [0; Reason::COUNT], wrong: None, hears: false, pace: Pace::default() }
     }
 
     /// A valid advert was heard.
     pub(super) const fn heard(&mut self) {
         self.wrong = None;
+        self.hears = true;
     }
 
     /// Since when there are adverts with a wrong digest, and none with a right one.
@@ -79,7 +82,7 @@ impl Refusals {
             let count = datapath.counter(self.row, reason);
             let told = mem::replace(&mut self.told[reason.index()], count);
             if count > told {
-                if reason == Reason::BadAuth {
+                if reason == Reason::BadAuth && !self.hears {
                     self.wrong = Some([self.deaf_since().unwrap_or(now), now]);
                 }
                 let separator = if line.is_empty() { "" } else { "; " };
@@ -89,6 +92,7 @@ impl Refusals {
                 }
             }
         }
+        self.hears = false;
         self.wrong = self.wrong.filter(|[_, last]| now.since(*last) <= silence);
         if !line.is_empty() {
             warn!("{name}: refused adverts: {line}");

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     clock::now,
-    config::Settings,
+    config::{Settings, Vip},
     control::protocol::{self, What},
     datapath::{Datapath, DatapathError, Road},
     history::{History, rfc3339},
@@ -62,6 +62,8 @@ pub(super) struct VirtualHost {
     engine: Engine,
     adverts: AdvertSender,
     vips: VipKeeper,
+    /// VIPs that are none any more, as long as they may still be on the interface.
+    dropped: Vec<Vip>,
     entered: Option<Entered>,
     /// Index of the interface, also when its name has gone to another: VIPs are released there.
     ifindex: u32,
@@ -111,6 +113,7 @@ impl VirtualHost {
             engine: Engine::new(engine_config(&settings, source, in_maintenance), now),
             adverts: AdvertSender::new(Rc::clone(&shared.socket), &settings),
             vips: VipKeeper::start(netlink, owner, Arc::clone(&settings), reports, vec![]),
+            dropped: vec![],
             refusals: Refusals::new(row),
             shared,
             settings,
@@ -127,8 +130,9 @@ impl VirtualHost {
         }
     }
 
-    /// Goes on with other settings for the same interface and vhid, in the same state.
-    pub(super) fn set(&mut self, datapath: &mut Datapath, settings: Settings) {
+    /// Goes on with other settings for the same interface and vhid, in the same state. `wanted` are the VIPs on the
+    /// interface from now on, of other virtual hosts, too.
+    pub(super) fn set(&mut self, datapath: &mut Datapath, settings: Settings, wanted: &BTreeSet<Ipv4Addr>) {
         let settings = Arc::new(settings);
         let before = mem::replace(&mut self.settings, Arc::clone(&settings));
         self.adverts.set(&settings);
@@ -137,11 +141,12 @@ impl VirtualHost {
             self.leave(datapath);
         }
         if before.vips != settings.vips {
-            let dropped = before.vips.iter().filter(|vip| !settings.vips.contains(vip));
+            // Those of an earlier change, too: the task that was to remove them ends here.
+            self.dropped.extend(&before.vips);
+            self.dropped.retain(|vip| !settings.vips.contains(vip) && !wanted.contains(&vip.address));
             let (netlink, reports) = (self.shared.netlink.clone(), self.shared.reports.clone());
-            let dropped = dropped.copied().collect();
             let owner = owner(self.row, &self.name, &self.interface, &settings, &self.shared);
-            self.vips = VipKeeper::start(netlink, owner, settings, reports, dropped);
+            self.vips = VipKeeper::start(netlink, owner, settings, reports, self.dropped.clone());
             if self.ifindex != 0 {
                 self.vips.want(self.ifindex, self.engine.status().state == State::Master);
             }
@@ -178,6 +183,11 @@ impl VirtualHost {
     /// Index of the interface that it is on, or was last.
     pub(super) const fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+
+    /// Addresses that come and go with it.
+    pub(super) fn vips(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.settings.vips.iter().chain(&self.dropped).map(|vip| vip.address)
     }
 
     /// What its settings are.
@@ -231,6 +241,7 @@ impl VirtualHost {
     /// The VIP task has reached its goal.
     pub(super) fn handle_report(&mut self, report: Input) {
         self.vips.settle();
+        self.dropped.clear();
         self.handle(report);
     }
 

@@ -1,15 +1,18 @@
 //! Reading the configuration again: as carpctl or SIGHUP asks.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use log::{error, info};
-use tokio::{sync::Mutex, task::spawn_blocking};
+use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
 use super::{Command, Commands, ask};
 use crate::{
     config::file,
     systemd::{self, Notice},
 };
+
+/// How long reading the file, and those that it names, may take.
+const READ: Duration = Duration::from_secs(30);
 
 /// Reads the file, and hands it to the loop. Clones take turns.
 #[derive(Clone)]
@@ -39,7 +42,9 @@ impl Reload {
         let _turn = self.turn.lock().await;
         systemd::notify(Notice::Reloading);
         let path = file.display().to_string();
-        let done = match spawn_blocking(move || file::read(&file)).await {
+        // A file system that hangs must not end all reloads.
+        let read = timeout(READ, spawn_blocking(move || file::read(&file))).await;
+        let done = match read.map_err(io::Error::from).and_then(|read| read.map_err(io::Error::other)) {
             Ok(Ok(hosts)) => ask(&self.commands, |reply| Command::Apply { hosts, reply }).await.flatten(),
             Ok(Err(error)) => Err(format!("{error:#}")),
             Err(error) => Err(format!("{path}: {error}")),

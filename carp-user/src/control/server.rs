@@ -1,8 +1,9 @@
 //! carpd's end of the control socket.
 
 use std::{
-    fs, io,
-    os::unix::net::UnixStream as StdUnixStream,
+    fs,
+    io::{self, Write},
+    os::unix::{fs::FileTypeExt, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -22,7 +23,7 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     select,
-    sync::{Semaphore, broadcast::error::RecvError},
+    sync::{Mutex, Semaphore, broadcast::error::RecvError},
     task::spawn_blocking,
     time::{sleep, timeout},
 };
@@ -35,6 +36,8 @@ use crate::{history::History, maintenance};
 
 /// Clients at a time.
 const CLIENTS: usize = 64;
+/// Of these, so many may follow what happens: they stay.
+const FOLLOWERS: usize = 32;
 /// Longest request in bytes.
 const REQUEST: u64 = 4096;
 /// How long a client may take to ask, and to read each answer.
@@ -55,6 +58,8 @@ pub(crate) struct Desk {
     pub(crate) history: History,
     /// How to read the configuration again.
     pub(crate) reload: Reload,
+    /// Whose turn it is to begin or end the maintenance.
+    pub(crate) maintenance: Arc<Mutex<()>>,
 }
 
 /// Serves clients at a socket with this path from now on; the socket goes when the value is dropped.
@@ -65,8 +70,10 @@ pub(crate) fn listen(path: &Path, desk: Desk) -> Result<Socket> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    // Left behind by a crash.
-    fs::remove_file(path).ok();
+    // Left behind by a crash; nothing else is taken away.
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        fs::remove_file(path).ok();
+    }
     let cannot = || format!("cannot listen on {}", path.display());
     let before = umask(!MODE & Mode::all());
     let listener = UnixListener::bind(path);
@@ -90,6 +97,7 @@ impl Drop for Socket {
 
 async fn accept(listener: UnixListener, group: Gid, desk: Desk) {
     let clients = Arc::new(Semaphore::new(CLIENTS));
+    let followers = Arc::new(Semaphore::new(FOLLOWERS));
     loop {
         let client = match listener.accept().await {
             Ok((client, _)) => client,
@@ -100,27 +108,30 @@ async fn accept(listener: UnixListener, group: Gid, desk: Desk) {
             }
         };
         let Ok(place) = Arc::clone(&clients).try_acquire_owned() else {
-            refuse(&client, format!("{CLIENTS} clients are being served: try again"));
+            refuse(client, format!("{CLIENTS} clients are being served: try again"));
             continue;
         };
         if !peer::may_ask(&client, group).unwrap_or(false) {
-            refuse(&client, format!("only root and the members of the group {GROUP} may ask"));
+            refuse(client, format!("only root and the members of the group {GROUP} may ask"));
             continue;
         }
-        let desk = desk.clone();
+        let (desk, followers) = (desk.clone(), Arc::clone(&followers));
         tokio::spawn(async move {
             let uid = client.peer_cred().map_or(u32::MAX, |peer| peer.uid());
             let (from, to) = client.into_split();
             // An error is that the client has gone, or is too slow.
-            Client { uid, from, to, desk }.serve().await.ok();
+            Client { uid, from, to, desk, followers }.serve().await.ok();
             drop(place);
         });
     }
 }
 
-/// Says why, if there is room for it.
-fn refuse(client: &UnixStream, why: String) {
-    client.try_write(&line(&Reply::Error(why))).ok();
+/// Says why, without waiting: there is room in a socket that nobody has written to.
+fn refuse(client: UnixStream, why: String) {
+    // Not by tokio, which would first have to learn that it can be written to.
+    if let Ok(mut client) = client.into_std() {
+        client.write_all(&line(&Reply::Error(why))).ok();
+    }
 }
 
 fn line(reply: &Reply) -> Vec<u8> {
@@ -134,6 +145,7 @@ struct Client {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
     desk: Desk,
+    followers: Arc<Semaphore>,
 }
 
 impl Client {
@@ -160,6 +172,8 @@ impl Client {
 
     /// On disk first: what cannot be kept is not done.
     async fn set_maintenance(&self, on: bool) -> Result<String, String> {
+        // One after the other, or the disk and the loop could end up apart.
+        let _turn = self.desk.maintenance.lock().await;
         let kept = spawn_blocking(move || maintenance::keep(on)).await;
         kept.map_err(anyhow::Error::from).flatten().map_err(|error| format!("{error:#}; nothing has changed"))?;
         ask(&self.desk.commands, |reply| Command::Maintenance { on, reply }).await.flatten()
@@ -180,6 +194,9 @@ impl Client {
             }
             return Ok(());
         }
+        let Ok(_place) = Arc::clone(&self.followers).try_acquire_owned() else {
+            return self.send(&Reply::Error(format!("{FOLLOWERS} clients follow already: try again"))).await;
+        };
         let (events, mut following) = self.desk.history.follow();
         for event in events {
             self.send(&Reply::Event(event)).await?;

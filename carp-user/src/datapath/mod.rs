@@ -99,10 +99,10 @@ impl Datapath {
         Self { xdp: None, no_xdp: None, sockets: vec![], closed: HashMap::new(), turn: 0 }
     }
 
-    /// Loads the XDP program if one of the choices asks for it: later it would hold up the adverts. Must be called
+    /// Loads the XDP program if one of the choices asks for it: later it would hold up the adverts. Tried once. Must be called
     /// within the runtime.
     pub(crate) fn prepare(&mut self, choices: impl IntoIterator<Item = Choice>) {
-        if self.xdp.is_some() || choices.into_iter().all(|choice| choice == Choice::Socket) {
+        if self.xdp.is_some() || self.no_xdp.is_some() || choices.into_iter().all(|choice| choice == Choice::Socket) {
             return;
         }
         match load() {
