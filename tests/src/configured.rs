@@ -4,6 +4,7 @@ use std::env;
 use std::fs::{self, Permissions};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result};
@@ -28,9 +29,7 @@ pub fn folder() -> Result<Folder> {
 /// Writes a configuration: the defaults, and these virtual hosts.
 pub fn write(folder: &Folder, hosts: &[String]) -> Result<()> {
     let road = env::var(ROAD).map(|road| format!("datapath = {road:?}\n")).unwrap_or_default();
-    let text = format!("{DEFAULTS}{road}{}", hosts.concat());
-    let secret = folder.path().join("secret");
-    fs::write(folder.path().join("carpd.toml"), text.replace("\"secret\"", &format!("{secret:?}"))).context("writing")
+    fs::write(folder.path().join("carpd.toml"), format!("{DEFAULTS}{road}{}", hosts.concat())).context("writing")
 }
 
 /// A virtual host's table.
@@ -41,9 +40,13 @@ pub fn virtual_host(vhid: u8, address: Ipv4Addr, more: &str) -> String {
 /// Starts an agent with the folder's configuration; its socket and its state are there, too.
 pub fn start(host: &Host, folder: &Folder) -> Result<Agent> {
     let mut carpd = host.command(carpd_path()?);
-    carpd.arg("--config").arg(folder.path().join("carpd.toml"));
-    carpd.arg("--socket").arg(folder.path().join("socket")).env("STATE_DIRECTORY", folder.path());
+    add_options(&mut carpd, folder, &folder.path().join("socket")).env("STATE_DIRECTORY", folder.path());
     Agent::spawn(host.name(), carpd)
+}
+
+/// Adds the options for the folder's configuration, and for this socket.
+pub fn add_options<'c>(carpd: &'c mut Command, folder: &Folder, socket: &Path) -> &'c mut Command {
+    carpd.arg("--config").arg(folder.path().join("carpd.toml")).arg("--socket").arg(socket)
 }
 
 /// Runs carpctl in the folder, for the agent that has its socket there.

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use carp_tests::configured::{carpctl, changes, folder, start, virtual_host, wait_for_change, write};
+use carp_tests::configured::{add_options, carpctl, changes, folder, start, virtual_host, wait_for_change, write};
 use carp_tests::{Agent, BootTime, Folder, Host, LONG, Lab, VIP, Wire, carpd_path, eventually};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -333,7 +333,7 @@ fn without_a_carpd_carpctl_says_so_and_a_socket_that_was_left_behind_is_replaced
     let second = folder()?;
     write(&second, &[virtual_host(2, OTHER, "")])?;
     let mut carpd = a.command(carpd_path()?);
-    carpd.arg("--config").arg(second.path().join("carpd.toml")).arg("--socket").arg(of_a.path().join("socket"));
+    add_options(&mut carpd, &second, &of_a.path().join("socket"));
     let second = Agent::spawn("the second", carpd)?;
     second.wait_for_line("carpctl cannot reach this carpd", LONG)?;
     wait_for_change(&second, "eth0 vhid 2", "BACKUP -> MASTER")?;

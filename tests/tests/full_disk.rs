@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result};
-use carp_tests::configured::{carpctl, folder, virtual_host, write};
+use carp_tests::configured::{add_options, carpctl, folder, virtual_host, write};
 use carp_tests::{Agent, Folder, Host, LONG, Lab, VIP, carpd_path, eventually};
 
 /// Puts a full disk at `$1`, and runs the rest.
@@ -14,7 +14,7 @@ const ON_A_FULL_DISK: &str = "mkdir -p \"$1\" && mount -t tmpfs -o nr_inodes=1 n
 fn without_room_in(full: &str, host: &Host, folder: &Folder, socket: &str) -> Result<Agent> {
     let mut carpd = host.command("unshare");
     carpd.args(["--mount", "sh", "-c", ON_A_FULL_DISK, "sh", full]).arg(carpd_path()?);
-    carpd.arg("--config").arg(folder.path().join("carpd.toml")).arg("--socket").arg(folder.path().join(socket));
+    add_options(&mut carpd, folder, &folder.path().join(socket));
     carpd.env("STATE_DIRECTORY", folder.path().join("full"));
     Agent::spawn(host.name(), carpd)
 }
@@ -32,7 +32,7 @@ fn a_log_that_cannot_be_written_costs_no_address() -> Result<()> {
     write(&folder, &[virtual_host(1, VIP, "")])?;
     let mut carpd = host.command("sh");
     carpd.args(["-c", "exec \"$@\" 2> /dev/full", "sh"]).arg(carpd_path()?);
-    carpd.arg("--config").arg(folder.path().join("carpd.toml")).arg("--socket").arg(folder.path().join("socket"));
+    add_options(&mut carpd, &folder, &folder.path().join("socket"));
     let mut agent = Agent::spawn("carpd", carpd)?;
     eventually("it is master", LONG, || host.has_address(VIP))?;
     assert!(agent.stop_and_wait(LONG)?.success());

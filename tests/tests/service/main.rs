@@ -9,14 +9,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use carp_tests::{LONG, eventually};
+use carp_tests::{Host, LONG, eventually};
 
 use machine::Machine;
 
 /// Boots with this; brought by `cargo xtask test`.
 const BOOT: &str = "boot-debian";
 
-impl Machine<'_> {
+impl<'h> Machine<'h> {
+    /// Boots one, and installs the package.
+    fn with_package(host: &'h Host) -> Result<Self> {
+        let machine = Self::boot(host)?;
+        machine.install()?;
+        Ok(machine)
+    }
+
     /// Installs the package as its administrator does.
     fn install(&self) -> Result<()> {
         let package = package()?;

@@ -16,8 +16,7 @@ fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() -> Result<()> 
     }
     let lab = Lab::new()?;
     let host = lab.host("a")?;
-    let machine = Machine::boot(&host)?;
-    machine.install()?;
+    let machine = Machine::with_package(&host)?;
     assert_eq!(machine.run("systemd-analyze verify carpd.service")?, "");
     let example = "/usr/share/doc/carpd/examples/one-virtual-host.service";
     assert_eq!(machine.run(&format!("systemd-analyze verify {example}"))?, "");
@@ -31,8 +30,7 @@ fn manual_pages_and_completions_are_there_and_right() -> Result<()> {
     }
     let lab = Lab::new()?;
     let host = lab.host("a")?;
-    let machine = Machine::boot(&host)?;
-    machine.install()?;
+    let machine = Machine::with_package(&host)?;
     for program in ["carpd", "carpctl"] {
         // The warnings are what is left of the output.
         let lint = "man --warnings --local-file --troff-device=utf8 --ditroff";

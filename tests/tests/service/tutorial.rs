@@ -46,8 +46,7 @@ fn the_tutorials_unit_works_as_it_stands_and_the_journal_tells_of_a_failover() -
 
 /// A server as the tutorial has it, with our path, names and addresses.
 fn server(host: &Host) -> Result<Machine<'_>> {
-    let machine = Machine::boot(host)?;
-    machine.install()?;
+    let machine = Machine::with_package(host)?;
     for (script, verb) in [("/root/vip-up", "add"), ("/root/vip-down", "del")] {
         machine.write(script, &format!("#!/bin/sh\nexec ip addr {verb} \"$2\"/24 dev \"$1\"\n"))?;
         fs::set_permissions(machine.path(script)?, Permissions::from_mode(0o755))

@@ -179,8 +179,7 @@ fn assert_fails(server: &Machine<'_>) -> Result<()> {
 
 /// A server with the package and a configuration.
 fn server(host: &Host, advskew: u8) -> Result<Machine<'_>> {
-    let machine = Machine::boot(host)?;
-    machine.install()?;
+    let machine = Machine::with_package(host)?;
     machine.write("/etc/carp/passphrase", "open sesame\n")?;
     let hosts = format!(
         "[defaults]\n\
