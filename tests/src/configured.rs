@@ -16,7 +16,8 @@ use crate::host::Host;
 use crate::node::{LONG, ROAD};
 
 /// An advert every 234 ms, unless a virtual host says otherwise; and the road of the other scenarios.
-const DEFAULTS: &str = "[defaults]\ninterface = \"eth0\"\npassphrase_file = \"secret\"\nadvbase = 0\nadvskew = 60\n";
+pub const DEFAULTS: &str =
+    "[defaults]\ninterface = \"eth0\"\npassphrase_file = \"secret\"\nadvbase = 0\nadvskew = 60\n";
 
 /// A folder with a passphrase that only root can read.
 pub fn folder() -> Result<Folder> {

@@ -8,8 +8,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use carp_tests::configured::{add_options, carpctl, changes, folder, start, virtual_host, wait_for_change, write};
-use carp_tests::{Agent, BootTime, Folder, Host, LONG, Lab, VIP, Wire, carpd_path, eventually};
+use carp_tests::adverts::{self, Election};
+use carp_tests::configured::{
+    DEFAULTS, add_options, carpctl, changes, folder, start, virtual_host, wait_for_change, write,
+};
+use carp_tests::{Agent, BootTime, ETH0, Folder, Host, LONG, Lab, VIP, Wire, carpd_path, eventually, send_frame};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -208,6 +211,65 @@ fn a_reload_changes_what_has_changed_and_nothing_else() -> Result<()> {
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("carpd.toml:2:8: vhid: 0 is not in 1 to 255"));
     numbers(&[1, 100, 103])
+}
+
+/// A bridge has no native XDP.
+#[test]
+fn a_reload_to_a_road_that_there_is_not_says_so_and_stays_on_the_one_that_there_is() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    a.ns().ip_batch("link add br0 type bridge\naddr add 10.79.0.1/24 dev br0\nlink set br0 up\n")?;
+    a.ns().ip_batch("link add x0 type veth peer name x1\nlink set x0 master br0 up\nlink set x1 up\n")?;
+    let of_a = folder()?;
+    let on_bridge = |road: &str| virtual_host(1, Ipv4Addr::new(10, 79, 0, 100), &format!("interface = \"br0\"{road}"));
+    let write = |road| fs::write(of_a.path().join("carpd.toml"), format!("{DEFAULTS}{}", on_bridge(road)));
+    write("\ndatapath = \"generic\"")?;
+    let on_a = start(&a, &of_a)?;
+    wait_for_change(&on_a, "br0 vhid 1", "BACKUP -> MASTER")?;
+    for _ in 0..2 {
+        write("\ndatapath = \"native\"")?;
+        let refused = carpctl(&of_a, &["reload"])?;
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{told}");
+        assert!(told.contains(" as before, but:") || told.contains("1 changed, 0 as before, but:"), "{told}");
+        assert!(told.contains("br0: native XDP: "), "{told}");
+        assert_eq!(first(&of_a, "/datapath")?, "generic");
+    }
+    write("\ndatapath = \"socket\"")?;
+    told(carpctl(&of_a, &["reload"])?)?;
+    assert_eq!(first(&of_a, "/datapath")?, "socket");
+    assert_eq!(changes(&on_a, "br0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
+/// There are 1,024 rows of counters, which go round.
+#[test]
+fn a_new_virtual_host_begins_with_no_counts_of_an_old_one() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let of_a = folder()?;
+    let many = |number: u8| -> Vec<_> {
+        (1..=number).map(|vhid| virtual_host(vhid, Ipv4Addr::new(10, 77, 1, vhid), "")).collect()
+    };
+    write(&of_a, &many(255))?;
+    let on_a = start(&a, &of_a)?;
+    wait_for_change(&on_a, "eth0 vhid 255", "BACKUP -> MASTER")?;
+    for vhid in 1..=255 {
+        send_frame(b.ns(), ETH0, &adverts::forge(b.ip(), vhid, Election::new(0, 10), 1))?;
+    }
+    let refused = |status: &Value| {
+        let hosts = status["virtual_hosts"].as_array().map(Vec::as_slice).unwrap_or_default();
+        hosts.iter().filter(|host| host["received"]["badauth"].is_u64()).count()
+    };
+    eventually("all have refused one", LONG, || Ok(status(&of_a).is_ok_and(|status| refused(&status) == 255)))?;
+    for _ in 0..5 {
+        write(&of_a, &many(1))?;
+        told(carpctl(&of_a, &["reload"])?)?;
+        write(&of_a, &many(255))?;
+        told(carpctl(&of_a, &["reload"])?)?;
+    }
+    assert_eq!(refused(&status(&of_a)?), 1);
+    Ok(())
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One interface, as its virtual hosts share it: the road of its adverts, and its membership of their groups.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use carp_common::time::Time;
 use log::{Level, log, warn};
@@ -11,6 +11,10 @@ use crate::{
     datapath::{Datapath, DatapathError, Road},
     net::{interface::Interface, membership::Membership},
 };
+
+/// Time for the last advert to leave the card: many drivers reset the link, and drop what is queued, when the
+/// program is detached.
+pub(super) const LAST_ADVERT: Duration = Duration::from_millis(50);
 
 /// What a virtual host needs to know of its interface.
 #[derive(Clone, Copy)]
@@ -36,6 +40,8 @@ pub(super) struct Link {
     choice: Choice,
     groups: BTreeSet<Ipv4Addr>,
     attached: Option<Attached>,
+    /// When it is to be left, if it has no virtual hosts any more.
+    leave_at: Option<Time>,
     attachments: u32,
     memberships: Vec<Membership>,
     /// Why there is no road, so that it is said once.
@@ -47,6 +53,7 @@ pub(super) struct Link {
 /// The interface, while it is there and has a road.
 struct Attached {
     index: u32,
+    choice: Choice,
     road: Road,
     /// Whether another road was asked for.
     is_outdated: bool,
@@ -68,6 +75,7 @@ impl Link {
             choice: Choice::Auto,
             groups: BTreeSet::new(),
             attached: None,
+            leave_at: None,
             attachments: 0,
             memberships: vec![],
             trouble: None,
@@ -79,14 +87,25 @@ impl Link {
     /// For virtual hosts with this choice of a road, and with these groups; `name` is how log lines begin.
     pub(super) fn set(&mut self, name: String, choice: Choice, groups: BTreeSet<Ipv4Addr>) {
         self.name = name;
+        self.leave_at = None;
         if let Some(attached) = &mut self.attached {
-            attached.is_outdated |= self.choice != choice;
+            attached.is_outdated = attached.choice != choice;
             if self.groups != groups {
                 attached.joined_on = None;
             }
         }
         self.choice = choice;
         self.groups = groups;
+    }
+
+    /// It has no virtual hosts any more, and is to be left, but not before their last adverts have.
+    pub(super) fn leave_later(&mut self, now: Time) {
+        self.leave_at.get_or_insert(now.after(LAST_ADVERT));
+    }
+
+    /// When it is to be left.
+    pub(super) const fn leave_at(&self) -> Option<Time> {
+        self.leave_at
     }
 
     /// The road that its adverts take.
@@ -104,7 +123,8 @@ impl Link {
         leaves
     }
 
-    /// Takes note of what the interface is like now, if it is to be used. An error is that there is no road for its adverts, told once.
+    /// Takes note of what the interface is like now, if it is to be used. An error is that there is no road for its
+    /// adverts, or not the one that has been asked for since; told once.
     pub(super) fn update<'a>(
         &mut self,
         datapath: &mut Datapath,
@@ -119,8 +139,15 @@ impl Link {
         let stays =
             |attached: &Attached| attached.strips_vlan_tags == interface.strips_vlan_tags && !attached.is_outdated;
         if is_detached || !self.attached.as_ref().is_some_and(stays) {
+            let former = self.attached.as_ref().filter(|attached| attached.index == interface.index);
+            let former = former.map(|attached| attached.choice).filter(|former| *former != self.choice);
             self.leave(datapath);
-            if let Err(error) = self.enter(datapath, interface) {
+            if let Err(error) = self.enter(datapath, self.choice, interface) {
+                // Worse than the road that was asked for is none.
+                if former.is_some_and(|former| self.enter(datapath, former, interface).is_ok()) {
+                    self.join(interface);
+                    return (Presence::Attached { interface, attachment: self.attachments }, Err(error));
+                }
                 let text = error.to_string();
                 let is_new = self.trouble.as_ref() != Some(&text);
                 self.trouble = Some(text);
@@ -161,14 +188,15 @@ impl Link {
         self.pace.looked(newly > 0, now);
     }
 
-    fn enter(&mut self, datapath: &mut Datapath, interface: &Interface) -> Result<(), DatapathError> {
-        let road = datapath.enter(self.choice, &self.interface, interface)?;
+    fn enter(&mut self, datapath: &mut Datapath, choice: Choice, interface: &Interface) -> Result<(), DatapathError> {
+        let road = datapath.enter(choice, &self.interface, interface)?;
         let level = if matches!(road, Road::Socket(Some(_))) { Level::Warn } else { Level::Info };
         log!(level, "{}: {}", self.name, road.describe(&self.interface));
         self.attachments += 1;
         self.lost = 0;
         self.attached = Some(Attached {
             index: interface.index,
+            choice,
             road,
             is_outdated: false,
             joined_on: None,

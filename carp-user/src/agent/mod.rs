@@ -42,7 +42,7 @@ use tokio::{
 
 pub(crate) use self::signals::{SignalInput, Signals};
 use self::{
-    link::Link,
+    link::{LAST_ADVERT, Link},
     orders::Next,
     vhost::{Shared, VirtualHost},
 };
@@ -65,9 +65,6 @@ use crate::{
 const EVENTS_A_ROUND: usize = 1024;
 /// Reports of the VIP tasks that wait to be handled.
 const REPORTS: usize = 64;
-/// Time for the last advert to leave the card: many drivers reset the link, and drop what is queued, when the
-/// program is detached.
-const LAST_ADVERT: Duration = Duration::from_millis(50);
 /// Row of counters of protocol 112 that belongs to no virtual host.
 const NO_VHOST: u32 = 0;
 /// How late a timer may be without the agent having been stalled.
@@ -192,6 +189,7 @@ impl Agent {
             self.handle_timeouts(now);
             self.act()?;
             self.forget_stopped();
+            self.leave_links(now);
             self.hosts.values_mut().for_each(|host| host.tell_refused(&self.datapath, now));
             self.links.values_mut().for_each(|link| link.tell_lost(&mut self.datapath, now));
         }
@@ -210,7 +208,8 @@ impl Agent {
     /// Does what the engines want done, and sets the timer.
     fn act(&mut self) -> Result<()> {
         self.hosts.values_mut().for_each(|host| host.act(&mut self.datapath));
-        let next = self.hosts.values().filter_map(|host| host.engine().poll_timeout()).min();
+        let hosts = self.hosts.values().filter_map(|host| host.engine().poll_timeout());
+        let next = hosts.chain(self.links.values().filter_map(Link::leave_at)).min();
         self.timer.set(next).context("cannot set the timer")?;
         self.summarise();
         Ok(())
@@ -315,7 +314,8 @@ impl Agent {
         for host in self.hosts.values_mut().filter(|host| left.contains(host.interface())) {
             host.leave(&mut self.datapath);
         }
-        for (name, link) in &mut self.links {
+        // One that a reload has brought is looked for first.
+        for (name, link) in self.links.iter_mut().filter(|(name, _)| looks.knows(name)) {
             let interface = looks.get(name);
             let mut hosts: Vec<_> = self.hosts.values_mut().filter(|host| host.interface() == name).collect();
             // Another of the same name is not entered before the VIPs on the first are gone.
@@ -327,7 +327,7 @@ impl Agent {
                 host.handle_link(&mut self.datapath, presence, interface, &self.vips);
             }
         }
-        if left.iter().any(|name| looks.contains_key(name)) {
+        if left.iter().any(|name| looks.get(name).is_some()) {
             // The one that has the name now is entered with the next look.
             self.looks.mark_changed();
         }
@@ -342,7 +342,7 @@ impl Agent {
             SignalInput::StepDown => self.hosts.values_mut().for_each(|host| host.handle(Input::StepDown)),
             SignalInput::Hangup if self.desk.reload.file().is_some() => {
                 let reload = self.desk.reload.clone();
-                tokio::spawn(async move { reload.run().await });
+                tokio::spawn(async move { reload.run("SIGHUP").await });
             }
             SignalInput::Hangup => self.stop(),
             SignalInput::LogState => self.log_state(),

@@ -10,14 +10,18 @@ use anyhow::Result;
 use carp_common::{
     abi::MAX_VHOSTS,
     engine::{Input, Vhid},
+    time::Time,
 };
+
+use log::warn;
+use tokio::sync::oneshot;
 
 use super::{Agent, Named, link::Link, vhost::VirtualHost};
 use crate::{
     clock::now,
     config::Settings,
     control::{
-        Answer, Command,
+        Applied, Command,
         protocol::{Status, Target, VERSION},
     },
     lock::Lock,
@@ -35,7 +39,7 @@ pub(super) struct Next {
     wanted: Vec<Wanted>,
     /// How many leave.
     left: usize,
-    reply: Answer,
+    reply: oneshot::Sender<Result<Applied, String>>,
 }
 
 impl Wanted {
@@ -104,7 +108,7 @@ impl Agent {
     }
 
     /// Takes out what is not to be served any more; the rest follows when that has left.
-    fn replace(&mut self, hosts: Vec<Settings>, reply: Answer) {
+    fn replace(&mut self, hosts: Vec<Settings>, reply: oneshot::Sender<Result<Applied, String>>) {
         if self.is_stopping {
             reply.send(Err("carpd is stopping".to_owned())).ok();
             return;
@@ -150,8 +154,9 @@ impl Agent {
             return;
         }
         if let Some(Next { wanted, left, reply }) = self.next.take() {
-            let done = self.apply(wanted);
-            reply.send(Ok(format!("{left} taken out, {done}"))).ok();
+            let changes = format!("{left} taken out, {}", self.apply(wanted));
+            let troubles = self.handle_links().iter().map(ToString::to_string).collect();
+            reply.send(Ok(Applied { changes, troubles })).ok();
         }
     }
 
@@ -176,6 +181,7 @@ impl Agent {
                 continue;
             };
             let (row, shared) = (self.free_row(), self.shared.clone());
+            self.datapath.clear_counters(row).unwrap_or_else(|error| warn!("{interface}: {error}"));
             let host = VirtualHost::new(row, lock, interface, settings, self.in_maintenance, shared, now());
             self.hosts.insert(row, host);
             added += 1;
@@ -209,13 +215,28 @@ impl Agent {
             let link = self.links.entry((*interface).to_owned()).or_insert_with(|| Link::new((*interface).to_owned()));
             link.set(name, hosts[0].settings().datapath, groups);
         }
-        for (_, mut link) in self.links.extract_if(.., |name, _| !by_interface.contains_key(name.as_str())) {
-            link.leave(&mut self.datapath);
-        }
-        let names: BTreeSet<String> = self.links.keys().cloned().collect();
+        let now = now();
+        let unused = self.links.iter_mut().filter(|(name, _)| !by_interface.contains_key(name.as_str()));
+        unused.for_each(|(_, link)| link.leave_later(now));
         self.vips = self.hosts.values().flat_map(VirtualHost::vips).collect();
         // At once with what is known of them, and again when the watcher has looked.
         self.looks.mark_changed();
+        self.watch_links();
+    }
+
+    /// Leaves the interfaces whose time has come.
+    pub(super) fn leave_links(&mut self, now: Time) {
+        let is_due = |_: &String, link: &mut Link| link.leave_at().is_some_and(|due| due <= now);
+        let left: Vec<_> = self.links.extract_if(.., is_due).collect();
+        for (_, mut link) in left {
+            link.leave(&mut self.datapath);
+            self.watch_links();
+        }
+    }
+
+    /// Has the watcher look at the interfaces that are in use.
+    fn watch_links(&self) {
+        let names: BTreeSet<String> = self.links.keys().cloned().collect();
         self.names.send_if_modified(|known| {
             if *known == names {
                 false

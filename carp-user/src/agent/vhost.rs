@@ -1,7 +1,9 @@
 //! One virtual host: its state machine, and all that this acts through.
 
+mod status;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io, mem,
     net::{IpAddr, Ipv4Addr},
     rc::Rc,
@@ -12,24 +14,19 @@ use carp_common::{
     abi::{Family, Heard, Sent, SourceKey, Vhost, VhostKey},
     digest::DigestKey,
     engine::{self, Action, AdvertFields, Advskew, Cause, Engine, HeardAdvert, Input, LinkFault, State, Transition},
-    reason::Reason,
     time::Time,
 };
-use jiff::{SignedDuration, Timestamp};
 use log::{debug, error, info, warn};
 use tokio::sync::mpsc;
 use zeroize::Zeroize;
 
-use super::{
-    link::Presence,
-    refusals::{Refusals, mac},
-};
+use super::{link::Presence, refusals::Refusals};
 use crate::{
     clock::now,
     config::{Settings, Vip},
-    control::protocol::{self, What},
-    datapath::{Datapath, DatapathError, Road},
-    history::{History, rfc3339},
+    control::protocol::What,
+    datapath::{Datapath, DatapathError},
+    history::History,
     lock::Lock,
     metrics::Metrics,
     net::{Netlink, PacketSocket, advert::AdvertSender, arp, interface::Interface},
@@ -329,113 +326,6 @@ impl VirtualHost {
     pub(super) fn tell_refused(&mut self, datapath: &Datapath, now: Time) {
         let silence = self.engine.config().dead_time();
         self.refusals.look(datapath, self.ifindex, &self.name, silence, now);
-    }
-
-    /// A line about the state.
-    pub(super) fn log_state(&self, datapath: &mut Datapath, now: Time) {
-        let status = self.engine.status();
-        let heard = status.last_arrival.map_or_else(
-            || "no advert heard".to_owned(),
-            |arrival| format!("last advert heard {:.3} s ago", now.since(arrival).as_secs_f64()),
-        );
-        let received = Reason::ALL.into_iter().map(|reason| (reason.name(), datapath.counter(self.row, reason)));
-        let mut received: Vec<_> = received.collect();
-        received.push(("lost", datapath.lost(self.ifindex)));
-        let received: Vec<String> =
-            received.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
-        info!(
-            "{}: {} for {:.0} s, demotion {}, {heard}; adverts sent: {}; received: {}",
-            self.name,
-            status.state,
-            now.since(status.since).as_secs_f64(),
-            status.demotion.get(),
-            self.sent,
-            if received.is_empty() { "none".to_owned() } else { received.join(", ") },
-        );
-    }
-
-    /// How things stand.
-    pub(super) fn status(&self, datapath: &mut Datapath, road: Option<&Road>, now: Time) -> protocol::VirtualHost {
-        let (status, settings) = (self.engine.status(), &self.settings);
-        let config = self.engine.config();
-        let seconds = |since: Time| now.since(since).as_secs_f64();
-        let received = Reason::ALL.into_iter().map(|reason| (reason, datapath.counter(self.row, reason)));
-        let received: Vec<_> = received.filter(|(_, count)| *count > 0).collect();
-        let refused = received.iter().filter(|(reason, _)| reason.is_refusal()).filter_map(|(reason, _)| {
-            let last = datapath.last_refused(self.ifindex, self.row, *reason)?;
-            Some((reason.name().to_owned(), protocol::Refused { address: last.source(), mac: mac(last.mac()) }))
-        });
-        let refused: BTreeMap<_, _> = refused.collect();
-        let demotion = status.demotion;
-        protocol::VirtualHost {
-            interface: self.interface.clone(),
-            vhid: settings.vhid.get(),
-            state: status.state.to_string(),
-            since: rfc3339(Timestamp::now() - SignedDuration::try_from(now.since(status.since)).unwrap_or_default()),
-            seconds: seconds(status.since),
-            cause: self.cause.map(|cause| cause.to_string()).unwrap_or_default(),
-            addresses: settings.vips.iter().map(ToString::to_string).collect(),
-            source: self.entered.as_ref().and_then(|entered| entered.source).map(IpAddr::V4),
-            advbase: config.advbase.get(),
-            advskew: config.advskew.get(),
-            preempt: config.preempt,
-            dead_seconds: config.dead_time().as_secs_f64(),
-            demotion: protocol::Demotion {
-                total: demotion.get(),
-                manual: demotion.manual(),
-                send_errors: demotion.send_errors(),
-            },
-            heard: self.heard.map(|heard| protocol::Heard {
-                address: heard.source,
-                // By the engine's word, which knows of repeats, too.
-                seconds: seconds(status.last_arrival.unwrap_or(heard.arrival)),
-                advbase: heard.advbase,
-                advskew: heard.advskew,
-                demote: heard.demote,
-            }),
-            datapath: road.map(|road| road.name().to_owned()),
-            sent: self.sent,
-            troubles: self.troubles(refused.get(Reason::BadAuth.name()), now),
-            hints: self.hints(now),
-            refused,
-            received: received.into_iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
-            lost: datapath.lost(self.ifindex),
-        }
-    }
-
-    /// What is wrong, in words; and who sent the last advert with a wrong digest.
-    fn troubles(&self, wrong: Option<&protocol::Refused>, now: Time) -> Vec<String> {
-        let mut troubles = vec![];
-        if let Some(fault) = self.fault {
-            troubles.push(fault.to_string());
-        }
-        if let Some(error) = self.send_error {
-            troubles.push(format!("adverts cannot be sent: {error}"));
-        }
-        if let Some(since) = self.refusals.deaf_since() {
-            let from = wrong.map(|last| format!(", the last from {} ({})", last.address, last.mac));
-            troubles.push(format!(
-                "deaf: for {:.0} s all adverts that came in had a wrong digest{}: the passphrase or the set of VIPs \
-                 differs between the servers",
-                now.since(since).as_secs_f64(),
-                from.unwrap_or_default()
-            ));
-        }
-        troubles
-    }
-
-    /// What may be wrong, in words. Backups are silent, so a master that hears nobody may be all right.
-    fn hints(&self, now: Time) -> Vec<String> {
-        let (status, silence) = (self.engine.status(), self.engine.config().dead_time());
-        let hears = status.last_arrival.is_some_and(|arrival| now.since(arrival) <= silence);
-        if status.state != State::Master || hears || self.refusals.deaf_since().is_some() {
-            return vec![];
-        }
-        vec![
-            "no other server is heard: all is well if the others are BACKUP; if one is MASTER too, adverts \
-             do not arrive: look for a firewall, for a switch that snoops, and for the same group on all servers"
-                .to_owned(),
-        ]
     }
 
     /// Makes the virtual host known on its interface; what that lacks for it to work.

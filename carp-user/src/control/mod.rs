@@ -46,8 +46,16 @@ pub(crate) enum Command {
         /// Them.
         hosts: Vec<Settings>,
         /// What has changed, or why nothing has.
-        reply: Answer,
+        reply: oneshot::Sender<Result<Applied, String>>,
     },
+}
+
+/// Other virtual hosts are being served.
+pub(crate) struct Applied {
+    /// What has changed, in words.
+    pub(crate) changes: String,
+    /// What could not be had of it.
+    pub(crate) troubles: Vec<String>,
 }
 
 /// What was done, or why it was not.

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use log::{error, info};
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
-use super::{Command, Commands, ask};
+use super::{Applied, Command, Commands, ask};
 use crate::{
     config::file,
     systemd::{self, Notice},
@@ -33,8 +33,9 @@ impl Reload {
         self.file.as_ref()
     }
 
-    /// Applies what is different in the file now; what has changed, or why nothing has. Both are logged.
-    pub(crate) async fn run(&self) -> Result<String, String> {
+    /// Applies what is different in the file now, as `who` asks; what has changed, or why not, or not all of it. Both are
+    /// logged.
+    pub(crate) async fn run(&self, who: &str) -> Result<String, String> {
         let Some(file) = self.file.clone() else {
             return Err("this carpd serves a virtual host from its command line: there is no file to read".to_owned());
         };
@@ -50,10 +51,17 @@ impl Reload {
             Err(error) => Err(format!("{path}: {error}")),
         };
         systemd::notify(Notice::Ready);
-        match &done {
-            Ok(changes) => info!("reloaded {path}: {changes}"),
-            Err(why) => why.lines().for_each(|line| error!("not reloaded, nothing has changed: {line}")),
+        match done {
+            Ok(Applied { changes, troubles }) => {
+                info!("reloaded {path} as {who} asked: {changes}");
+                troubles.iter().for_each(|trouble| error!("{trouble}"));
+                let troubles = troubles.iter().fold(String::new(), |told, trouble| told + "\n" + trouble);
+                if troubles.is_empty() { Ok(changes) } else { Err(format!("{changes}, but:{troubles}")) }
+            }
+            Err(why) => {
+                why.lines().for_each(|line| error!("not reloaded as {who} asked, nothing has changed: {line}"));
+                Err(why)
+            }
         }
-        done
     }
 }

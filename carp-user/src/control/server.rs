@@ -165,7 +165,7 @@ impl Client {
                 self.noted(ask(&self.desk.commands, demote).await.flatten())
             }
             Request::Maintenance { on } => self.noted(self.set_maintenance(on).await),
-            Request::Reload => self.desk.reload.run().await.map(Reply::Done),
+            Request::Reload => self.desk.reload.run(&format!("user {}", self.uid)).await.map(Reply::Done),
         };
         self.send(&reply.unwrap_or_else(Reply::Error)).await
     }

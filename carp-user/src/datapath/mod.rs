@@ -254,6 +254,16 @@ impl Datapath {
         xdp + closed + self.sockets.iter().map(|socket| socket.get_ref().counter(row, reason)).sum::<u64>()
     }
 
+    /// Sets the counters of a row back to 0: another virtual host has it from now on.
+    pub(crate) fn clear_counters(&mut self, row: u32) -> Result<(), DatapathError> {
+        if let Some(xdp) = &mut self.xdp {
+            xdp.get_mut().clear_counters(row)?;
+        }
+        self.closed.retain(|(of, _), _| *of != row);
+        self.sockets.iter_mut().for_each(|socket| socket.get_mut().clear_counters(row));
+        Ok(())
+    }
+
     /// The source of the last advert to a virtual host on this interface that was refused for this reason.
     pub(crate) fn last_refused(&self, ifindex: u32, row: u32, reason: Reason) -> Option<Refused> {
         match (self.socket(ifindex), &self.xdp) {

@@ -153,6 +153,10 @@ impl AdvertSocket {
         self.counters.get(&(row, reason)).copied().unwrap_or(0)
     }
 
+    pub(super) fn clear_counters(&mut self, row: u32) {
+        self.counters.retain(|(of, _), _| *of != row);
+    }
+
     pub(super) fn last_refused(&self, row: u32, reason: Reason) -> Option<Refused> {
         self.refused.get(&(row, reason)).copied()
     }

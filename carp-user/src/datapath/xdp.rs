@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, io, os::fd::AsRawFd};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
     programs::{self, ProgramError, XdpMode, links::FdLink, loaded_programs},
+    util::nr_cpus,
 };
 use aya_log::EbpfLogger;
 use carp_common::{
@@ -184,6 +185,21 @@ impl Xdp {
     pub(super) fn counter(&self, row: u32, reason: Reason) -> Result<u64, MapAccess> {
         let per_cpu = self.counters.get(&counter_index(row, reason), 0).map_err(failed("read a counter"))?;
         Ok(per_cpu.iter().sum())
+    }
+
+    /// Sets the counters of a row back to 0.
+    ///
+    /// # Errors
+    /// The kernel refuses to change the map.
+    pub(super) fn clear_counters(&mut self, row: u32) -> Result<(), MapAccess> {
+        let cpus =
+            nr_cpus().map_err(|(_, error)| error).map_err(MapError::IoError).map_err(failed("count the CPUs"))?;
+        for reason in Reason::ALL {
+            let zeros = PerCpuValues::try_from(vec![0; cpus]).map_err(MapError::IoError);
+            let cleared = zeros.and_then(|zeros| self.counters.set(counter_index(row, reason), zeros, 0));
+            cleared.map_err(failed("clear a counter"))?;
+        }
+        Ok(())
     }
 
     /// The source of the last advert that was refused for this reason.

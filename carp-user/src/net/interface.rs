@@ -93,8 +93,26 @@ fn in_network(address: Ipv4Addr, network: Ipv4Addr, prefix: u8) -> bool {
     u32::from(address) & mask == u32::from(network) & mask
 }
 
-/// Those of a host that are there, by name.
-pub(crate) type Interfaces = BTreeMap<String, Interface>;
+/// What was found of a host's interfaces.
+#[derive(Default)]
+pub(crate) struct Interfaces {
+    /// The names that were looked for.
+    names: BTreeSet<String>,
+    /// Those that are there, by name.
+    found: BTreeMap<String, Interface>,
+}
+
+impl Interfaces {
+    /// Whether this name was looked for.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    /// The interface of this name, if it is there.
+    pub(crate) fn get(&self, name: &str) -> Option<&Interface> {
+        self.found.get(name)
+    }
+}
 
 /// Reads the interfaces of these names.
 pub(crate) async fn look(netlink: &Netlink, names: &BTreeSet<String>) -> Result<Interfaces, NetError> {
@@ -104,20 +122,18 @@ pub(crate) async fn look(netlink: &Netlink, names: &BTreeSet<String>) -> Result<
         .map_err(NetError::request("read the interfaces"))?;
     let addresses = addresses(netlink).await?;
     let named = links.iter().filter_map(|link| Some((if_name(link)?, link)));
-    Ok(named
-        .filter(|(name, _)| names.contains(*name))
-        .map(|(name, link)| {
-            let index = link.header.index;
-            let own = addresses.iter().filter(|(at, ..)| *at == index);
-            let own = own.map(|(_, address, prefix)| (*address, *prefix)).collect();
-            (name.to_owned(), interface(link, vlan::are_stripped(&links, name, index), own))
-        })
-        .collect())
+    let found = named.filter(|(name, _)| names.contains(*name)).map(|(name, link)| {
+        let index = link.header.index;
+        let own = addresses.iter().filter(|(at, ..)| *at == index);
+        let own = own.map(|(_, address, prefix)| (*address, *prefix)).collect();
+        (name.to_owned(), interface(link, vlan::are_stripped(&links, name, index), own))
+    });
+    Ok(Interfaces { names: names.clone(), found: found.collect() })
 }
 
 /// Reads one interface; `None` if there is none of this name.
 pub(crate) async fn look_at(netlink: &Netlink, name: &str) -> Result<Option<Interface>, NetError> {
-    Ok(look(netlink, &BTreeSet::from([name.to_owned()])).await?.remove(name))
+    Ok(look(netlink, &BTreeSet::from([name.to_owned()])).await?.found.remove(name))
 }
 
 /// The interface where a virtual host belongs for which none is named: the one that has the source address, else
@@ -225,7 +241,7 @@ pub(crate) async fn watch(
 }
 
 fn indices(interfaces: &Interfaces) -> BTreeSet<u32> {
-    interfaces.values().map(|interface| interface.index).collect()
+    interfaces.found.values().map(|interface| interface.index).collect()
 }
 
 /// Events of these groups.

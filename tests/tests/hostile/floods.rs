@@ -1,12 +1,11 @@
 //! As many frames as the cable carries, from a third host.
 
-use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
 use carp_tests::adverts::{self, Election, Signer};
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{ETH0, Flood, FloodPlan, Host, LONG, Lab, Node, PASSPHRASE, VHID, VIP, Wire, send_frame};
+use carp_tests::{ETH0, Flood, FloodPlan, Host, LONG, Lab, Node, PASSPHRASE, VHID, VIP, Wire};
 
 use crate::{BEST, assert_unmoved};
 
@@ -97,11 +96,9 @@ fn a_master_with_a_constant_counter_lives_under_a_flood_of_its_adverts_from_befo
             Flood::start(attacker.ns(), ETH0, plan)
         };
         let flood = replayed.map(|counter| flood(advert(counter))).transpose()?;
-        // Longer than the backup's dead time.
-        for _ in 0..6 {
-            send_frame(a.ns(), ETH0, &advert(counter))?;
-            thread::sleep(interval);
-        }
+        // Longer than the backup's dead time; by a thread of its own, which paces itself by the clock.
+        let plan = FloodPlan { frames: vec![advert(counter)], rate: Some(5), duration: interval * 6 };
+        Flood::start(a.ns(), ETH0, plan)?.wait()?;
         flood.map(Flood::stop).transpose()?;
         assert_eq!(backup.changes(), ["INIT -> BACKUP"], "counter {counter} under a flood of {replayed:?}");
     }
