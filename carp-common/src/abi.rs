@@ -11,13 +11,15 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zeroize::Zeroize;
 
 pub use self::heard::{Heard, LastHeard};
-use crate::{digest::DigestKey, reason::Reason};
+use crate::{digest::DigestKey, reason::Reason, wire::TTL};
 
 /// Most virtual hosts that one program serves.
 pub const MAX_VHOSTS: u32 = 1024;
 /// Most sources of valid adverts that are remembered, four to a virtual host; beyond it the longest unheard are forgotten.
 /// The kernel takes half a megabyte for them (128 bytes each), filled or not.
 pub const MAX_SOURCES: u32 = 4 * MAX_VHOSTS;
+/// Most peers of all virtual hosts together.
+pub const MAX_PEERS: u32 = 4 * MAX_VHOSTS;
 /// Size of the event ring in bytes: some 1,000 events.
 pub const RING_BYTES: u32 = 64 * 1024;
 /// Rows of counters: one a virtual host, and row 0 for protocol 112 that belongs to none.
@@ -31,6 +33,8 @@ pub mod map {
     pub const VHOSTS: &str = "CARP_VHOSTS";
     /// [`VhostKey`](super::VhostKey) to [`Sent`](super::Sent): what we sent ourselves.
     pub const SENT: &str = "CARP_SENT";
+    /// [`SourceKey`](super::SourceKey) to nothing: who the peers are, of a virtual host that has some.
+    pub const PEERS: &str = "CARP_PEERS";
     /// [`SourceKey`](super::SourceKey) to [`LastHeard`](super::LastHeard): the last valid advert of each.
     pub const LAST_HEARD: &str = "CARP_HEARD";
     /// Counter index to count, per CPU; see [`counter_index`](super::counter_index).
@@ -98,28 +102,60 @@ impl VhostKey {
     }
 }
 
+/// Most digests that a virtual host accepts: each further one costs every forgery as much again.
+pub const MAX_DIGESTS: usize = 2;
+
 /// What the kernel program knows of a virtual host.
 ///
 /// Holds key material: no `Debug`.
 #[derive(Clone, Copy, Zeroize)]
 #[repr(C)]
 pub struct Vhost {
-    key: DigestKey,
+    keys: [DigestKey; MAX_DIGESTS],
     row: u32,
+    /// How many of the keys there are.
+    digests: u8,
+    min_ttl: u8,
+    /// 1: adverts are taken from peers only.
+    has_peers: u8,
+    reserved: u8,
 }
 
 impl Vhost {
-    /// A virtual host with its digest and its row of counters (1 to [`MAX_VHOSTS`]).
+    /// A virtual host with its row of counters (1 to [`MAX_VHOSTS`]) and the digest of its adverts, which come with a
+    /// TTL of 255, from anybody.
     #[must_use]
     pub const fn new(key: DigestKey, row: u32) -> Self {
-        Self { key, row }
+        Self { keys: [key; MAX_DIGESTS], row, digests: 1, min_ttl: TTL, has_peers: 0, reserved: 0 }
     }
 
-    /// The digest.
+    /// Accepts this digest, too.
+    #[must_use]
+    pub const fn accepting(mut self, other: DigestKey) -> Self {
+        self.keys[1] = other;
+        self.digests = 2;
+        self
+    }
+
+    /// Accepts adverts with a TTL or hop limit from this one on: they come through routers.
+    #[must_use]
+    pub const fn with_min_ttl(mut self, min_ttl: u8) -> Self {
+        self.min_ttl = min_ttl;
+        self
+    }
+
+    /// Accepts adverts from peers only, which stand in [`map::PEERS`].
+    #[must_use]
+    pub const fn of_peers(mut self) -> Self {
+        self.has_peers = 1;
+        self
+    }
+
+    /// The digest in this place, if there is one.
     #[inline(always)]
     #[must_use]
-    pub const fn key(&self) -> &DigestKey {
-        &self.key
+    pub fn key(&self, place: usize) -> Option<&DigestKey> {
+        if place < self.digests as usize { self.keys.get(place) } else { None }
     }
 
     /// The row of counters.
@@ -127,6 +163,20 @@ impl Vhost {
     #[must_use]
     pub const fn row(&self) -> u32 {
         self.row
+    }
+
+    /// The smallest TTL or hop limit that an advert may have.
+    #[inline(always)]
+    #[must_use]
+    pub const fn min_ttl(&self) -> u8 {
+        self.min_ttl
+    }
+
+    /// Whether adverts are taken from peers only.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_peers(&self) -> bool {
+        self.has_peers != 0
     }
 }
 
@@ -325,7 +375,7 @@ fn same_address(a: &[u8; 16], b: &[u8; 16]) -> bool {
 const _: () = {
     assert!(size_of::<VhostKey>() == 8);
     assert!(size_of::<DigestKey>() == 176);
-    assert!(size_of::<Vhost>() == 180);
+    assert!(size_of::<Vhost>() == 360);
     assert!(size_of::<Sent>() == 24);
     assert!(size_of::<SourceKey>() == 24);
     assert!(size_of::<Heard>() == 24);

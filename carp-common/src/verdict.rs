@@ -15,13 +15,13 @@
 use core::hint::black_box;
 
 use crate::{
-    abi::{Advert, Family, Refused, Sent, SourceKey, Vhost, VhostKey, mapped},
+    abi::{Advert, Family, MAX_DIGESTS, Refused, Sent, SourceKey, Vhost, VhostKey, mapped},
     checksum,
     digest::Blocks,
     reason::Reason,
     wire::{
-        ADVERT_LEN, AUTHLEN, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL, TTL,
-        VERSION_TYPE, can_be_host,
+        ADVERT_LEN, AUTHLEN, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL, VERSION_TYPE,
+        can_be_host,
     },
 };
 
@@ -67,8 +67,11 @@ impl<F: Frame + ?Sized> Frame for &F {
 
 /// What the verdict has to look up.
 pub trait Tables {
-    /// The virtual host under this key, and the working space for its digest.
-    fn vhost(&mut self, key: &VhostKey) -> Option<(&Vhost, &mut Blocks)>;
+    /// The virtual host under this key.
+    fn vhost(&self, key: &VhostKey) -> Option<&Vhost>;
+
+    /// Whether a virtual host that has peers has this one.
+    fn is_peer(&self, source: &SourceKey) -> bool;
 
     /// What we sent ourselves for this virtual host.
     fn sent(&self, key: &VhostKey) -> Option<&Sent>;
@@ -87,9 +90,14 @@ pub enum Verdict {
     Valid(u32, Advert),
 }
 
-/// Judges a frame that arrived on the interface `ifindex`.
+/// Judges a frame that arrived on the interface `ifindex`. `blocks` gives working space for a digest.
 #[inline(always)]
-pub fn judge<F: Frame + ?Sized, T: Tables>(frame: &F, ifindex: u32, tables: &mut T) -> Verdict {
+pub fn judge<'b, F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    ifindex: u32,
+    tables: &T,
+    blocks: impl FnOnce() -> Option<&'b mut Blocks>,
+) -> Verdict {
     // Both families prove the same length to the verifier, or it would not see one case in them below.
     if !frame.has(ETHERNET_LEN + IPV4_LEN) {
         return Verdict::Foreign;
@@ -102,7 +110,9 @@ pub fn judge<F: Frame + ?Sized, T: Tables>(frame: &F, ifindex: u32, tables: &mut
     };
     // Behind the black box, the two families are one case to the compiler and, since offsets of one byte are
     // not followed through memory, to the kernel's verifier: half the code, and half the states to explore.
-    header.and_then(|header| judge_payload(frame, ifindex, tables, black_box(&header))).unwrap_or(Verdict::Foreign)
+    header
+        .and_then(|header| judge_payload(frame, ifindex, tables, blocks, black_box(&header)))
+        .unwrap_or(Verdict::Foreign)
 }
 
 /// What the checks need of the IP header before an advert. Addresses stay in the frame until they are
@@ -171,10 +181,11 @@ fn ipv6<F: Frame + ?Sized>(frame: &F) -> Option<IpHeader> {
 
 /// Judges the payload of protocol 112; `None` if the frame is shorter than its headers.
 #[inline(always)]
-fn judge_payload<F: Frame + ?Sized, T: Tables>(
+fn judge_payload<'b, F: Frame + ?Sized, T: Tables>(
     frame: &F,
     ifindex: u32,
-    tables: &mut T,
+    tables: &T,
+    blocks: impl FnOnce() -> Option<&'b mut Blocks>,
     ip: &IpHeader,
 ) -> Option<Verdict> {
     let payload = frame.skip(ip.at.into());
@@ -193,17 +204,17 @@ fn judge_payload<F: Frame + ?Sized, T: Tables>(
         return not_ours(0, vhid);
     }
     let key = VhostKey::new(ifindex, vhid, ip.family);
-    let Some((vhost, blocks)) = tables.vhost(&key) else { return not_ours(0, vhid) };
+    let Some(vhost) = tables.vhost(&key) else { return not_ours(0, vhid) };
     let row = vhost.row();
 
     let counter = u64::from_be_bytes(payload.read(8)?);
-    let reason = if ip.ttl != TTL {
+    let reason = if ip.ttl < vhost.min_ttl() {
         Reason::BadTtl
     } else if !has_checksums(frame, ip, &payload)? {
         Reason::BadSum
-    } else if !ip.is_host {
+    } else if !ip.is_host || (vhost.has_peers() && !tables.is_peer(&SourceKey::new(key, source(frame, ip)?))) {
         Reason::BadAddrs
-    } else if !has_digest(&payload, &vhost.key().digest(counter, blocks))? {
+    } else if !has_digest(&payload, vhost, counter, blocks()?)? {
         Reason::BadAuth
     } else {
         let source = source(frame, ip)?;
@@ -228,16 +239,23 @@ fn has_checksums<F: Frame + ?Sized>(frame: &F, ip: &IpHeader, payload: &impl Fra
     Some(header == 0 && checksum::internet(&payload.read::<ADVERT_LEN>(0)?) == 0)
 }
 
-/// Whether the digest of an advert is the expected one. In constant time: how much of a wrong digest is right
+/// Whether the digest of an advert is one of the virtual host's. In constant time: how much of a wrong digest is right
 /// must not show.
 #[inline(always)]
-fn has_digest(payload: &impl Frame, expected: &[u32; 5]) -> Option<bool> {
-    let heard = [payload.read(16)?, payload.read(20)?, payload.read(24)?, payload.read(28)?, payload.read(32)?];
-    let mut difference = 0;
-    for (heard, expected) in heard.into_iter().zip(expected) {
-        difference |= u32::from_be_bytes(heard) ^ expected;
+fn has_digest(payload: &impl Frame, vhost: &Vhost, counter: u64, blocks: &mut Blocks) -> Option<bool> {
+    for place in 0..MAX_DIGESTS {
+        let Some(key) = vhost.key(place) else { break };
+        let expected = key.digest(counter, blocks);
+        let heard = [payload.read(16)?, payload.read(20)?, payload.read(24)?, payload.read(28)?, payload.read(32)?];
+        let mut difference = 0;
+        for (heard, expected) in heard.into_iter().zip(expected) {
+            difference |= u32::from_be_bytes(heard) ^ expected;
+        }
+        if difference == 0 {
+            return Some(true);
+        }
     }
-    Some(difference == 0)
+    Some(false)
 }
 
 #[inline(always)]

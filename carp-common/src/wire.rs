@@ -1,4 +1,4 @@
-//! The 36 bytes of a CARP advert, and the Ethernet and IPv4 headers before them.
+//! The 36 bytes of a CARP advert, and the Ethernet and IP headers before them.
 //!
 //! | offset | field | value |
 //! |---|---|---|
@@ -15,7 +15,7 @@
 //! Source: `struct carp_header` in the BSDs' `sys/netinet/ip_carp.h`. VRRP uses the same protocol number
 //! and group, and VRRPv2's first octet is 0x21 too: only authlen, length and digest tell them apart.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::checksum;
 
@@ -29,6 +29,8 @@ pub const IPV4_LEN: usize = 20;
 pub const IPV6_LEN: usize = 40;
 /// Length of an advert's Ethernet frame over IPv4.
 pub const IPV4_FRAME_LEN: usize = ETHERNET_LEN + IPV4_LEN + ADVERT_LEN;
+/// Length of an advert's Ethernet frame over IPv6.
+pub const IPV6_FRAME_LEN: usize = ETHERNET_LEN + IPV6_LEN + ADVERT_LEN;
 /// IP protocol number of CARP, shared with VRRP.
 pub const PROTOCOL: u8 = 112;
 /// First octet of an advert: version 2, type 1.
@@ -41,6 +43,8 @@ pub const TTL: u8 = 255;
 pub const BOW_OUT: u8 = 255;
 /// The IPv4 multicast group of CARP and VRRP.
 pub const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
+/// The IPv6 multicast group of CARP and VRRP.
+pub const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// EtherType of IPv6.
@@ -120,38 +124,82 @@ impl Header {
     }
 }
 
-/// Where IPv4 adverts go.
+/// Where adverts go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destination {
-    /// The IPv4 address.
-    pub ip: Ipv4Addr,
+    /// The IP address.
+    pub ip: IpAddr,
     /// The Ethernet address.
     pub mac: [u8; 6],
 }
 
 impl Destination {
-    /// A multicast group, at its Ethernet address (RFC 1112, 6.4).
+    /// A multicast group, at its Ethernet address (RFC 1112, 6.4, and RFC 2464, 7).
     #[must_use]
-    pub const fn group(ip: Ipv4Addr) -> Self {
-        let [_, b, c, d] = ip.octets();
-        Self { ip, mac: [0x01, 0x00, 0x5e, b & 0x7f, c, d] }
+    pub const fn group(ip: IpAddr) -> Self {
+        let mac = match ip {
+            IpAddr::V4(v4) => {
+                let [_, b, c, d] = v4.octets();
+                [0x01, 0x00, 0x5e, b & 0x7f, c, d]
+            }
+            IpAddr::V6(v6) => {
+                let [.., c, d, e, f] = v6.octets();
+                [0x33, 0x33, c, d, e, f]
+            }
+        };
+        Self { ip, mac }
     }
 
     /// The same group, by Ethernet broadcast (ucarp's `--nomcast`).
     #[must_use]
-    pub const fn broadcast(ip: Ipv4Addr) -> Self {
+    pub const fn broadcast(ip: IpAddr) -> Self {
         Self { ip, mac: [0xff; 6] }
     }
 }
 
-/// The whole Ethernet frame of an IPv4 advert, from this Ethernet address: as a rule [`virtual_mac`].
-#[must_use]
-pub fn ipv4_frame(header: &Header, mac: [u8; 6], source: Ipv4Addr, destination: Destination) -> [u8; IPV4_FRAME_LEN] {
-    let mut frame = [0; IPV4_FRAME_LEN];
-    frame[..6].copy_from_slice(&destination.mac);
-    frame[6..12].copy_from_slice(&mac);
-    frame[12..14].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
+/// An advert's Ethernet frame, in either family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdvertFrame {
+    bytes: [u8; IPV6_FRAME_LEN],
+    len: usize,
+}
 
+impl AdvertFrame {
+    /// From these Ethernet and IP addresses; the former is [`virtual_mac`] as a rule. `None` if the IP addresses are not
+    /// of one family.
+    #[must_use]
+    pub fn new(header: &Header, mac: [u8; 6], source: IpAddr, destination: Destination) -> Option<Self> {
+        let mut frame = Self { bytes: [0; IPV6_FRAME_LEN], len: 0 };
+        frame.push(&destination.mac);
+        frame.push(&mac);
+        match (source, destination.ip) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                frame.push(&ETHERTYPE_IPV4.to_be_bytes());
+                frame.push(&ipv4_header(source, destination));
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                frame.push(&ETHERTYPE_IPV6.to_be_bytes());
+                frame.push(&ipv6_header(source, destination));
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
+        }
+        frame.push(&header.encode());
+        Some(frame)
+    }
+
+    /// The bytes of the frame.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+}
+
+fn ipv4_header(source: Ipv4Addr, destination: Ipv4Addr) -> [u8; IPV4_LEN] {
     let mut ip = [0; IPV4_LEN];
     ip[0] = 0x45;
     ip[1] = TOS;
@@ -160,13 +208,21 @@ pub fn ipv4_frame(header: &Header, mac: [u8; 6], source: Ipv4Addr, destination: 
     ip[8] = TTL;
     ip[9] = PROTOCOL;
     ip[12..16].copy_from_slice(&source.octets());
-    ip[16..20].copy_from_slice(&destination.ip.octets());
+    ip[16..20].copy_from_slice(&destination.octets());
     let sum = checksum::internet(&ip);
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    frame[ETHERNET_LEN..ETHERNET_LEN + IPV4_LEN].copy_from_slice(&ip);
+    ip
+}
 
-    frame[ETHERNET_LEN + IPV4_LEN..].copy_from_slice(&header.encode());
-    frame
+fn ipv6_header(source: Ipv6Addr, destination: Ipv6Addr) -> [u8; IPV6_LEN] {
+    let mut ip = [0; IPV6_LEN];
+    ip[0] = 0x60;
+    ip[4..6].copy_from_slice(&(ADVERT_LEN as u16).to_be_bytes());
+    ip[6] = PROTOCOL;
+    ip[7] = TTL;
+    ip[8..24].copy_from_slice(&source.octets());
+    ip[24..40].copy_from_slice(&destination.octets());
+    ip
 }
 
 #[cfg(test)]
@@ -203,15 +259,34 @@ mod tests {
 
     #[test]
     fn the_frame_is_multicast_from_the_virtual_mac_with_ttl_255() {
-        let frame = ipv4_frame(&HEADER, virtual_mac(7), Ipv4Addr::new(10, 0, 0, 1), Destination::group(GROUP_V4));
+        let [source, group] = [IpAddr::from([10, 0, 0, 1]), GROUP_V4.into()];
+        let frame = AdvertFrame::new(&HEADER, virtual_mac(7), source, Destination::group(group)).unwrap();
+        let frame = frame.as_bytes();
+        assert_eq!(frame.len(), IPV4_FRAME_LEN);
         assert_eq!(frame[..14], [1, 0, 0x5e, 0, 0, 0x12, 0, 0, 0x5e, 0, 1, 7, 8, 0]);
         assert_eq!(frame[14..18], [0x45, 0x10, 0, 56]);
         assert_eq!(frame[20..24], [0x40, 0, 255, 112]);
         assert_eq!(frame[26..34], [10, 0, 0, 1, 224, 0, 0, 18]);
         let ip: [u8; 20] = frame[14..34].try_into().unwrap();
         assert_eq!(checksum::internet(&ip), 0);
+        assert_eq!(frame[34..], HEADER.encode());
 
-        let other = ipv4_frame(&HEADER, [2, 0, 0, 0, 0, 9], Ipv4Addr::new(10, 0, 0, 1), Destination::group(GROUP_V4));
+        let other = AdvertFrame::new(&HEADER, [2, 0, 0, 0, 0, 9], source, Destination::group(group)).unwrap();
+        let other = other.as_bytes();
         assert_eq!((&other[..6], &other[6..12], &other[12..]), (&frame[..6], &[2, 0, 0, 0, 0, 9][..], &frame[12..]));
+    }
+
+    #[test]
+    fn so_it_is_over_ipv6() {
+        let source: IpAddr = "fe80::1".parse().unwrap();
+        let frame = AdvertFrame::new(&HEADER, virtual_mac(7), source, Destination::group(GROUP_V6.into())).unwrap();
+        let frame = frame.as_bytes();
+        assert_eq!(frame.len(), IPV6_FRAME_LEN);
+        assert_eq!(frame[..14], [0x33, 0x33, 0, 0, 0, 0x12, 0, 0, 0x5e, 0, 1, 7, 0x86, 0xdd]);
+        assert_eq!(frame[14..22], [0x60, 0, 0, 0, 0, 36, 112, 255]);
+        assert_eq!(frame[22..38], *b"\xfe\x80\0\0\0\0\0\0\0\0\0\0\0\0\0\x01");
+        assert_eq!(frame[38..54], *b"\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\x12");
+        assert_eq!(frame[54..], HEADER.encode());
+        assert_eq!(AdvertFrame::new(&HEADER, [2; 6], source, Destination::group(GROUP_V4.into())), None);
     }
 }

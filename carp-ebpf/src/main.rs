@@ -20,7 +20,7 @@ use carp_common::{
 /// lies within the first buffer.
 #[xdp(frags)]
 fn carp_advert(ctx: XdpContext) -> u32 {
-    match judge(&frame::XdpFrame::of(&ctx), ctx.ingress_ifindex() as u32, &mut maps::Maps) {
+    match judge(&frame::XdpFrame::of(&ctx), ctx.ingress_ifindex() as u32, &maps::Maps, maps::scratch) {
         Verdict::Foreign => xdp_action::XDP_PASS,
         Verdict::Other(row, source) => {
             maps::refuse(row, Reason::Other, &source);

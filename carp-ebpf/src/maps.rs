@@ -6,8 +6,8 @@ use aya_ebpf::{
 };
 use carp_common::{
     abi::{
-        AdvertEvent, COUNTERS, LastHeard, MAX_SOURCES, MAX_VHOSTS, RING_BYTES, Refused, Sent, SourceKey, Vhost,
-        VhostKey, counter_index,
+        AdvertEvent, COUNTERS, LastHeard, MAX_PEERS, MAX_SOURCES, MAX_VHOSTS, RING_BYTES, Refused, Sent, SourceKey,
+        Vhost, VhostKey, counter_index,
     },
     digest::Blocks,
     reason::Reason,
@@ -19,6 +19,9 @@ static CARP_VHOSTS: HashMap<VhostKey, Vhost, { MAX_VHOSTS as usize }> = HashMap:
 
 #[btf_map]
 static CARP_SENT: HashMap<VhostKey, Sent, { MAX_VHOSTS as usize }> = HashMap::new();
+
+#[btf_map]
+static CARP_PEERS: HashMap<SourceKey, u8, { MAX_PEERS as usize }> = HashMap::new();
 
 #[btf_map]
 static CARP_HEARD: LruHashMap<SourceKey, LastHeard, { MAX_SOURCES as usize }> = LruHashMap::new();
@@ -42,18 +45,29 @@ struct Scratch {
 #[btf_map]
 static CARP_SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
+/// This CPU's working space. To be asked for once a frame.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Blocks> {
+    let scratch = CARP_SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: XDP runs to its end on one CPU, so this CPU's slot has no other user; the slot lives as long as the program.
+    Some(unsafe { &mut (*scratch).blocks })
+}
+
 /// The maps as the verdict asks for them.
 pub(crate) struct Maps;
 
 impl Tables for Maps {
     #[inline(always)]
-    fn vhost(&mut self, key: &VhostKey) -> Option<(&Vhost, &mut Blocks)> {
+    fn vhost(&self, key: &VhostKey) -> Option<&Vhost> {
         // SAFETY: this program never changes CARP_VHOSTS, so the slot stays; if the agent replaces or
         // removes the entry meanwhile, an advert is judged by a mix of two valid keys and refused.
-        let vhost = unsafe { CARP_VHOSTS.get(key) }?;
-        let scratch = CARP_SCRATCH.get_ptr_mut(0)?;
-        // SAFETY: XDP runs to its end on one CPU, so this CPU's slot has no other user.
-        Some((vhost, unsafe { &mut (*scratch).blocks }))
+        unsafe { CARP_VHOSTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn is_peer(&self, source: &SourceKey) -> bool {
+        // SAFETY: nothing is read of the value.
+        unsafe { CARP_PEERS.get(source) }.is_some()
     }
 
     #[inline(always)]

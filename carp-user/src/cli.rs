@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::ffi::OsStringExt,
     path::{self, Path, PathBuf},
     time::Duration,
@@ -12,14 +12,14 @@ use anyhow::{Context, Result, bail, ensure};
 use carp_common::{
     digest::Passphrase,
     engine::{Advbase, Advskew, Announcements, DeadRatio, Vhid},
-    wire::{Destination, GROUP_V4, can_be_host},
+    wire::{self, GROUP_V4},
 };
 use clap::{ArgAction, Parser, value_parser};
 use zeroize::Zeroizing;
 
 use crate::{
     VERSION,
-    config::{self, AdvertMac, Choice, Scripts, Settings, Vip, executable, is_interface_name},
+    config::{self, AdvertMac, Choice, LinkLocal, Scripts, Settings, Vip, can_be_hosts, executable, is_interface_name},
     control::protocol,
     metrics,
     syslog::Facility,
@@ -53,7 +53,7 @@ pub(crate) struct Args {
 
     /// The host's own address on it, the source of adverts [default: from the interface]
     #[arg(short, long, value_name = "IP")]
-    srcip: Option<Ipv4Addr>,
+    srcip: Option<IpAddr>,
 
     /// Virtual host id, the same on all hosts that share the VIP: 1 to 255
     #[arg(short, long, alias = "v", required_unless_present = "config", value_name = "ID", value_parser = value_parser!(u8).range(1..))]
@@ -67,11 +67,11 @@ pub(crate) struct Args {
     #[arg(short = 'o', long, value_name = "FILE", overrides_with = "pass", allow_hyphen_values = true)]
     passfile: Option<PathBuf>,
 
-    /// Virtual IP, /32 unless a prefix length follows; may be given several times
+    /// Virtual IP, IPv4 or IPv6, /32 or /128 unless a prefix length follows; may be given several times
     #[arg(short, long, value_name = "IP[/LEN]", required_unless_present = "config", action = ArgAction::Append)]
     addr: Vec<Vip>,
 
-    /// Multicast group of the adverts
+    /// Multicast group of the IPv4 adverts; those over IPv6 go to ff02::12
     #[arg(short, long, alias = "m", value_name = "GROUP", default_value_t = GROUP_V4)]
     mcast: Ipv4Addr,
 
@@ -79,10 +79,22 @@ pub(crate) struct Args {
     #[arg(short = 'M', long)]
     nomcast: bool,
 
+    /// Send adverts to this host instead of a group, and hear no others; may be given several times
+    #[arg(long, value_name = "IP", action = ArgAction::Append)]
+    peer: Vec<IpAddr>,
+
+    /// Accept adverts with a TTL from this one on, each router between taking one: 1 to 255
+    #[arg(long, value_name = "TTL", default_value_t = wire::TTL, value_parser = value_parser!(u8).range(1..))]
+    min_ttl: u8,
+
+    /// Whether link-local VIPs are hashed into the digest that is sent: as FreeBSD does, or ignored, as OpenBSD does
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = LinkLocal::Hashed)]
+    link_local: LinkLocal,
+
     /// Ethernet address that adverts come from: the virtual 00:00:5e:00:01:VHID, or the interface's own, for
-    /// hypervisors and clouds that drop frames from addresses they do not know
-    #[arg(long, value_name = "WHICH", value_enum, default_value_t = AdvertMac::Virtual)]
-    advert_mac: AdvertMac,
+    /// hypervisors and clouds that drop frames from addresses they do not know [default: virtual; interface with --peer]
+    #[arg(long, value_name = "WHICH", value_enum)]
+    advert_mac: Option<AdvertMac>,
 
     /// Seconds between adverts: 0 to 255; 0 counts in --advskew alone
     #[arg(short = 'b', long, value_name = "SECONDS", default_value_t = config::ADVBASE)]
@@ -155,7 +167,7 @@ pub(crate) struct Args {
 }
 
 /// What describes a virtual host on the command line.
-const OF_ONE_HOST: [&str; 24] = [
+const OF_ONE_HOST: [&str; 27] = [
     "interface",
     "srcip",
     "vhid",
@@ -164,6 +176,9 @@ const OF_ONE_HOST: [&str; 24] = [
     "addr",
     "mcast",
     "nomcast",
+    "peer",
+    "min_ttl",
+    "link_local",
     "advert_mac",
     "advbase",
     "advskew",
@@ -258,11 +273,15 @@ impl Args {
         }
         ensure!(self.mcast.is_multicast(), "--mcast: {} is no multicast address", self.mcast);
         if let Some(source) = self.srcip {
-            ensure!(can_be_host(source.octets()[0]), "--srcip: {source} cannot be a host's address");
+            ensure!(can_be_hosts(source), "--srcip: {source} cannot be a host's address");
             ensure!(
                 self.addr.iter().all(|vip| vip.address != source),
                 "--addr and --srcip are the same, {source}: --srcip is the host's own address"
             );
+        }
+        for peer in &self.peer {
+            ensure!(can_be_hosts(*peer), "--peer: {peer} cannot be a host's address");
+            ensure!(self.addr.iter().all(|vip| vip.address != *peer), "--addr and --peer are the same, {peer}");
         }
         let passphrase = passphrase(self.pass, self.passfile.as_deref())?;
         let mut vips: Vec<Vip> = Vec::new();
@@ -279,14 +298,19 @@ impl Args {
             xparam: self.xparam,
             time_limit: Duration::from_secs(self.script_timeout.into()),
         });
+        let advert_mac = self.advert_mac.unwrap_or(AdvertMac::towards(&self.peer));
         Ok(Settings {
             interface: self.interface,
-            source: self.srcip,
+            sources: self.srcip.into_iter().collect(),
             vhid: self.vhid.and_then(Vhid::new).context("--vhid: 1 to 255")?,
             passphrase,
             vips,
-            destination: if self.nomcast { Destination::broadcast(self.mcast) } else { Destination::group(self.mcast) },
-            advert_mac: self.advert_mac,
+            group: self.mcast,
+            is_broadcast: self.nomcast,
+            peers: self.peer,
+            min_ttl: self.min_ttl,
+            link_local: self.link_local,
+            advert_mac,
             advbase: Advbase::new(self.advbase).context("--advbase: 0 to 255")?,
             advskew: Advskew::new(self.advskew).context("--advskew: 0 to 254")?,
             dead_ratio: DeadRatio::new(self.deadratio).context("--deadratio: 1 to 255")?,

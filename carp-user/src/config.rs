@@ -15,12 +15,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use carp_common::{
     abi::Family,
     digest::{MAX_PASSPHRASE, Passphrase},
     engine::{self, Advbase, Advskew, Announcements, DeadRatio, Vhid},
-    wire::{Destination, can_be_host},
+    wire::{Destination, GROUP_V6, can_be_host},
 };
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -42,8 +42,8 @@ pub(crate) const SCRIPT_TIMEOUT: u16 = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Vip {
     /// The address.
-    pub(crate) address: Ipv4Addr,
-    /// Its prefix length, 0 to 32; 32 unless given.
+    pub(crate) address: IpAddr,
+    /// Its prefix length, 0 to 32 or 128, which it is unless given.
     pub(crate) prefix: u8,
 }
 
@@ -51,14 +51,12 @@ impl FromStr for Vip {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
-        let address = match address.parse() {
-            Ok(IpAddr::V4(address)) => address,
-            Ok(IpAddr::V6(_)) => bail!("a VIP is an IPv4 address so far"),
-            Err(_) => bail!("no IP address"),
-        };
-        ensure!(can_be_host(address.octets()[0]), "cannot be a host's address");
-        let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32).context("the prefix length is 0 to 32")?;
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let address: IpAddr = address.parse().ok().context("no IP address")?;
+        ensure!(can_be_hosts(address), "cannot be a host's address");
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Ok(longest), str::parse).ok().filter(|prefix| *prefix <= longest);
+        let prefix = prefix.with_context(|| format!("the prefix length is 0 to {longest}"))?;
         Ok(Self { address, prefix })
     }
 }
@@ -69,6 +67,35 @@ impl fmt::Display for Vip {
     }
 }
 
+/// Whether this can be a host's address.
+pub(crate) fn can_be_hosts(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => can_be_host(v4.octets()[0]),
+        // Not one that means an IPv4 address, either.
+        IpAddr::V6(v6) => {
+            !v6.is_unspecified() && !v6.is_loopback() && !v6.is_multicast() && v6.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
+/// The family of an address.
+pub(crate) const fn family_of(address: IpAddr) -> Family {
+    match address {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    }
+}
+
+/// Which digest is sent where there are link-local VIPs. The other one is accepted all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LinkLocal {
+    /// Over all VIPs, as FreeBSD and NetBSD have it, and OpenBSD once had
+    Hashed,
+    /// Over the others only, as OpenBSD has it
+    Ignored,
+}
+
 /// Which Ethernet address adverts come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,6 +104,14 @@ pub(crate) enum AdvertMac {
     Virtual,
     /// That of the interface, whatever it is at the time
     Interface,
+}
+
+impl AdvertMac {
+    /// Unless one is asked for: peers are there for the sake of clouds, which drop what comes from an address that they do
+    /// not know.
+    pub(crate) const fn towards(peers: &[IpAddr]) -> Self {
+        if peers.is_empty() { Self::Virtual } else { Self::Interface }
+    }
 }
 
 /// The road that adverts are to take.
@@ -127,16 +162,24 @@ pub(crate) struct Notify {
 pub(crate) struct Settings {
     /// Name of the interface; found by source address or route if not given.
     pub(crate) interface: Option<String>,
-    /// Source address of adverts; found on the interface if not given.
-    pub(crate) source: Option<Ipv4Addr>,
+    /// Source addresses of adverts, of each family one at most; found on the interface if not given.
+    pub(crate) sources: Vec<IpAddr>,
     /// Virtual host id.
     pub(crate) vhid: Vhid,
     /// The key.
     pub(crate) passphrase: Passphrase,
     /// The VIPs, at least one, all different.
     pub(crate) vips: Vec<Vip>,
-    /// Where adverts go.
-    pub(crate) destination: Destination,
+    /// Where adverts go in IPv4, but for peers.
+    pub(crate) group: Ipv4Addr,
+    /// Whether they go there by Ethernet broadcast.
+    pub(crate) is_broadcast: bool,
+    /// Who gets them instead, each for itself; in a family that has such, nobody else is heard.
+    pub(crate) peers: Vec<IpAddr>,
+    /// The smallest TTL or hop limit that adverts may have.
+    pub(crate) min_ttl: u8,
+    /// Which digest is sent where there are link-local VIPs.
+    pub(crate) link_local: LinkLocal,
     /// Which Ethernet address they come from.
     pub(crate) advert_mac: AdvertMac,
     /// Advertisement base interval.
@@ -162,20 +205,65 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// The VIPs as the digest takes them.
-    pub(crate) fn vip_addresses(&self) -> Vec<IpAddr> {
-        self.vips.iter().map(|vip| IpAddr::V4(vip.address)).collect()
+    /// The VIPs as the digests take them: first that of the own adverts, then what else is accepted.
+    pub(crate) fn digests(&self) -> Vec<Vec<IpAddr>> {
+        let all: Vec<_> = self.vips.iter().map(|vip| vip.address).collect();
+        let is_link_local =
+            |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        if !all.iter().any(is_link_local) {
+            return vec![all];
+        }
+        let others = all.iter().copied().filter(|address| !is_link_local(address)).collect();
+        match self.link_local {
+            LinkLocal::Hashed => vec![all, others],
+            LinkLocal::Ignored => vec![others, all],
+        }
+    }
+
+    /// The families in which adverts are exchanged: those of the VIPs.
+    pub(crate) fn families(&self) -> &'static [Family] {
+        match (self.has_vips_in(Family::V4), self.has_vips_in(Family::V6)) {
+            (true, true) => &[Family::V4, Family::V6],
+            (false, true) => &[Family::V6],
+            (_, false) => &[Family::V4],
+        }
+    }
+
+    fn has_vips_in(&self, family: Family) -> bool {
+        self.vips.iter().any(|vip| family_of(vip.address) == family)
+    }
+
+    /// The peers of a family.
+    pub(crate) fn peers_in(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+        self.peers.iter().copied().filter(move |peer| family_of(*peer) == family)
+    }
+
+    /// The group that has the adverts of a family, unless there are peers.
+    pub(crate) fn group_in(&self, family: Family) -> Option<Destination> {
+        if self.peers_in(family).next().is_some() {
+            return None;
+        }
+        let group = match family {
+            Family::V4 => self.group.into(),
+            Family::V6 => GROUP_V6.into(),
+        };
+        Some(if self.is_broadcast { Destination::broadcast(group) } else { Destination::group(group) })
+    }
+
+    /// The groups that have the adverts.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = IpAddr> {
+        self.families().iter().filter_map(|family| Some(self.group_in(*family)?.ip))
     }
 
     /// The part that the state machine needs.
-    pub(crate) fn engine(&self, source: Ipv4Addr) -> engine::Config {
+    pub(crate) fn engine(&self, source: IpAddr) -> engine::Config {
         engine::Config {
             advbase: self.advbase,
             advskew: self.advskew,
             dead_ratio: self.dead_ratio,
             preempt: self.preempt,
-            families: &[Family::V4],
-            source: IpAddr::V4(source),
+            families: self.families(),
+            source,
             announcements: self.announcements,
         }
     }
@@ -238,16 +326,28 @@ mod tests {
         let settings = settings(&[]);
         let told: Vec<_> = settings.vips.iter().map(ToString::to_string).collect();
         assert_eq!(told, ["10.0.0.100/24", "10.0.0.101/32"]);
-        assert_eq!(settings.vip_addresses(), [[10, 0, 0, 100], [10, 0, 0, 101]].map(IpAddr::from));
+        assert_eq!(settings.digests(), [[[10, 0, 0, 100], [10, 0, 0, 101]].map(IpAddr::from)]);
+    }
+
+    #[test]
+    fn link_local_vips_have_two_digests_of_which_either_can_be_sent() {
+        let link_local = ["--addr=fe80::1", "--addr=fd00::1/64"];
+        let [all, others] =
+            [&["10.0.0.100", "10.0.0.101", "fe80::1", "fd00::1"][..], &["10.0.0.100", "10.0.0.101", "fd00::1"]]
+                .map(|addresses| addresses.iter().map(|address| address.parse().unwrap()).collect::<Vec<IpAddr>>());
+        assert_eq!(settings(&link_local).digests(), [all.clone(), others.clone()]);
+        let ignored = settings(&[&link_local[..], &["--link-local=ignored"]].concat());
+        assert_eq!(ignored.digests(), [others, all]);
+        assert_eq!(ignored.families(), [Family::V4, Family::V6]);
     }
 
     #[test]
     fn the_state_machine_gets_what_was_set() {
-        let source = Ipv4Addr::new(10, 0, 0, 1);
+        let source = IpAddr::from([10, 0, 0, 1]);
         let config = settings(&["-b2", "-k5", "-r4", "-P"]).engine(source);
         assert_eq!((config.advbase.get(), config.advskew.get(), config.dead_ratio.get()), (2, 5, 4));
         assert!(config.preempt);
-        assert_eq!((config.families, config.source), (&[Family::V4][..], IpAddr::V4(source)));
+        assert_eq!((config.families, config.source), (&[Family::V4][..], source));
         let plain = settings(&[]).engine(source);
         assert!(!plain.preempt);
         assert_eq!(plain.announcements, Announcements { repeat: 1, refresh: 5 });

@@ -201,7 +201,7 @@ async fn interface_of(
                 last_error = error;
             }
         }
-        let missing = match settings.source {
+        let missing = match settings.sources.first() {
             Some(source) => format!("no interface has the address {source}"),
             None => format!("no interface is in the network of {}", settings.vips[0].address),
         };

@@ -13,7 +13,7 @@ mod tests;
 use std::{
     fs::File,
     io::{self, Read, Write},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     ops::RangeInclusive,
     path::Path,
 };
@@ -225,7 +225,7 @@ fn service_of_alias(
         }
         [] => format!("`iface {name}` is not in this file, perhaps in one that is not followed"),
         [alias] => match alias.plain_address() {
-            Some(Vip { address, prefix }) if address == vip => {
+            Some(Vip { address, prefix }) if address == IpAddr::V4(vip) => {
                 return Service::Own { prefix, alias: Some(alias.lines.clone()) };
             }
             Some(other) => format!("line {}: `iface {name}` has {other}, and not the VIP", alias.lines.start()),

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    net::Ipv4Addr,
+    net::IpAddr,
     time::Duration,
 };
 
@@ -47,7 +47,7 @@ struct News {
     name: Name,
     transition: Transition,
     addresses: String,
-    source: Option<Ipv4Addr>,
+    source: Option<IpAddr>,
     failures: Counter,
 }
 
@@ -59,7 +59,7 @@ impl Notifier {
 
     /// Tells a virtual host's program of a transition, if it has one. Never waits. `source` is what adverts come from, if
     /// that is known.
-    pub(crate) fn send(&self, interface: &str, settings: &Settings, source: Option<Ipv4Addr>, transition: &Transition) {
+    pub(crate) fn send(&self, interface: &str, settings: &Settings, source: Option<IpAddr>, transition: &Transition) {
         let Some(notify) = settings.notify.clone() else { return };
         let time_limit = notify.time_limit;
         let name = (interface.to_owned(), settings.vhid);

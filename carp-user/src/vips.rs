@@ -195,7 +195,7 @@ impl Task {
     async fn remove(&self, ifindex: u32, vips: &[Vip]) {
         for vip in vips {
             for left in (0..TRIES).rev() {
-                let Err(error) = net::vip::remove(&self.netlink, ifindex, vip.address).await else { break };
+                let Err(error) = net::vip::remove(&self.netlink, ifindex, *vip).await else { break };
                 if left == 0 {
                     error!("{}: {error}: giving up; remove it by hand (ip address del)", self.owner.name);
                     break;

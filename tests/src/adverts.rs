@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use carp_common::checksum;
 use carp_common::digest::{DigestKey, Passphrase};
 use carp_common::wire::{
-    ADVERT_LEN, BOW_OUT, Destination, ETHERNET_LEN, ETHERTYPE_IPV4, GROUP_V4, Header, IPV4_LEN, PROTOCOL, ipv4_frame,
+    ADVERT_LEN, AdvertFrame, BOW_OUT, Destination, ETHERNET_LEN, ETHERTYPE_IPV4, GROUP_V4, Header, IPV4_LEN, PROTOCOL,
     virtual_mac,
 };
 
@@ -121,7 +121,8 @@ pub fn parse(frame: &Frame) -> Option<SeenAdvert> {
 fn frame(source: Ipv4Addr, vhid: u8, election: Election, counter: u64, digest: [u8; 20]) -> Vec<u8> {
     let Election { advbase, advskew, demote } = election;
     let header = Header { vhid, advskew, demote, advbase, counter, digest };
-    ipv4_frame(&header, virtual_mac(vhid), source, Destination::group(GROUP_V4)).to_vec()
+    let frame = AdvertFrame::new(&header, virtual_mac(vhid), source.into(), Destination::group(GROUP_V4.into()));
+    frame.map(|frame| frame.as_bytes().to_vec()).unwrap_or_default()
 }
 
 fn header_of(frame: &[u8]) -> Option<Header> {

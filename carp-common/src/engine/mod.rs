@@ -133,11 +133,15 @@ impl Engine {
     }
 
     /// Goes on with other settings, in the same state: what runs is shortened or lengthened as they say.
-    /// The source address and the families stay.
+    /// The source address stays.
     pub fn reconfigure(&mut self, config: Config, now: Time) {
-        let Config { source, families, .. } = self.config;
-        let before = core::mem::replace(&mut self.config, Config { source, families, ..config });
+        let Config { source, .. } = self.config;
+        let before = core::mem::replace(&mut self.config, Config { source, ..config });
         self.timers.move_master_down(before.dead_time(), self.config.dead_time());
+        if self.state == State::Backup {
+            // Of a new family nothing can have been heard yet.
+            self.timers.watch(self.config.families, now.after(self.config.dead_time()));
+        }
         if let Some(due) = &mut self.timers.advert {
             *due = (*due).min(now.after(self.config.interval()));
         }

@@ -31,6 +31,13 @@ impl Timers {
         }
     }
 
+    /// The silence of these families counts, and of no other: from `due` on, where it has not so far.
+    pub(super) fn watch(&mut self, families: &[Family], due: Time) {
+        for (family, timer) in [Family::V4, Family::V6].into_iter().zip(&mut self.master_down) {
+            *timer = if families.contains(&family) { timer.or(Some(due)) } else { None };
+        }
+    }
+
     /// Starts a family's master-down timer; never brings it forward, so an advert that is told late does
     /// no harm.
     pub(super) fn start_master_down(&mut self, family: Family, due: Time) {

@@ -5,7 +5,7 @@ mod properties;
 mod table;
 
 use core::net::IpAddr;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use Expect::{Foreign, Other, OtherOfOurs, Refused, Valid};
 use Family::{V4, V6};
@@ -26,13 +26,17 @@ const ROWS: [(Family, u32); 2] = [(V4, 5), (V6, 6)];
 /// The tables on a host: a virtual host in both families.
 struct HostTables {
     vhosts: HashMap<VhostKey, Vhost>,
+    peers: HashSet<SourceKey>,
     sent: HashMap<VhostKey, Sent>,
-    blocks: Blocks,
 }
 
 impl Tables for HostTables {
-    fn vhost(&mut self, key: &VhostKey) -> Option<(&Vhost, &mut Blocks)> {
-        Some((self.vhosts.get(key)?, &mut self.blocks))
+    fn vhost(&self, key: &VhostKey) -> Option<&Vhost> {
+        self.vhosts.get(key)
+    }
+
+    fn is_peer(&self, source: &SourceKey) -> bool {
+        self.peers.contains(source)
     }
 
     fn sent(&self, key: &VhostKey) -> Option<&Sent> {
@@ -61,7 +65,12 @@ fn digest(counter: u64) -> [u8; 20] {
 fn tables() -> HostTables {
     let key = DigestKey::new(&Passphrase::new(PASSPHRASE).unwrap(), OUR_VHID, &vips());
     let vhosts = ROWS.map(|(family, row)| (VhostKey::new(IFINDEX, OUR_VHID, family), Vhost::new(key, row))).into();
-    HostTables { vhosts, sent: HashMap::new(), blocks: Blocks::default() }
+    HostTables { vhosts, peers: HashSet::new(), sent: HashMap::new() }
+}
+
+fn judge_with(frame: &EthernetFrame, ifindex: u32, tables: &HostTables) -> Verdict {
+    let mut blocks = Blocks::default();
+    judge(frame.bytes.as_slice(), ifindex, tables, || Some(&mut blocks))
 }
 
 fn row_of(family: Family) -> u32 {
@@ -69,7 +78,7 @@ fn row_of(family: Family) -> u32 {
 }
 
 fn judged(frame: &EthernetFrame) -> Verdict {
-    judge(frame.bytes.as_slice(), IFINDEX, &mut tables())
+    judge_with(frame, IFINDEX, &tables())
 }
 
 #[test]
@@ -142,7 +151,7 @@ fn checks_come_in_the_order_of_the_bsds() {
             if has(Reason::BadTtl) {
                 frame = frame.with_ttl(254);
             }
-            let found = match judge(frame.bytes.as_slice(), IFINDEX, &mut tables) {
+            let found = match judge_with(&frame, IFINDEX, &tables) {
                 Verdict::Refused(_, reason, _) => Some(reason),
                 Verdict::Valid(..) => None,
                 verdict => panic!("{verdict:?}"),
@@ -158,8 +167,8 @@ fn another_interface_or_family_is_another_virtual_host() {
         let frame = good(family);
         let mut one_family = tables();
         one_family.vhosts.remove(&VhostKey::new(IFINDEX, OUR_VHID, family));
-        for (ifindex, tables) in [(IFINDEX + 1, &mut tables()), (IFINDEX, &mut one_family)] {
-            assert!(matches!(judge(frame.bytes.as_slice(), ifindex, tables), Verdict::Other(0, _)), "{family:?}");
+        for (ifindex, tables) in [(IFINDEX + 1, &tables()), (IFINDEX, &one_family)] {
+            assert!(matches!(judge_with(&frame, ifindex, tables), Verdict::Other(0, _)), "{family:?}");
         }
     }
 }
@@ -179,9 +188,54 @@ fn an_echo_has_our_address_and_no_counter_that_is_still_to_come() {
             let sent = Sent::new(ours, newest);
             let mut tables = tables();
             tables.sent.insert(VhostKey::new(IFINDEX, OUR_VHID, family), sent);
-            let verdict = judge(good(family).bytes.as_slice(), IFINDEX, &mut tables);
+            let verdict = judge_with(&good(family), IFINDEX, &tables);
             let is_echo = matches!(verdict, Verdict::Refused(_, Reason::Echo, _));
             assert!(echo == is_echo && echo != matches!(verdict, Verdict::Valid(..)), "{what}: {verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn where_there_are_peers_only_they_are_heard() {
+    for family in BOTH {
+        let mut tables = tables();
+        let key = VhostKey::new(IFINDEX, OUR_VHID, family);
+        tables.vhosts.insert(key, tables.vhosts[&key].of_peers());
+        let verdict = judge_with(&good(family), IFINDEX, &tables);
+        assert!(matches!(verdict, Verdict::Refused(_, Reason::BadAddrs, _)), "{verdict:?}");
+        tables.peers.insert(SourceKey::new(key, address_bytes(source_of(family))));
+        assert!(matches!(judge_with(&good(family), IFINDEX, &tables), Verdict::Valid(..)));
+    }
+}
+
+#[test]
+fn a_lower_ttl_is_taken_as_far_as_it_is_allowed() {
+    for family in BOTH {
+        let mut tables = tables();
+        let key = VhostKey::new(IFINDEX, OUR_VHID, family);
+        tables.vhosts.insert(key, tables.vhosts[&key].with_min_ttl(250));
+        for (ttl, is_taken) in [(255, true), (250, true), (249, false), (0, false)] {
+            let verdict = judge_with(&good(family).with_ttl(ttl), IFINDEX, &tables);
+            assert_eq!(matches!(verdict, Verdict::Valid(..)), is_taken, "{ttl}: {verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn either_of_two_digests_is_accepted_and_no_third() {
+    for family in BOTH {
+        let other = DigestKey::new(&Passphrase::new(b"another").unwrap(), OUR_VHID, &vips());
+        let ours = DigestKey::new(&Passphrase::new(PASSPHRASE).unwrap(), OUR_VHID, &vips());
+        let key = VhostKey::new(IFINDEX, OUR_VHID, family);
+        let mut tables = tables();
+        for (vhost, is_taken) in [
+            (Vhost::new(other, 1), false),
+            (Vhost::new(other, 1).accepting(ours), true),
+            (Vhost::new(ours, 1).accepting(other), true),
+            (Vhost::new(other, 1).accepting(other), false),
+        ] {
+            tables.vhosts.insert(key, vhost);
+            assert_eq!(matches!(judge_with(&good(family), IFINDEX, &tables), Verdict::Valid(..)), is_taken);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One interface, as its virtual hosts share it: the road of its adverts, and its membership of their groups.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use carp_common::time::Time;
 use log::{Level, log, warn};
@@ -38,7 +38,7 @@ pub(super) struct Link {
     /// "eth0 vhid 1" or "eth0, 3 vhids", as log lines begin.
     name: String,
     choice: Choice,
-    groups: BTreeSet<Ipv4Addr>,
+    groups: BTreeSet<IpAddr>,
     attached: Option<Attached>,
     /// When it is to be left, if it has no virtual hosts any more.
     leave_at: Option<Time>,
@@ -85,7 +85,7 @@ impl Link {
     }
 
     /// For virtual hosts with this choice of a road, and with these groups; `name` is how log lines begin.
-    pub(super) fn set(&mut self, name: String, choice: Choice, groups: BTreeSet<Ipv4Addr>) {
+    pub(super) fn set(&mut self, name: String, choice: Choice, groups: BTreeSet<IpAddr>) {
         self.name = name;
         self.leave_at = None;
         if let Some(attached) = &mut self.attached {

@@ -18,7 +18,7 @@ mod vhost;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     future::pending,
-    net::Ipv4Addr,
+    net::IpAddr,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -55,6 +55,7 @@ use crate::{
     net::{
         Netlink, PacketSocket,
         interface::{self, Interface, Interfaces},
+        neighbour::{self, Neighbour},
     },
     notify::Notifier,
     systemd::{self, Notice},
@@ -81,7 +82,9 @@ pub(crate) struct Agent {
     /// Where the virtual hosts are that the datapath knows.
     entered: HashMap<VhostKey, u32>,
     /// Addresses that come and go.
-    vips: BTreeSet<Ipv4Addr>,
+    vips: BTreeSet<IpAddr>,
+    /// The peers on all interfaces.
+    peers: watch::Sender<BTreeSet<Neighbour>>,
     /// What is to be served when those that leave have left.
     next: Option<Next>,
     /// Asked to end.
@@ -118,9 +121,11 @@ impl Agent {
         let names = watch::Sender::new(hosts.iter().map(|(interface, _)| interface.clone()).collect());
         let looks = interface::watch(names.subscribe()).await?;
         let (sender, reports) = mpsc::channel(REPORTS);
+        let peers = watch::Sender::default();
         let shared = Shared {
             socket: Rc::new(PacketSocket::open().context("cannot open a packet socket")?),
             netlink: Netlink::connect()?,
+            neighbours: neighbour::watch(peers.subscribe()),
             reports: sender,
             history: desk.history.clone(),
             notifier: Notifier::new(metrics.clone()),
@@ -132,6 +137,7 @@ impl Agent {
             links: BTreeMap::new(),
             entered: HashMap::new(),
             vips: BTreeSet::new(),
+            peers,
             next: None,
             is_stopping: false,
             in_maintenance,
@@ -331,8 +337,14 @@ impl Agent {
             // The one that has the name now is entered with the next look.
             self.looks.mark_changed();
         }
-        let key = |(row, host): (&u32, &VirtualHost)| Some((host.key()?, *row));
-        self.entered = self.hosts.iter().filter_map(key).collect();
+        let keys = |(row, host): (&u32, &VirtualHost)| host.keys().map(|key| (key, *row)).collect::<Vec<_>>();
+        self.entered = self.hosts.iter().flat_map(keys).collect();
+        let peers: BTreeSet<_> = self.hosts.values().flat_map(VirtualHost::peers).collect();
+        self.peers.send_if_modified(|known| {
+            let is_other = *known != peers;
+            *known = peers;
+            is_other
+        });
         errors
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
     process,
 };
 
@@ -164,7 +164,7 @@ impl Agent {
     pub(super) fn apply(&mut self, wanted: Vec<Wanted>) -> String {
         self.datapath.prepare(wanted.iter().map(|wanted| wanted.settings.datapath));
         let (mut added, mut changed, mut same) = (0, 0, 0);
-        let mut vips: BTreeMap<String, BTreeSet<Ipv4Addr>> = BTreeMap::new();
+        let mut vips: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
         for Wanted { interface, settings, .. } in &wanted {
             vips.entry(interface.clone()).or_default().extend(settings.vips.iter().map(|vip| vip.address));
         }
@@ -211,7 +211,7 @@ impl Agent {
                 [host] => host.name().to_owned(),
                 hosts => format!("{interface}, {} vhids", hosts.len()),
             };
-            let groups = hosts.iter().map(|host| host.settings().destination.ip).collect();
+            let groups = hosts.iter().flat_map(|host| host.settings().groups()).collect();
             let link = self.links.entry((*interface).to_owned()).or_insert_with(|| Link::new((*interface).to_owned()));
             link.set(name, hosts[0].settings().datapath, groups);
         }

@@ -11,25 +11,33 @@ use std::{
 };
 
 use carp_common::{
-    abi::{Family, Heard, Sent, SourceKey, Vhost, VhostKey},
+    abi::{Family, Heard, Sent, SourceKey, Vhost, VhostKey, address_bytes},
     digest::DigestKey,
     engine::{self, Action, AdvertFields, Advskew, Cause, Engine, HeardAdvert, Input, LinkFault, State, Transition},
     time::Time,
+    wire::Destination,
 };
 use log::{debug, error, info, warn};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use zeroize::Zeroize;
 
 use super::{link::Presence, refusals::Refusals};
 use crate::{
     clock::now,
-    config::{Settings, Vip},
+    config::{Settings, Vip, family_of},
     control::protocol::What,
     datapath::{Datapath, DatapathError},
     history::History,
     lock::Lock,
     metrics::Metrics,
-    net::{Netlink, PacketSocket, advert::AdvertSender, arp, interface::Interface},
+    net::{
+        Netlink, PacketSocket,
+        advert::AdvertSender,
+        arp,
+        interface::Interface,
+        nd,
+        neighbour::{Neighbour, Neighbours},
+    },
     notify::Notifier,
     vips::{Owner, Report, VipKeeper},
 };
@@ -38,6 +46,7 @@ use crate::{
 pub(super) struct Shared {
     pub(super) socket: Rc<PacketSocket>,
     pub(super) netlink: Netlink,
+    pub(super) neighbours: watch::Receiver<Neighbours>,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) history: History,
     pub(super) metrics: Metrics,
@@ -66,6 +75,8 @@ pub(super) struct VirtualHost {
     ifindex: u32,
     /// Its hardware address.
     mac: [u8; 6],
+    /// Whether it forwards IPv6.
+    is_router: bool,
     /// What the interface was last said to lack, so that it is said once.
     fault: Option<LinkFault>,
     /// Adverts that have left.
@@ -81,10 +92,10 @@ pub(super) struct VirtualHost {
 
 /// While the datapath knows of the virtual host.
 struct Entered {
-    key: VhostKey,
+    ifindex: u32,
     attachment: u32,
-    /// While the virtual host can work: what its adverts come from.
-    source: Option<Ipv4Addr>,
+    /// While the virtual host can work: what its adverts come from, one for each family.
+    sources: Vec<IpAddr>,
 }
 
 impl VirtualHost {
@@ -102,12 +113,12 @@ impl VirtualHost {
         let (netlink, reports) = (shared.netlink.clone(), shared.reports.clone());
         let name = format!("{interface} vhid {}", settings.vhid.get());
         let owner = owner(row, &name, &interface, &settings, &shared);
-        let source = settings.source.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let engine = Engine::new(engine_config(&settings, in_maintenance), now);
         Self {
             _lock: lock,
             name,
             row,
-            engine: Engine::new(engine_config(&settings, source, in_maintenance), now),
+            engine,
             adverts: AdvertSender::new(Rc::clone(&shared.socket), &settings),
             vips: VipKeeper::start(netlink, owner, Arc::clone(&settings), reports, vec![]),
             dropped: vec![],
@@ -119,6 +130,7 @@ impl VirtualHost {
             entered: None,
             ifindex: 0,
             mac: [0; 6],
+            is_router: false,
             fault: None,
             sent: 0,
             send_error: None,
@@ -129,11 +141,14 @@ impl VirtualHost {
 
     /// Goes on with other settings for the same interface and vhid, in the same state. `wanted` are the VIPs on the
     /// interface from now on, of other virtual hosts, too.
-    pub(super) fn set(&mut self, datapath: &mut Datapath, settings: Settings, wanted: &BTreeSet<Ipv4Addr>) {
+    pub(super) fn set(&mut self, datapath: &mut Datapath, settings: Settings, wanted: &BTreeSet<IpAddr>) {
         let settings = Arc::new(settings);
         let before = mem::replace(&mut self.settings, Arc::clone(&settings));
         self.adverts.set(&settings);
-        if before.passphrase != settings.passphrase || before.vip_addresses() != settings.vip_addresses() {
+        let what_is_heard = |settings: &Settings| {
+            (settings.passphrase.clone(), settings.digests(), settings.peers.clone(), settings.min_ttl)
+        };
+        if what_is_heard(&before) != what_is_heard(&settings) {
             // It enters anew with the next look at the interface, which follows at once.
             self.leave(datapath);
         }
@@ -163,8 +178,7 @@ impl VirtualHost {
     }
 
     fn reconfigure(&mut self) {
-        let source = self.settings.source.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        self.engine.reconfigure(engine_config(&self.settings, source, self.in_maintenance), now());
+        self.engine.reconfigure(engine_config(&self.settings, self.in_maintenance), now());
     }
 
     /// How log lines about it begin.
@@ -183,7 +197,7 @@ impl VirtualHost {
     }
 
     /// Addresses that come and go with it.
-    pub(super) fn vips(&self) -> impl Iterator<Item = Ipv4Addr> {
+    pub(super) fn vips(&self) -> impl Iterator<Item = IpAddr> {
         self.settings.vips.iter().chain(&self.dropped).map(|vip| vip.address)
     }
 
@@ -197,9 +211,20 @@ impl VirtualHost {
         &self.engine
     }
 
-    /// Its key in the maps, while the datapath knows it.
-    pub(super) fn key(&self) -> Option<VhostKey> {
-        self.entered.as_ref().map(|entered| entered.key)
+    /// Its keys in the maps, one for each family, while the datapath knows it.
+    pub(super) fn keys(&self) -> impl Iterator<Item = VhostKey> {
+        let ifindex = self.entered.as_ref().map(|entered| entered.ifindex);
+        ifindex.into_iter().flat_map(|ifindex| [Family::V4, Family::V6].map(|family| self.key(ifindex, family)))
+    }
+
+    fn key(&self, ifindex: u32, family: Family) -> VhostKey {
+        VhostKey::new(ifindex, self.settings.vhid.get(), family)
+    }
+
+    /// The hosts that get adverts of their own, while they can.
+    pub(super) fn peers(&self) -> impl Iterator<Item = Neighbour> {
+        let ifindex = self.entered.as_ref().map(|entered| entered.ifindex);
+        ifindex.into_iter().flat_map(|ifindex| self.settings.peers.iter().map(move |peer| (ifindex, *peer)))
     }
 
     /// Something has happened to it.
@@ -259,7 +284,7 @@ impl VirtualHost {
         datapath: &mut Datapath,
         presence: Presence<'_>,
         interface: Option<&Interface>,
-        vips: &BTreeSet<Ipv4Addr>,
+        vips: &BTreeSet<IpAddr>,
     ) {
         let fault = match presence {
             Presence::Attached { interface, attachment } => {
@@ -299,9 +324,8 @@ impl VirtualHost {
 
     /// Forgets an interface that is gone, or is to be left.
     pub(super) fn leave(&mut self, datapath: &mut Datapath) {
-        if let Some(entered) = self.entered.take() {
-            datapath.remove_vhost(entered.key);
-        }
+        self.keys().for_each(|key| datapath.remove_vhost(key));
+        self.entered = None;
     }
 
     /// Does everything that the engine wants done.
@@ -334,38 +358,58 @@ impl VirtualHost {
         datapath: &mut Datapath,
         interface: &Interface,
         attachment: u32,
-        vips: &BTreeSet<Ipv4Addr>,
+        vips: &BTreeSet<IpAddr>,
     ) -> Result<Option<LinkFault>, DatapathError> {
         if self.entered.as_ref().is_none_or(|entered| entered.attachment != attachment) {
             self.leave(datapath);
-            let vhid = self.settings.vhid.get();
-            let key = VhostKey::new(interface.index, vhid, Family::V4);
-            let digest = DigestKey::new(&self.settings.passphrase, vhid, &self.settings.vip_addresses());
-            let mut vhost = Vhost::new(digest, self.row);
-            let known = datapath.set_vhost(key, &vhost);
-            vhost.zeroize();
-            known?;
+            self.make_known(datapath, interface.index)?;
             self.ifindex = interface.index;
-            self.entered = Some(Entered { key, attachment, source: None });
+            self.entered = Some(Entered { ifindex: interface.index, attachment, sources: vec![] });
         }
         let Some(entered) = &mut self.entered else { return Ok(Some(LinkFault::NoInterface)) };
-        let source = match interface.source(&self.settings, vips) {
-            Ok(source) => source,
+        let sources = match interface.sources(&self.settings, vips) {
+            Ok(sources) => sources,
             Err(fault) => {
-                entered.source = None;
+                entered.sources.clear();
                 return Ok(Some(fault));
             }
         };
-        if entered.source != Some(source) {
-            // Known before the first advert: what comes from this address so far is ours from another life.
-            datapath.set_sent(entered.key, &Sent::new(IpAddr::V4(source), self.adverts.next_counter()))?;
-            self.engine.set_source(IpAddr::V4(source));
-            entered.source = Some(source);
+        if entered.sources != sources {
+            entered.sources.clone_from(&sources);
+            for source in &sources {
+                // Known before the first advert: what comes from this address so far is ours from another life.
+                let key = self.key(interface.index, family_of(*source));
+                datapath.set_sent(key, &Sent::new(*source, self.adverts.next_counter()))?;
+            }
+            // What tells equal hosts apart: one of them is enough.
+            self.engine.set_source(sources[0]);
         }
+        self.is_router = interface.is_router;
         if mem::replace(&mut self.mac, interface.mac) != interface.mac {
             self.engine.handle(Input::MacChanged, now());
         }
         Ok(None)
+    }
+
+    /// Tells the datapath whose adverts to judge, and how.
+    fn make_known(&self, datapath: &mut Datapath, ifindex: u32) -> Result<(), DatapathError> {
+        let settings = &self.settings;
+        let digests = settings.digests();
+        let mut digests = digests.iter().map(|vips| DigestKey::new(&settings.passphrase, settings.vhid.get(), vips));
+        let Some(digest) = digests.next() else { return Ok(()) };
+        let mut vhost = Vhost::new(digest, self.row).with_min_ttl(settings.min_ttl);
+        vhost = digests.next().map_or(vhost, |other| vhost.accepting(other));
+        let known = settings.families().iter().try_for_each(|family| {
+            let key = self.key(ifindex, *family);
+            let peers: Vec<_> =
+                settings.peers_in(*family).map(|peer| SourceKey::new(key, address_bytes(peer))).collect();
+            let mut vhost = if peers.is_empty() { vhost } else { vhost.of_peers() };
+            let known = datapath.set_vhost(key, &vhost, &peers);
+            vhost.zeroize();
+            known
+        });
+        vhost.zeroize();
+        known
     }
 
     /// Something may have added or removed VIPs: puts them right.
@@ -397,20 +441,43 @@ impl VirtualHost {
     }
 
     fn try_send_advert(&mut self, datapath: &mut Datapath, fields: AdvertFields) -> io::Result<()> {
-        let Some(Entered { key, source: Some(source), .. }) = self.entered else {
+        let Some(Entered { ifindex, sources, .. }) = &self.entered else {
             return Err(io::ErrorKind::NetworkDown.into());
         };
-        let counter = self.adverts.next_counter();
-        // Before it leaves: a reflection may be faster than this process.
-        datapath.set_sent(key, &Sent::new(IpAddr::V4(source), counter)).map_err(io::Error::other)?;
-        self.adverts.send(key.ifindex(), self.mac, source, fields, counter)
+        if sources.is_empty() {
+            return Err(io::ErrorKind::NetworkDown.into());
+        }
+        let mut sent = Ok(());
+        for source in sources {
+            let counter = self.adverts.next_counter();
+            // Before it leaves: a reflection may be faster than this process.
+            let key = self.key(*ifindex, family_of(*source));
+            datapath.set_sent(key, &Sent::new(*source, counter)).map_err(io::Error::other)?;
+            let destinations = self.destinations(*ifindex, family_of(*source));
+            // One family that fails does not hold up the other.
+            sent = sent.and(self.adverts.send(*ifindex, self.mac, *source, destinations, fields, counter));
+        }
+        sent
+    }
+
+    /// Where the adverts of a family go. A peer whose hardware address is not known is not there.
+    fn destinations(&self, ifindex: u32, family: Family) -> Vec<Destination> {
+        if let Some(group) = self.settings.group_in(family) {
+            return vec![group];
+        }
+        let neighbours = self.shared.neighbours.borrow();
+        let peer = |ip| Some(Destination { ip, mac: *neighbours.get(&(ifindex, ip))? });
+        self.settings.peers_in(family).filter_map(peer).collect()
     }
 
     fn announce(&self) {
         let Some(entered) = &self.entered else { return };
         for vip in &self.settings.vips {
-            let frame = arp::announcement(self.mac, vip.address);
-            if let Err(error) = self.adverts.socket().send(entered.key.ifindex(), &frame) {
+            let frame = match vip.address {
+                IpAddr::V4(address) => arp::announcement(self.mac, address).to_vec(),
+                IpAddr::V6(address) => nd::announcement(self.mac, address, self.is_router).to_vec(),
+            };
+            if let Err(error) = self.adverts.socket().send(entered.ifindex, &frame) {
                 warn!("{}: cannot announce {vip}: {error}", self.name);
             }
         }
@@ -428,7 +495,7 @@ impl VirtualHost {
             to: to.to_string(),
             cause: cause.to_string(),
         });
-        let source = self.entered.as_ref().and_then(|entered| entered.source);
+        let source = self.entered.as_ref().and_then(|entered| entered.sources.first().copied());
         self.shared.notifier.send(&self.interface, &self.settings, source, transition);
     }
 }
@@ -438,7 +505,7 @@ fn owner(row: u32, name: &str, interface: &str, settings: &Settings, shared: &Sh
     Owner { row, name: name.to_owned(), interface: interface.to_owned(), script_failures }
 }
 
-fn engine_config(settings: &Settings, source: Ipv4Addr, in_maintenance: bool) -> engine::Config {
-    let config = settings.engine(source);
+fn engine_config(settings: &Settings, in_maintenance: bool) -> engine::Config {
+    let config = settings.engine(settings.sources.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED.into()));
     engine::Config { advskew: if in_maintenance { Advskew::MAX } else { config.advskew }, ..config }
 }

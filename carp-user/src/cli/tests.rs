@@ -51,17 +51,17 @@ type Check = fn(&Parsed) -> bool;
 /// The options with a value: letter, name, a value, and whether it arrived.
 const VALUED: [(&str, &str, &str, Check); 14] = [
     ("i", "interface", "eth7", |got| got.settings.interface.as_deref() == Some("eth7")),
-    ("s", "srcip", "10.0.0.7", |got| got.settings.source == Some(Ipv4Addr::new(10, 0, 0, 7))),
+    ("s", "srcip", "10.0.0.7", |got| got.settings.sources == [IpAddr::from([10, 0, 0, 7])]),
     ("v", "vhid", "7", |got| got.settings.vhid.get() == 7),
     ("p", "pass", "other", |got| is_key(got, b"other")),
-    ("m", "mcast", "224.0.0.7", |got| got.settings.destination == Destination::group(Ipv4Addr::new(224, 0, 0, 7))),
+    ("m", "mcast", "224.0.0.7", |got| got.settings.group == Ipv4Addr::new(224, 0, 0, 7)),
     ("b", "advbase", "7", |got| got.settings.advbase.get() == 7),
     ("k", "advskew", "7", |got| got.settings.advskew.get() == 7),
     ("r", "deadratio", "7", |got| got.settings.dead_ratio.get() == 7),
     ("u", "upscript", UP, |got| scripts(got).up.as_deref() == Some(Path::new(UP))),
     ("d", "downscript", DOWN, |got| scripts(got).down.as_deref() == Some(Path::new(DOWN))),
     ("f", "facility", "local7", |got| got.facility == "local7".parse().unwrap()),
-    ("a", "addr", "10.0.0.7", |got| got.settings.vip_addresses().contains(&[10, 0, 0, 7].into())),
+    ("a", "addr", "10.0.0.7", |got| got.settings.digests()[0].contains(&[10, 0, 0, 7].into())),
     ("x", "xparam", "a b", |got| {
         got.settings.scripts.is_none() || scripts(got).xparam.as_deref() == Some("a b".as_ref())
     }),
@@ -73,7 +73,7 @@ const FLAGS: [(&str, &str, Check); 7] = [
     ("P", "preempt", |got| got.settings.preempt),
     ("n", "neutral", |got| got.settings.neutral),
     ("z", "shutdown", |_| true),
-    ("M", "nomcast", |got| got.settings.destination == Destination::broadcast(GROUP_V4)),
+    ("M", "nomcast", |got| got.settings.is_broadcast),
     ("S", "ignoreifstate", |got| got.settings.ignore_link_state),
     ("B", "daemonize", |got| got.daemonize),
     ("D", "debug", |got| got.debug),
@@ -247,13 +247,13 @@ fn the_tutorials_line_is_accepted_as_it_stands() {
     let got = parse(&line.split_whitespace().collect::<Vec<_>>());
     let Parsed { settings, .. } = &got;
     assert_eq!(settings.interface.as_deref(), Some("ens33"));
-    assert_eq!(settings.source, Some(Ipv4Addr::new(192, 168, 178, 210)));
+    assert_eq!(settings.sources, [IpAddr::from([192, 168, 178, 210])]);
     assert_eq!(settings.vhid.get(), 1);
     assert!(is_key(&got, b"bYaTxPw2"));
-    assert_eq!(settings.vips, [Vip { address: Ipv4Addr::new(192, 168, 178, 201), prefix: 32 }]);
+    assert_eq!(settings.vips, [Vip { address: [192, 168, 178, 201].into(), prefix: 32 }]);
     assert!(settings.preempt && !settings.neutral && !settings.ignore_link_state && got.daemonize && !got.debug);
     assert_eq!((settings.advbase.get(), settings.advskew.get(), settings.dead_ratio.get()), (1, 0, 3));
-    assert_eq!(settings.destination, Destination::group(GROUP_V4));
+    assert_eq!((settings.group, settings.is_broadcast), (GROUP_V4, false));
     assert_eq!(scripts(&got).up.as_deref(), Some(Path::new(UP)));
     assert_eq!(scripts(&got).down.as_deref(), Some(Path::new(DOWN)));
     assert_eq!(scripts(&got).xparam, None);

@@ -100,8 +100,11 @@ pub(crate) struct VirtualHost {
     pub(crate) cause: String,
     /// The VIPs, with their prefix lengths.
     pub(crate) addresses: Vec<String>,
-    /// What its own adverts come from; `null` while there is no such address.
+    /// What its own adverts come from, the IPv4 address if there are two; `null` while there is no such address.
     pub(crate) source: Option<IpAddr>,
+    /// The hosts that get adverts of their own, if it is not a group that does.
+    #[serde(default)]
+    pub(crate) peers: Vec<Peer>,
     /// advbase in seconds.
     pub(crate) advbase: u8,
     /// advskew in 1/256 s as it is advertised: 254 in maintenance.
@@ -128,6 +131,15 @@ pub(crate) struct VirtualHost {
     pub(crate) troubles: Vec<String>,
     /// What may be wrong, in words.
     pub(crate) hints: Vec<String>,
+}
+
+/// A host that gets adverts of its own.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Peer {
+    /// Its address.
+    pub(crate) address: IpAddr,
+    /// Its hardware address, or that of the router on the way; `null` while it is not known, so that it gets none.
+    pub(crate) mac: Option<String>,
 }
 
 /// The demotion counter and what it is made of.

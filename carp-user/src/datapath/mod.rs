@@ -157,11 +157,11 @@ impl Datapath {
         }
     }
 
-    /// Makes a virtual host known, on an interface whose adverts are let in.
-    pub(crate) fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost) -> Result<(), DatapathError> {
+    /// Makes a virtual host known, with its peers, on an interface whose adverts are let in.
+    pub(crate) fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost, peers: &[SourceKey]) -> Result<(), DatapathError> {
         match (socket_mut(&mut self.sockets, key.ifindex()), &mut self.xdp) {
-            (Some(socket), _) => socket.set_vhost(key, *vhost),
-            (None, Some(xdp)) => xdp.get_mut().set_vhost(key, vhost)?,
+            (Some(socket), _) => socket.set_vhost(key, *vhost, peers),
+            (None, Some(xdp)) => xdp.get_mut().set_vhost(key, vhost, peers)?,
             (None, None) => {}
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! genuine adverts are lost with the rest. What is lost is counted.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::{self, IoSliceMut},
     os::fd::{AsFd, AsRawFd, RawFd},
     time::Duration,
@@ -57,13 +57,17 @@ pub(super) struct AdvertSocket {
 #[derive(Default)]
 struct SocketTables {
     vhosts: HashMap<VhostKey, Vhost>,
+    peers: HashSet<SourceKey>,
     sent: HashMap<VhostKey, Sent>,
-    blocks: Blocks,
 }
 
 impl Tables for SocketTables {
-    fn vhost(&mut self, key: &VhostKey) -> Option<(&Vhost, &mut Blocks)> {
-        Some((self.vhosts.get(key)?, &mut self.blocks))
+    fn vhost(&self, key: &VhostKey) -> Option<&Vhost> {
+        self.vhosts.get(key)
+    }
+
+    fn is_peer(&self, source: &SourceKey) -> bool {
+        self.peers.contains(source)
     }
 
     fn sent(&self, key: &VhostKey) -> Option<&Sent> {
@@ -74,7 +78,6 @@ impl Tables for SocketTables {
 impl Drop for SocketTables {
     fn drop(&mut self) {
         self.vhosts.values_mut().for_each(Zeroize::zeroize);
-        self.blocks.zeroize();
     }
 }
 
@@ -109,7 +112,8 @@ impl AdvertSocket {
         self.ifindex
     }
 
-    pub(super) fn set_vhost(&mut self, key: VhostKey, vhost: Vhost) {
+    pub(super) fn set_vhost(&mut self, key: VhostKey, vhost: Vhost, peers: &[SourceKey]) {
+        self.tables.peers.extend(peers);
         self.tables.vhosts.insert(key, vhost);
     }
 
@@ -117,6 +121,7 @@ impl AdvertSocket {
         if let Some(mut vhost) = self.tables.vhosts.remove(&key) {
             vhost.zeroize();
         }
+        self.tables.peers.retain(|peer| peer.vhost() != key);
         self.tables.sent.remove(&key);
     }
 
@@ -133,7 +138,10 @@ impl AdvertSocket {
         };
         let arrival = self.arrival(stamp);
         self.heard_until = arrival;
-        Some(match judge(&self.frame[..len], self.ifindex, &mut self.tables) {
+        let mut blocks = Blocks::default();
+        let verdict = judge(&self.frame[..len], self.ifindex, &self.tables, || Some(&mut blocks));
+        blocks.zeroize();
+        Some(match verdict {
             Verdict::Foreign => None,
             Verdict::Other(row, source) => self.refuse(row, Reason::Other, source),
             Verdict::Refused(row, reason, source) => self.refuse(row, reason, source),

@@ -74,6 +74,7 @@ pub(super) struct Xdp {
     ebpf: Ebpf,
     id: u32,
     vhosts: HashMap<MapData, VhostKey, Vhost>,
+    peers: HashMap<MapData, SourceKey, u8>,
     sent: HashMap<MapData, VhostKey, Sent>,
     heard: HashMap<MapData, SourceKey, LastHeard>,
     counters: PerCpuArray<MapData, u64>,
@@ -99,6 +100,7 @@ impl Xdp {
         let logger =
             EbpfLogger::init(&mut ebpf).inspect_err(|error| debug!("no log from the XDP program: {error}")).ok();
         let vhosts = take(&mut ebpf, map::VHOSTS)?;
+        let peers = take(&mut ebpf, map::PEERS)?;
         let sent = take(&mut ebpf, map::SENT)?;
         let heard = take(&mut ebpf, map::LAST_HEARD)?;
         let counters = take(&mut ebpf, map::COUNTERS)?;
@@ -108,7 +110,7 @@ impl Xdp {
         let program = program(&mut ebpf)?;
         program.load().map_err(failed)?;
         let id = program.info().map_err(failed)?.id();
-        Ok(Self { ebpf, id, vhosts, sent, heard, counters, refused, events, logger, links: BTreeMap::new() })
+        Ok(Self { ebpf, id, vhosts, peers, sent, heard, counters, refused, events, logger, links: BTreeMap::new() })
     }
 
     /// The kernel's number of the program.
@@ -134,16 +136,24 @@ impl Xdp {
         self.links.remove(&ifindex);
     }
 
-    /// Makes a virtual host known to the program.
+    /// Makes a virtual host known to the program, with its peers.
     ///
     /// # Errors
     /// The map is full.
-    pub(super) fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost) -> Result<(), MapAccess> {
+    pub(super) fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost, peers: &[SourceKey]) -> Result<(), MapAccess> {
+        for peer in peers {
+            self.peers.insert(peer, 1, 0).map_err(failed("tell the XDP program of a peer"))?;
+        }
         self.vhosts.insert(key, vhost, 0).map_err(failed("tell the XDP program of the virtual host"))
     }
 
     /// Forgets a virtual host.
     pub(super) fn remove_vhost(&mut self, key: VhostKey) {
+        let peers: Vec<SourceKey> =
+            self.peers.keys().filter_map(Result::ok).filter(|peer| peer.vhost() == key).collect();
+        for peer in peers {
+            self.peers.remove(&peer).ok();
+        }
         // It may never have been set.
         self.vhosts.remove(&key).ok();
         self.sent.remove(&key).ok();

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::Ipv4Addr,
+    net::IpAddr,
     rc::Rc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -10,7 +10,7 @@ use std::{
 use carp_common::{
     digest::message_prefix,
     engine::AdvertFields,
-    wire::{Destination, Header, ipv4_frame, virtual_mac},
+    wire::{AdvertFrame, Destination, Header, virtual_mac},
 };
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
@@ -26,7 +26,6 @@ pub(crate) struct AdvertSender {
     socket: Rc<PacketSocket>,
     vhid: u8,
     mac: AdvertMac,
-    destination: Destination,
     /// The HMAC over everything before the counter.
     prefix: Hmac<Sha1>,
     counter: u64,
@@ -36,14 +35,12 @@ impl AdvertSender {
     /// Prepares the adverts of a virtual host.
     pub(crate) fn new(socket: Rc<PacketSocket>, settings: &Settings) -> Self {
         let vhid = settings.vhid.get();
-        let (mac, destination) = (settings.advert_mac, settings.destination);
-        Self { socket, vhid, mac, destination, prefix: prefix(settings), counter: 0 }
+        Self { socket, vhid, mac: settings.advert_mac, prefix: prefix(settings), counter: 0 }
     }
 
     /// Goes on with other settings, and with its counter.
     pub(crate) fn set(&mut self, settings: &Settings) {
         self.mac = settings.advert_mac;
-        self.destination = settings.destination;
         self.prefix = prefix(settings);
     }
 
@@ -56,14 +53,15 @@ impl AdvertSender {
         self.counter
     }
 
-    /// Sends one advert with the counter that [`Self::next_counter`] gave.
+    /// Sends one advert with the counter that [`Self::next_counter`] gave, to each of these of its source's family.
     ///
-    /// `mac` is the hardware address that the interface has now.
+    /// `mac` is the hardware address that the interface has now. An error is the last; the others have been tried.
     pub(crate) fn send(
         &self,
         ifindex: u32,
         mac: [u8; 6],
-        source: Ipv4Addr,
+        source: IpAddr,
+        destinations: impl IntoIterator<Item = Destination>,
         fields: AdvertFields,
         counter: u64,
     ) -> io::Result<()> {
@@ -74,7 +72,9 @@ impl AdvertSender {
             AdvertMac::Virtual => virtual_mac(self.vhid),
             AdvertMac::Interface => mac,
         };
-        self.socket.send(ifindex, &ipv4_frame(&header, mac, source, self.destination))
+        let frames =
+            destinations.into_iter().filter_map(|destination| AdvertFrame::new(&header, mac, source, destination));
+        frames.map(|frame| self.socket.send(ifindex, frame.as_bytes())).fold(Ok(()), |all, sent| sent.and(all))
     }
 
     /// The socket, for other frames of the same virtual host.
@@ -85,6 +85,6 @@ impl AdvertSender {
 
 fn prefix(settings: &Settings) -> Hmac<Sha1> {
     let mut prefix = Hmac::new_from_slice(settings.passphrase.key()).expect("HMAC takes keys of any length");
-    message_prefix(settings.vhid.get(), &settings.vip_addresses(), |piece| prefix.update(piece));
+    message_prefix(settings.vhid.get(), &settings.digests()[0], |piece| prefix.update(piece));
     prefix
 }

@@ -5,13 +5,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     pin::pin,
     sync::Arc,
     time::Duration,
 };
 
-use carp_common::engine::LinkFault;
+use carp_common::{abi::Family, engine::LinkFault};
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use log::warn;
 use nix::libc;
@@ -20,20 +20,20 @@ use rtnetlink::{
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
-        address::{AddressAttribute, AddressMessage},
-        link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
-        route::{RouteAttribute, RouteFlags, RouteType},
+        address::{AddressAttribute, AddressFlags, AddressMessage},
+        link::{AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
+        route::{RouteAttribute, RouteFlags, RouteMessage, RouteType},
     },
 };
 use tokio::{select, sync::watch, time};
 
 use super::{NetError, Netlink, vlan};
-use crate::config::Settings;
+use crate::config::{Settings, family_of};
 
 /// The longest time between two looks.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// What an interface that is watched can change by.
-const WATCHED: [MulticastGroup; 2] = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+const WATCHED: [MulticastGroup; 3] = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
 
 /// What the kernel answers where there is no route, or one of the types unreachable, prohibit and blackhole.
 const NO_ROUTE: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL];
@@ -53,14 +53,27 @@ pub(crate) struct Interface {
     pub(crate) strips_vlan_tags: bool,
     /// The XDP program that is attached to it.
     pub(crate) xdp_program: Option<u32>,
-    /// Its IPv4 addresses, with their prefix lengths.
-    pub(crate) addresses: Vec<(Ipv4Addr, u8)>,
+    /// Whether it forwards IPv6, as routers do.
+    pub(crate) is_router: bool,
+    /// Its addresses.
+    pub(crate) addresses: Vec<Address>,
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// The address.
+    pub(crate) ip: IpAddr,
+    /// Its prefix length.
+    pub(crate) prefix: u8,
+    /// Whether it can be a source: it has been found to be nobody else's (RFC 4862), and is not about to go.
+    pub(crate) is_ready: bool,
 }
 
 impl Interface {
-    /// The source address for adverts, or what is missing for a virtual host to work here. It is none of `vips`,
-    /// which come and go.
-    pub(crate) fn source(&self, settings: &Settings, vips: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, LinkFault> {
+    /// The source addresses for adverts, one for each family, or what is missing for a virtual host to work here. They
+    /// are none of `vips`, which come and go.
+    pub(crate) fn sources(&self, settings: &Settings, vips: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, LinkFault> {
         if !settings.ignore_link_state {
             if !self.is_up {
                 return Err(LinkFault::InterfaceDown);
@@ -69,28 +82,48 @@ impl Interface {
                 return Err(LinkFault::NoCarrier);
             }
         }
-        let mut own = self.addresses.iter().filter(|(address, _)| !vips.contains(address));
-        match settings.source {
-            Some(wanted) => own.find(|(address, _)| *address == wanted),
-            // The address in the VIP's network, else the first.
-            None => own
-                .clone()
-                .find(|(address, prefix)| in_network(settings.vips[0].address, *address, *prefix))
-                .or(own.next()),
+        let families = settings.families().iter();
+        families.map(|family| self.source(settings, *family, vips).ok_or(LinkFault::NoAddress)).collect()
+    }
+
+    fn source(&self, settings: &Settings, family: Family, vips: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+        let mut own =
+            self.addresses.iter().filter(|own| family_of(own.ip) == family && own.is_ready && !vips.contains(&own.ip));
+        if let Some(wanted) = settings.sources.iter().find(|source| family_of(**source) == family) {
+            return own.find(|own| own.ip == *wanted).map(|own| own.ip);
         }
-        .map(|(address, _)| *address)
-        .ok_or(LinkFault::NoAddress)
+        // Over IPv6 a group hears what comes from a link-local address, as routers' do (RFC 5798, 5.1.2.1).
+        let is_link_local = |own: &&Address| matches!(own.ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let peer = settings.peers_in(family).next();
+        if peer.is_none()
+            && let Some(own) = own.clone().find(is_link_local)
+        {
+            return Some(own.ip);
+        }
+        // The address in the peer's or the VIP's network, else the first.
+        let towards =
+            peer.or_else(|| settings.vips.iter().map(|vip| vip.address).find(|vip| family_of(*vip) == family));
+        let near = own.clone().find(|own| towards.is_some_and(|towards| in_network(towards, own.ip, own.prefix)));
+        near.or_else(|| own.clone().find(|own| !is_link_local(own))).or_else(|| own.next()).map(|own| own.ip)
     }
 
     /// Whether it has this address.
-    pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
-        self.addresses.iter().any(|(own, _)| *own == address)
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|own| own.ip == address)
     }
 }
 
-fn in_network(address: Ipv4Addr, network: Ipv4Addr, prefix: u8) -> bool {
-    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
-    u32::from(address) & mask == u32::from(network) & mask
+fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
+    // IPv4 as the end of IPv6.
+    let (address, network, prefix) = match (address, network) {
+        (IpAddr::V4(address), IpAddr::V4(network)) => {
+            (u32::from(address).into(), u32::from(network).into(), 96 + u32::from(prefix))
+        }
+        (IpAddr::V6(address), IpAddr::V6(network)) => (u128::from(address), u128::from(network), prefix.into()),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+    };
+    let mask = u128::MAX.checked_shl(128 - prefix.min(128)).unwrap_or(0);
+    address & mask == network & mask
 }
 
 /// What was found of a host's interfaces.
@@ -124,8 +157,8 @@ pub(crate) async fn look(netlink: &Netlink, names: &BTreeSet<String>) -> Result<
     let named = links.iter().filter_map(|link| Some((if_name(link)?, link)));
     let found = named.filter(|(name, _)| names.contains(*name)).map(|(name, link)| {
         let index = link.header.index;
-        let own = addresses.iter().filter(|(at, ..)| *at == index);
-        let own = own.map(|(_, address, prefix)| (*address, *prefix)).collect();
+        let own = addresses.iter().filter(|(at, _)| *at == index);
+        let own = own.map(|(_, address)| *address).collect();
         (name.to_owned(), interface(link, vlan::are_stripped(&links, name, index), own))
     });
     Ok(Interfaces { names: names.clone(), found: found.collect() })
@@ -139,8 +172,8 @@ pub(crate) async fn look_at(netlink: &Netlink, name: &str) -> Result<Option<Inte
 /// The interface where a virtual host belongs for which none is named: the one that has the source address, else
 /// the one that is in the first VIP's network. `None` while there is none.
 pub(crate) async fn find(netlink: &Netlink, settings: &Settings) -> Result<Option<String>, NetError> {
-    let index = match settings.source {
-        Some(source) => with_address(netlink, source).await?,
+    let index = match settings.sources.first() {
+        Some(source) => with_address(netlink, *source).await?,
         None => towards(netlink, settings.vips[0].address).await?,
     };
     match index {
@@ -151,21 +184,17 @@ pub(crate) async fn find(netlink: &Netlink, settings: &Settings) -> Result<Optio
 
 /// Word of everything that may change what [`find`] finds.
 pub(crate) fn changes() -> Result<impl Stream<Item = RouteNetlinkMessage> + Send, NetError> {
-    subscribe(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route])
+    let routes = [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
+    subscribe(&[&WATCHED[..], &routes].concat())
 }
 
 /// The interface that is directly connected to the network of `address`. Neither through a gateway nor by a default
 /// route, which at boot may be there first, is it to be found.
-async fn towards(netlink: &Netlink, address: Ipv4Addr) -> Result<Option<u32>, NetError> {
-    let mut request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+async fn towards(netlink: &Netlink, address: IpAddr) -> Result<Option<u32>, NetError> {
+    let mut request = route_request(address);
     // The route itself, and not what it makes of this address.
     request.header.flags |= RouteFlags::FibMatch;
-    let route = match pin!(netlink.handle.route().get(request).execute()).try_next().await {
-        Ok(route) => route,
-        Err(rtnetlink::Error::NetlinkError(error)) if NO_ROUTE.contains(&-error.raw_code()) => None,
-        Err(error) => return Err(NetError::request(format!("look up the route to {address}"))(error)),
-    };
-    let Some(route) = route else { return Ok(None) };
+    let Some(route) = route(netlink, address, request).await? else { return Ok(None) };
     if route.header.kind == RouteType::Local {
         // Left here by a crash: its route leads to lo.
         return with_address(netlink, address).await;
@@ -181,8 +210,29 @@ async fn towards(netlink: &Netlink, address: Ipv4Addr) -> Result<Option<u32>, Ne
     }))
 }
 
-async fn with_address(netlink: &Netlink, address: Ipv4Addr) -> Result<Option<u32>, NetError> {
-    Ok(addresses(netlink).await?.into_iter().find(|(_, own, _)| *own == address).map(|(index, ..)| index))
+/// A request for the route to an address.
+pub(super) fn route_request(address: IpAddr) -> RouteMessage {
+    match address {
+        IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build(),
+        IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build(),
+    }
+}
+
+/// What the kernel answers to it; `None` if there is no route.
+pub(super) async fn route(
+    netlink: &Netlink,
+    address: IpAddr,
+    request: RouteMessage,
+) -> Result<Option<RouteMessage>, NetError> {
+    match pin!(netlink.handle.route().get(request).execute()).try_next().await {
+        Ok(route) => Ok(route),
+        Err(rtnetlink::Error::NetlinkError(error)) if NO_ROUTE.contains(&-error.raw_code()) => Ok(None),
+        Err(error) => Err(NetError::request(format!("look up the route to {address}"))(error)),
+    }
+}
+
+async fn with_address(netlink: &Netlink, address: IpAddr) -> Result<Option<u32>, NetError> {
+    Ok(addresses(netlink).await?.into_iter().find(|(_, own)| own.ip == address).map(|(index, _)| index))
 }
 
 /// Watches the interfaces of these names: the receiver holds what they are like, and is told after every look.
@@ -245,7 +295,9 @@ fn indices(interfaces: &Interfaces) -> BTreeSet<u32> {
 }
 
 /// Events of these groups.
-fn subscribe(groups: &[MulticastGroup]) -> Result<impl Stream<Item = RouteNetlinkMessage> + Send + use<>, NetError> {
+pub(super) fn subscribe(
+    groups: &[MulticastGroup],
+) -> Result<impl Stream<Item = RouteNetlinkMessage> + Send + use<>, NetError> {
     let (connection, _, messages) = new_multicast_connection(groups).map_err(NetError::Open)?;
     tokio::spawn(connection);
     Ok(messages.filter_map(async |(message, _): (NetlinkMessage<RouteNetlinkMessage>, _)| match message.payload {
@@ -269,24 +321,33 @@ fn concerns(event: &RouteNetlinkMessage, names: &BTreeSet<String>, indices: &BTr
     }
 }
 
-/// All IPv4 addresses, with the indices of their interfaces.
-async fn addresses(netlink: &Netlink) -> Result<Vec<(u32, Ipv4Addr, u8)>, NetError> {
+/// All addresses, with the indices of their interfaces.
+async fn addresses(netlink: &Netlink) -> Result<Vec<(u32, Address)>, NetError> {
     let messages: Vec<AddressMessage> = netlink
         .dump(|handle| handle.address().get().execute().try_collect())
         .await
         .map_err(NetError::request("read addresses"))?;
-    Ok(messages
-        .iter()
-        .filter_map(|message| Some((message.header.index, local(message)?, message.header.prefix_len)))
-        .collect())
+    Ok(messages.iter().filter_map(|message| Some((message.header.index, address(message)?))).collect())
 }
 
-/// The own address: of a point-to-point interface, not the peer's.
-fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+fn address(message: &AddressMessage) -> Option<Address> {
+    // Of a point-to-point interface the own one, not the peer's.
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
         _ => None,
-    })
+    });
+    let ip = local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(ip @ IpAddr::V6(_)) => Some(*ip),
+            _ => None,
+        })
+    });
+    let is_not_ready = message.attributes.iter().any(|attribute| {
+        const NOT_READY: AddressFlags =
+            AddressFlags::Tentative.union(AddressFlags::Dadfailed).union(AddressFlags::Deprecated);
+        matches!(attribute, AddressAttribute::Flags(flags) if flags.intersects(NOT_READY))
+    });
+    Some(Address { ip: ip?, prefix: message.header.prefix_len, is_ready: !is_not_ready })
 }
 
 async fn name_of(netlink: &Netlink, index: u32) -> Result<Option<String>, NetError> {
@@ -304,7 +365,7 @@ fn if_name(link: &LinkMessage) -> Option<&str> {
     })
 }
 
-fn interface(link: &LinkMessage, strips_vlan_tags: bool, addresses: Vec<(Ipv4Addr, u8)>) -> Interface {
+fn interface(link: &LinkMessage, strips_vlan_tags: bool, addresses: Vec<Address>) -> Interface {
     let mac = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
         _ => None,
@@ -324,8 +385,24 @@ fn interface(link: &LinkMessage, strips_vlan_tags: bool, addresses: Vec<(Ipv4Add
         has_carrier: link.header.flags.contains(LinkFlags::Running),
         strips_vlan_tags,
         xdp_program,
+        is_router: forwards_ipv6(link).unwrap_or(false),
         addresses,
     }
+}
+
+fn forwards_ipv6(link: &LinkMessage) -> Option<bool> {
+    let of_families = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::AfSpecUnspec(specs) => Some(specs),
+        _ => None,
+    });
+    let of_ipv6 = of_families?.iter().find_map(|spec| match spec {
+        AfSpecUnspec::Inet6(specs) => Some(specs),
+        _ => None,
+    });
+    of_ipv6?.iter().find_map(|spec| match spec {
+        AfSpecInet6::DevConf(conf) => Some(conf.forwarding != 0),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

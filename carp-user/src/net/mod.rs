@@ -1,10 +1,12 @@
-//! Everything that touches the network: netlink, the advert socket, gratuitous ARP, group membership.
+//! Everything that touches the network: netlink, the advert socket, announcements, group membership.
 //! rtnetlink does not leave this module.
 
 pub(crate) mod advert;
 pub(crate) mod arp;
 pub(crate) mod interface;
 pub(crate) mod membership;
+pub(crate) mod nd;
+pub(crate) mod neighbour;
 mod packet_socket;
 pub(crate) mod vip;
 mod vlan;

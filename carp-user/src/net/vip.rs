@@ -2,35 +2,46 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use futures_util::TryStreamExt;
 use nix::libc;
 use rtnetlink::{
     AddressMessageBuilder,
-    packet_route::address::{AddressAttribute, AddressMessage},
+    packet_route::address::{AddressAttribute, AddressFlags, AddressMessage},
 };
 
 use super::{NetError, Netlink};
 use crate::config::Vip;
 
-/// How often an address can be on an interface: once with each prefix length.
+/// How often an IPv4 address can be on an interface: once with each prefix length. (An IPv6 address can be there once.)
 const PREFIX_LENGTHS: usize = 33;
 
-/// Adds a VIP to an interface; one that is there already stays.
+/// Adds a VIP to an interface; one that is there already stays. An IPv6 address is there at once: that no other host has
+/// it is for CARP to see to, and not for the kernel to wait for (RFC 4862, 5.4).
 pub(crate) async fn add(netlink: &Netlink, ifindex: u32, vip: Vip) -> Result<(), NetError> {
-    let request = netlink.handle.address().add(ifindex, IpAddr::V4(vip.address), vip.prefix);
-    request.replace().execute().await.map_err(NetError::request(format!("add {vip}")))
+    let mut request = netlink.handle.address().add(ifindex, vip.address, vip.prefix).replace();
+    if vip.address.is_ipv6() {
+        let message = request.message_mut();
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Permanent));
+    }
+    request.execute().await.map_err(NetError::request(format!("add {vip}")))
 }
 
 /// Removes a VIP from an interface, under whatever prefix lengths it is there; one that is not there is no
 /// error.
-pub(crate) async fn remove(netlink: &Netlink, ifindex: u32, address: Ipv4Addr) -> Result<(), NetError> {
+pub(crate) async fn remove(netlink: &Netlink, ifindex: u32, vip: Vip) -> Result<(), NetError> {
     for _ in 0..PREFIX_LENGTHS {
-        match netlink.handle.address().del(of_any_prefix(ifindex, address)).execute().await {
+        let message = match vip.address {
+            IpAddr::V4(address) => Some(of_any_prefix(ifindex, address)),
+            IpAddr::V6(_) => find(netlink, ifindex, vip.address).await?,
+        };
+        let Some(message) = message else { return Ok(()) };
+        match netlink.handle.address().del(message).execute().await {
             Err(rtnetlink::Error::NetlinkError(error))
                 if matches!(-error.raw_code(), libc::EADDRNOTAVAIL | libc::ENODEV) =>
             {
                 return Ok(());
             }
-            result => result.map_err(NetError::request(format!("remove {address}")))?,
+            result => result.map_err(NetError::request(format!("remove {}", vip.address)))?,
         }
     }
     Ok(())
@@ -41,4 +52,15 @@ fn of_any_prefix(ifindex: u32, address: Ipv4Addr) -> AddressMessage {
     let mut message = AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).build();
     message.attributes = vec![AddressAttribute::Local(IpAddr::V4(address))];
     message
+}
+
+/// The address as the kernel has it: an IPv6 address is removed by its prefix length, too.
+async fn find(netlink: &Netlink, ifindex: u32, address: IpAddr) -> Result<Option<AddressMessage>, NetError> {
+    let all: Vec<AddressMessage> = netlink
+        .dump(move |handle| handle.address().get().set_link_index_filter(ifindex).execute().try_collect())
+        .await
+        .map_err(NetError::request("read addresses"))?;
+    Ok(all.into_iter().find(|message| {
+        message.header.index == ifindex && message.attributes.contains(&AddressAttribute::Address(address))
+    }))
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use carp_common::{
     abi::{Sent, VhostKey},
+    digest::Blocks,
     reason::Reason,
     verdict::{Verdict, judge},
 };
@@ -28,12 +29,29 @@ const SHORTEST: usize = 14;
 
 #[test]
 fn the_kernel_and_the_host_agree_on_random_frames() {
+    agree_about(&TestVhost::ours());
+}
+
+#[test]
+fn so_they_do_with_peers_with_routers_between_and_with_two_digests() {
+    agree_about(&choosy());
+}
+
+/// A virtual host that takes the frames' digest as its second one, from their senders only, and through routers.
+fn choosy() -> TestVhost {
+    let ours = TestVhost::ours();
+    let another = TestVhost::new(OUR_VHID, b"another", &[]);
+    TestVhost { key: another.key, other: Some(ours.key), min_ttl: 100, peers: BOTH.map(source_of).into(), ..ours }
+}
+
+fn agree_about(vhost: &TestVhost) {
     let seed = std::env::var("CARP_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(SEED);
     println!("CARP_TEST_SEED={seed}");
     let mut random = Random(seed);
-    let mut program = Program::for_our_vhost();
+    let mut program = Program::load();
+    program.serve(vhost);
     let mut host = HostTables::default();
-    host.serve(&TestVhost::ours());
+    host.serve(vhost);
     for family in BOTH {
         let key = VhostKey::new(IFINDEX, OUR_VHID, family);
         let sent = Sent::new(source_of(family), OUR_LAST_COUNTER);
@@ -41,12 +59,13 @@ fn the_kernel_and_the_host_agree_on_random_frames() {
         host.sent(key, sent);
     }
 
+    let mut blocks = Blocks::default();
     let mut expected = BTreeMap::new();
     let mut events = 0;
     for number in 0..FRAMES {
         let frame = random.frame();
         let what = || format!("CARP_TEST_SEED={seed}, frame {number}: {frame:02x?}");
-        let verdict = judge(frame.as_slice(), IFINDEX, &mut host);
+        let verdict = judge(frame.as_slice(), IFINDEX, &host, || Some(&mut blocks));
         let action = program.run(&frame);
         let (as_action, counter) = match verdict {
             Verdict::Foreign => (XdpAction::Pass, None),

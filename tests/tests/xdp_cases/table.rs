@@ -93,6 +93,27 @@ fn an_echo_is_dropped_and_a_peer_with_our_counter_is_not() {
 }
 
 #[test]
+fn the_kernel_knows_peers_a_lower_ttl_and_a_second_digest() {
+    let ours = TestVhost::ours();
+    let another = TestVhost::new(OUR_VHID, b"another", &[]);
+    for family in BOTH {
+        let is_taken = |vhost: &TestVhost, frame: &EthernetFrame| {
+            let mut program = Program::load();
+            program.serve(vhost);
+            program.run(&frame.bytes) == XdpAction::Pass
+        };
+        let good = good(family);
+        let peers = TestVhost { peers: vec![source_of(family)], ..ours.clone() };
+        let stranger = from(if family == V4 { "10.77.0.2" } else { "fe80::2" });
+        assert!(is_taken(&peers, &good) && !is_taken(&peers, &stranger));
+        let routed = TestVhost { min_ttl: 250, ..ours.clone() };
+        assert!(is_taken(&routed, &good.clone().with_ttl(250)) && !is_taken(&routed, &good.clone().with_ttl(249)));
+        let both = TestVhost { other: Some(ours.key), ..another.clone() };
+        assert!(is_taken(&both, &good) && !is_taken(&another, &good));
+    }
+}
+
+#[test]
 fn a_vhost_of_another_interface_is_none_of_ours() {
     let mut program = Program::load();
     // The program sees interface 1.

@@ -9,10 +9,13 @@ pub(crate) mod program;
 #[path = "../../../carp-common/src/verdict/tests/table.rs"]
 pub(crate) mod table;
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use carp_common::{
-    abi::{Sent, Vhost, VhostKey},
+    abi::{Sent, SourceKey, Vhost, VhostKey, address_bytes},
     digest::{Blocks, DigestKey, Passphrase},
     verdict::Tables,
 };
@@ -32,17 +35,35 @@ pub(crate) const IFINDEX: u32 = 1;
 pub(crate) struct TestVhost {
     pub(crate) vhid: u8,
     pub(crate) key: DigestKey,
+    /// Another digest that it accepts.
+    pub(crate) other: Option<DigestKey>,
+    /// The smallest TTL that it accepts.
+    pub(crate) min_ttl: u8,
+    /// Its peers, if it hears nobody else.
+    pub(crate) peers: Vec<IpAddr>,
 }
 
 impl TestVhost {
     pub(crate) fn new(vhid: u8, passphrase: &[u8], vips: &[IpAddr]) -> Self {
         let passphrase = Passphrase::new(passphrase).expect("a passphrase of 1 to 19 bytes");
-        Self { vhid, key: DigestKey::new(&passphrase, vhid, vips) }
+        Self { vhid, key: DigestKey::new(&passphrase, vhid, vips), other: None, min_ttl: 255, peers: vec![] }
     }
 
     /// The virtual host of the frames in [`frames`].
     pub(crate) fn ours() -> Self {
         Self::new(frames::OUR_VHID, frames::PASSPHRASE, &frames::vips())
+    }
+
+    /// What the tables have of it in this family.
+    pub(crate) fn entry(&self, family: Family) -> Vhost {
+        let vhost = Vhost::new(self.key, row_of(family)).with_min_ttl(self.min_ttl);
+        let vhost = self.other.map_or(vhost, |other| vhost.accepting(other));
+        if self.peers.is_empty() { vhost } else { vhost.of_peers() }
+    }
+
+    /// What the tables have of its peers in this family.
+    pub(crate) fn peers(&self, key: VhostKey) -> impl Iterator<Item = SourceKey> {
+        self.peers.iter().map(move |peer| SourceKey::new(key, address_bytes(*peer)))
     }
 
     /// The digest of an advert with this counter.
@@ -73,15 +94,16 @@ pub(crate) fn row_of(family: Family) -> u32 {
 #[derive(Default)]
 pub(crate) struct HostTables {
     vhosts: HashMap<VhostKey, Vhost>,
+    peers: HashSet<SourceKey>,
     sent: HashMap<VhostKey, Sent>,
-    blocks: Blocks,
 }
 
 impl HostTables {
     pub(crate) fn serve(&mut self, vhost: &TestVhost) {
         for family in frames::BOTH {
             let key = VhostKey::new(IFINDEX, vhost.vhid, family);
-            self.vhosts.insert(key, Vhost::new(vhost.key, row_of(family)));
+            self.vhosts.insert(key, vhost.entry(family));
+            self.peers.extend(vhost.peers(key));
         }
     }
 
@@ -91,8 +113,12 @@ impl HostTables {
 }
 
 impl Tables for HostTables {
-    fn vhost(&mut self, key: &VhostKey) -> Option<(&Vhost, &mut Blocks)> {
-        Some((self.vhosts.get(key)?, &mut self.blocks))
+    fn vhost(&self, key: &VhostKey) -> Option<&Vhost> {
+        self.vhosts.get(key)
+    }
+
+    fn is_peer(&self, source: &SourceKey) -> bool {
+        self.peers.contains(source)
     }
 
     fn sent(&self, key: &VhostKey) -> Option<&Sent> {

@@ -62,6 +62,7 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 pub(crate) struct Program {
     ebpf: Ebpf,
     vhosts: HashMap<MapData, VhostKey, Vhost>,
+    peers: HashMap<MapData, SourceKey, u8>,
     sent: HashMap<MapData, VhostKey, Sent>,
     heard: HashMap<MapData, SourceKey, LastHeard>,
     counters: PerCpuArray<MapData, u64>,
@@ -77,6 +78,7 @@ impl Program {
         xdp.load().expect("load the XDP program (this needs root)");
         Self {
             vhosts: take(&mut ebpf, map::VHOSTS),
+            peers: take(&mut ebpf, map::PEERS),
             sent: take(&mut ebpf, map::SENT),
             heard: take(&mut ebpf, map::LAST_HEARD),
             counters: take(&mut ebpf, map::COUNTERS),
@@ -102,7 +104,10 @@ impl Program {
     pub(crate) fn serve_on(&mut self, ifindex: u32, vhost: &TestVhost) {
         for family in BOTH {
             let key = VhostKey::new(ifindex, vhost.vhid, family);
-            self.vhosts.insert(key, Vhost::new(vhost.key, row_of(family)), 0).expect("configure a virtual host");
+            self.vhosts.insert(key, vhost.entry(family), 0).expect("configure a virtual host");
+            for peer in vhost.peers(key) {
+                self.peers.insert(peer, 1, 0).expect("configure a peer");
+            }
         }
     }
 

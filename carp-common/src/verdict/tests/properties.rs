@@ -25,7 +25,8 @@ proptest! {
 
     #[test]
     fn any_bytes_have_a_verdict(bytes in prop::collection::vec(any::<u8>(), 0..160)) {
-        judge(bytes.as_slice(), IFINDEX, &mut tables());
+        let mut blocks = Blocks::default();
+        judge(bytes.as_slice(), IFINDEX, &tables(), || Some(&mut blocks));
     }
 
     #[test]
@@ -62,7 +63,8 @@ fn a_short_frame_is_never_refused() {
     for family in BOTH {
         let whole = good(family);
         for len in 0..whole.bytes.len() {
-            let verdict = judge(&whole.bytes[..len], IFINDEX, &mut tables());
+            let mut blocks = Blocks::default();
+            let verdict = judge(&whole.bytes[..len], IFINDEX, &tables(), || Some(&mut blocks));
             match verdict {
                 Verdict::Foreign => assert!(len < payload_at(family), "{family:?}, {len} bytes"),
                 Verdict::Other(0, _) => {}

@@ -1,6 +1,6 @@
 //! What a virtual host has to say of itself.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use carp_common::{engine::State, reason::Reason, time::Time};
 use jiff::{SignedDuration, Timestamp};
@@ -56,6 +56,7 @@ impl VirtualHost {
         });
         let refused: BTreeMap<_, _> = refused.collect();
         let demotion = status.demotion;
+        let sources = self.entered.as_ref().map(|entered| &entered.sources[..]).unwrap_or_default();
         protocol::VirtualHost {
             interface: self.interface.clone(),
             vhid: settings.vhid.get(),
@@ -64,7 +65,8 @@ impl VirtualHost {
             seconds: seconds(status.since),
             cause: self.cause.map(|cause| cause.to_string()).unwrap_or_default(),
             addresses: settings.vips.iter().map(ToString::to_string).collect(),
-            source: self.entered.as_ref().and_then(|entered| entered.source).map(IpAddr::V4),
+            source: sources.first().copied(),
+            peers: self.peer_status(),
             advbase: config.advbase.get(),
             advskew: config.advskew.get(),
             preempt: config.preempt,
@@ -90,6 +92,15 @@ impl VirtualHost {
             received: received.into_iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
             lost: datapath.lost(self.ifindex),
         }
+    }
+
+    fn peer_status(&self) -> Vec<protocol::Peer> {
+        let neighbours = self.shared.neighbours.borrow();
+        let status = |(ifindex, address)| {
+            let known = neighbours.get(&(ifindex, address));
+            protocol::Peer { address, mac: known.map(|address| mac(*address)) }
+        };
+        self.peers().map(status).collect()
     }
 
     /// What is wrong, in words; and who sent the last advert with a wrong digest.

@@ -78,7 +78,10 @@ fn an_address_that_cannot_be_a_vip_is_refused() {
     for address in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.18", "240.0.0.1", "255.255.255.255"] {
         assert_says(&refused(&["-a", address]), &["--addr", address]);
     }
-    assert_says(&refused(&["--addr=fd00::1"]), &["--addr", "fd00::1", "IPv4"]);
+    for address in ["::", "::1", "ff02::12", "::ffff:10.0.0.1"] {
+        assert_says(&refused(&["-a", address]), &["--addr", address]);
+    }
+    assert_says(&refused(&["--addr=fd00::1/129"]), &["--addr", "fd00::1/129", "0 to 128"]);
     for prefix in ["33", "-1", "", "x", "255.255.255.0"] {
         let address = format!("10.0.0.9/{prefix}");
         assert_says(&refused(&["-a", &address]), &["--addr", &address, "0 to 32"]);
@@ -98,7 +101,10 @@ fn a_source_that_is_a_vip_or_no_hosts_address_is_refused() {
     for address in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
         assert_says(&refused(&["-s", address]), &["--srcip", address]);
     }
-    assert_says(&refused(&["-s", "fd00::1"]), &["--srcip", "fd00::1"]);
+    assert_says(&refused(&["-s", "ff02::1"]), &["--srcip", "ff02::1"]);
+    assert_says(&refused(&["--peer", "ff02::1"]), &["--peer", "ff02::1"]);
+    assert_says(&refused(&["--peer=10.0.0.100"]), &["--peer", "10.0.0.100"]);
+    assert_says(&refused(&["--min-ttl=0"]), &["--min-ttl", "0"]);
     assert_says(&refused(&["-m", "10.0.0.1"]), &["--mcast", "10.0.0.1", "multicast"]);
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt::Display,
     fs::metadata,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::{Range, RangeInclusive},
     path::Path,
     time::Duration,
@@ -15,7 +15,7 @@ use carp_common::{
     abi::MAX_VHOSTS,
     digest::Passphrase,
     engine::{Advbase, Advskew, Announcements, DeadRatio, Vhid},
-    wire::{Destination, GROUP_V4, can_be_host},
+    wire::{GROUP_V4, TTL},
 };
 use serde::de::DeserializeOwned;
 use toml::{
@@ -25,16 +25,20 @@ use toml::{
 
 use super::{Credentials, Surroundings, is_public};
 use crate::config::{
-    ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, Notify, SCRIPT_SECONDS, SCRIPT_TIMEOUT, Settings, Vip, executable,
-    first_line, is_interface_name, passphrase,
+    ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, LinkLocal, Notify, SCRIPT_SECONDS, SCRIPT_TIMEOUT, Settings, Vip,
+    can_be_hosts, executable, first_line, is_interface_name, passphrase,
 };
 
 /// What every virtual host has of its own.
 pub(super) const OWN_KEYS: [&str; 2] = ["vhid", "addresses"];
 /// What can stand in `[defaults]`, too.
-pub(super) const KEYS: [&str; 18] = [
+pub(super) const KEYS: [&str; 22] = [
     "interface",
     "source",
+    "source6",
+    "peers",
+    "min_ttl",
+    "link_local",
     "passphrase",
     "passphrase_file",
     "passphrase_credential",
@@ -137,9 +141,9 @@ impl<'a> Reader<'a> {
                 None => self.note(table.span(), "a virtual host is a table: [[virtual_host]]"),
             }
         }
-        for (source, span) in known.sources {
-            if known.addresses.contains(&source) {
-                self.note(span, format!("source: {source} is a virtual address, and not the host's own"));
+        for (key, own, span) in known.own {
+            if known.addresses.contains(&own) {
+                self.note(span, format!("{key}: {own} is a virtual address, and not a host's own"));
             }
         }
         hosts
@@ -169,14 +173,10 @@ impl<'a> Reader<'a> {
         }
         let vhid = self.needed::<i64>(section, "vhid");
         let vhid = vhid.and_then(|found| self.ranged(found, "vhid", Vhid::RANGE, Vhid::new));
-        let source = self.given::<Ipv4Addr>(section, "source");
-        if let Some(address) = &source
-            && !can_be_host(address.get_ref().octets()[0])
-        {
-            self.note(address.span(), format!("source: {} cannot be a host's address", address.get_ref()));
-        }
-        known.sources.extend(source.as_ref().map(|found| (*found.get_ref(), found.span())));
-        let source = source.map(Spanned::into_inner);
+        let sources = [
+            self.source(section, "source", known, |text| text.parse::<Ipv4Addr>().map(IpAddr::V4)),
+            self.source(section, "source6", known, |text| text.parse::<Ipv6Addr>().map(IpAddr::V6)),
+        ];
         let vips = self.addresses(section, known);
         let passphrase = self.passphrase(section);
         let group = self.given::<Ipv4Addr>(section, "group");
@@ -186,6 +186,9 @@ impl<'a> Reader<'a> {
             self.note(address.span(), format!("group: {} is no multicast address", address.get_ref()));
         }
         let group = group.map_or(GROUP_V4, Spanned::into_inner);
+        let peers = self.peers(section, known);
+        let min_ttl = self.number(section, "min_ttl", 1..=TTL, |ttl| (ttl > 0).then_some(ttl), TTL);
+        let link_local = self.plain(section, "link_local", LinkLocal::Hashed);
         let is_broadcast = self.plain(section, "broadcast", false);
         let advbase = self.number(section, "advbase", Advbase::RANGE, Advbase::new, ADVBASE);
         let advskew = self.number(section, "advskew", Advskew::RANGE, Advskew::new, ADVSKEW);
@@ -195,7 +198,7 @@ impl<'a> Reader<'a> {
             .map(|(key, default)| self.number(section, key, 0..=u8::MAX, Some, default));
         let datapath = self.given::<Choice>(section, "datapath");
         let choice = datapath.as_ref().map_or(Choice::Auto, |found| *found.get_ref());
-        let advert_mac = self.plain(section, "advert_mac", AdvertMac::Virtual);
+        let advert_mac = self.plain(section, "advert_mac", AdvertMac::towards(&peers));
         let preempt = self.plain(section, "preempt", false);
         let ignore_link_state = self.plain(section, "ignore_link_state", false);
         let notify = self.notify(section);
@@ -210,11 +213,15 @@ impl<'a> Reader<'a> {
         }
         Some(Settings {
             interface: Some(interface),
-            source,
+            sources: sources.into_iter().flatten().collect(),
             vhid,
             passphrase: passphrase?,
             vips,
-            destination: if is_broadcast { Destination::broadcast(group) } else { Destination::group(group) },
+            group,
+            is_broadcast,
+            peers,
+            min_ttl: min_ttl?,
+            link_local,
             advert_mac,
             advbase: advbase?,
             advskew: advskew?,
@@ -246,6 +253,41 @@ impl<'a> Reader<'a> {
             }
         }
         vips
+    }
+
+    fn source<E>(
+        &mut self,
+        section: Section<'_>,
+        key: &'static str,
+        known: &mut Known,
+        parse: impl Fn(&str) -> Result<IpAddr, E>,
+    ) -> Option<IpAddr> {
+        let found = self.given::<String>(section, key)?;
+        let Some(address) = parse(found.get_ref()).ok().filter(|address| can_be_hosts(*address)) else {
+            self.note(found.span(), format!("{key}: {:?} cannot be a host's address", found.get_ref()));
+            return None;
+        };
+        known.own.push((key, address, found.span()));
+        Some(address)
+    }
+
+    fn peers(&mut self, section: Section<'_>, known: &mut Known) -> Vec<IpAddr> {
+        let found = self.given::<Vec<Spanned<String>>>(section, "peers");
+        let mut peers = vec![];
+        for text in found.into_iter().flat_map(Spanned::into_inner) {
+            let span = text.span();
+            match text.get_ref().parse().ok().filter(|peer| can_be_hosts(*peer)) {
+                None => self.note(span, format!("peers: {:?} cannot be a host's address", text.get_ref())),
+                Some(peer) if peers.contains(&peer) => {
+                    self.note(span, format!("peers: {:?} is there twice", text.get_ref()))
+                }
+                Some(peer) => {
+                    known.own.push(("peers", peer, span));
+                    peers.push(peer);
+                }
+            }
+        }
+        peers
     }
 
     /// From the one key of three that is given.
@@ -383,8 +425,8 @@ fn from_file(path: &Path) -> Result<Passphrase> {
 #[derive(Default)]
 struct Known {
     vhids: HashSet<(String, u8)>,
-    addresses: HashSet<Ipv4Addr>,
-    /// What must not be among them, with its place.
-    sources: Vec<(Ipv4Addr, Range<usize>)>,
+    addresses: HashSet<IpAddr>,
+    /// Hosts' own addresses, which must not be among them, with their keys and places.
+    own: Vec<(&'static str, IpAddr, Range<usize>)>,
     choices: HashMap<String, Choice>,
 }

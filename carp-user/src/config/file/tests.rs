@@ -1,14 +1,18 @@
 //! What is read, and how mistakes are told.
 
-use std::{fs, net::Ipv4Addr, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
-use carp_common::engine::Announcements;
+use carp_common::{abi::Family, engine::Announcements};
 
 use super::{
     reader::{KEYS, OWN_KEYS},
     *,
 };
-use crate::config::{AdvertMac, Choice, Notify, passphrase};
+use crate::config::{AdvertMac, Choice, LinkLocal, Notify, passphrase};
 
 fn private() -> Surroundings<'static> {
     Surroundings { is_public: false, folder: Path::new(""), credentials: Credentials::None }
@@ -36,7 +40,7 @@ fn a_virtual_host_has_its_own_settings_or_the_defaults_or_those_of_the_command_l
     let text = format!(
         "{DEFAULTS}advskew = 100\npreempt = true\n\
          [[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.100/24\", \"10.0.0.101\"]\n\
-         [[virtual_host]]\nvhid = 2\naddresses = [\"10.0.0.102\"]\ninterface = \"eth1\"\nsource = \"10.0.0.1\"\n\
+         [[virtual_host]]\nvhid = 2\naddresses = [\"10.0.0.102\"]\ninterface = \"eth1\"\nsource = \"10.0.0.1\"\nsource6 = \"fe80::1\"\n\
          advbase = 0\nadvskew = 7\ndead_ratio = 4\npreempt = false\ndatapath = \"socket\"\nadvert_mac = \"interface\"\n\
          group = \"224.0.0.200\"\nbroadcast = true\ngarp_repeat = 0\ngarp_refresh = 9\nignore_link_state = true\n"
     );
@@ -45,16 +49,53 @@ fn a_virtual_host_has_its_own_settings_or_the_defaults_or_those_of_the_command_l
     assert_eq!((plain.interface.as_deref(), plain.vhid.get()), (Some("eth0"), 1));
     assert_eq!(vips, ["10.0.0.100/24", "10.0.0.101/32"]);
     assert_eq!((plain.advbase.get(), plain.advskew.get(), plain.dead_ratio.get()), (1, 100, 3));
-    assert!(plain.preempt && !plain.ignore_link_state && plain.source.is_none());
+    assert!(plain.preempt && !plain.ignore_link_state && plain.sources.is_empty());
     assert_eq!((plain.datapath, plain.advert_mac), (Choice::Auto, AdvertMac::Virtual));
     assert_eq!(plain.announcements, Announcements::default());
 
-    assert_eq!((full.interface.as_deref(), full.source), (Some("eth1"), Some(Ipv4Addr::new(10, 0, 0, 1))));
+    assert_eq!(full.interface.as_deref(), Some("eth1"));
+    assert_eq!(full.sources, ["10.0.0.1", "fe80::1"].map(|source| source.parse::<IpAddr>().unwrap()));
     assert_eq!((full.advbase.get(), full.advskew.get(), full.dead_ratio.get()), (0, 7, 4));
     assert!(!full.preempt && full.ignore_link_state);
     assert_eq!((full.datapath, full.advert_mac), (Choice::Socket, AdvertMac::Interface));
-    assert_eq!(full.destination.ip, Ipv4Addr::new(224, 0, 0, 200));
+    assert_eq!((full.group, full.is_broadcast), (Ipv4Addr::new(224, 0, 0, 200), true));
     assert_eq!(full.announcements, Announcements { repeat: 0, refresh: 9 });
+}
+
+#[test]
+fn a_virtual_host_can_have_peers_and_both_families() {
+    let text = format!(
+        "{DEFAULTS}[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.100\", \"fd00::100/64\", \"fe80::100\"]\n\
+         peers = [\"10.0.0.2\", \"fd00::2\"]\nmin_ttl = 250\nlink_local = \"ignored\"\n"
+    );
+    let [host] = &hosts(&text)[..] else { panic!("one virtual host") };
+    assert_eq!(host.families(), [Family::V4, Family::V6]);
+    assert_eq!(host.peers, ["10.0.0.2", "fd00::2"].map(|peer| peer.parse::<IpAddr>().unwrap()));
+    assert_eq!((host.min_ttl, host.link_local), (250, LinkLocal::Ignored));
+    // What a cloud knows nothing of, it drops.
+    assert_eq!(host.advert_mac, AdvertMac::Interface);
+    assert_eq!(
+        mistakes(&format!(
+            "{DEFAULTS}[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.100/33\", \"ff02::1\", \"fd00::1/129\"]\n\
+             source6 = \"10.0.0.1\"\nmin_ttl = 0\n\
+             [[virtual_host]]\nvhid = 2\naddresses = [\"10.0.0.101\"]\n\
+             peers = [\"10.0.0.2\", \"10.0.0.2\", \"224.0.0.1\", \"host\", \"10.0.0.101\"]\n"
+        ))
+        .iter()
+        .map(|mistake| mistake.split_once(": ").unwrap().1)
+        .collect::<Vec<_>>(),
+        [
+            "addresses: \"10.0.0.100/33\": the prefix length is 0 to 32",
+            "addresses: \"ff02::1\": cannot be a host's address",
+            "addresses: \"fd00::1/129\": the prefix length is 0 to 128",
+            "source6: \"10.0.0.1\" cannot be a host's address",
+            "min_ttl: 0 is not in 1 to 255",
+            "peers: \"10.0.0.2\" is there twice",
+            "peers: \"224.0.0.1\" cannot be a host's address",
+            "peers: \"host\" cannot be a host's address",
+            "peers: 10.0.0.101 is a virtual address, and not a host's own",
+        ]
+    );
 }
 
 #[test]
@@ -79,7 +120,7 @@ fn every_mistake_is_told_with_its_place() {
             "3:1: unknown key `colour`",
             "5:8: vhid: 256 is not in 1 to 255",
             "6:26: addresses: \"10.0.0.300\": no IP address",
-            "7:10: source: 10.0.0.1 is a virtual address, and not the host's own",
+            "7:10: source: 10.0.0.1 is a virtual address, and not a host's own",
             "8:14: passphrase: the passphrase has 20 bytes; CARP takes 1 to 19, none of them NUL",
             "9:11: advskew: 255 is not in 0 to 254",
             "10:1: `addresses` is missing",
@@ -138,9 +179,9 @@ fn beside_what_is_not_toml_only_mistakes_that_are_certain_are_told() {
 fn no_source_is_an_address_of_any_virtual_host() {
     let host = |vhid, rest: &str| format!("[[virtual_host]]\nvhid = {vhid}\naddresses = [\"10.0.0.{vhid}\"]\n{rest}\n");
     let text = [DEFAULTS, &host(1, "source = \"10.0.0.2\""), &host(2, ""), &host(3, "source = \"10.0.0.9\"")].concat();
-    assert_eq!(mistakes(&text), ["7:10: source: 10.0.0.2 is a virtual address, and not the host's own"]);
+    assert_eq!(mistakes(&text), ["7:10: source: 10.0.0.2 is a virtual address, and not a host's own"]);
     let text = [DEFAULTS, "source = \"10.0.0.2\"\n", &host(1, ""), &host(2, "")].concat();
-    assert_eq!(mistakes(&text), ["4:10: source: 10.0.0.2 is a virtual address, and not the host's own"]);
+    assert_eq!(mistakes(&text), ["4:10: source: 10.0.0.2 is a virtual address, and not a host's own"]);
 }
 
 #[test]

@@ -1,0 +1,150 @@
+//! The hardware addresses of peers, each of which gets adverts of its own.
+//!
+//! Adverts are whole frames, so that they can come from the virtual MAC, and the kernel resolves nothing for them. So it
+//! is asked to find out who a peer is, or the router on the way to it, and asked again now and then (`ip neighbour ...
+//! use`), so that it sees for itself whether what it knows is still true.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    future::pending,
+    net::IpAddr,
+    time::Duration,
+};
+
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
+use log::warn;
+use rtnetlink::{
+    MulticastGroup,
+    packet_route::{
+        RouteNetlinkMessage,
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+        route::{RouteAddress, RouteAttribute},
+    },
+};
+use tokio::{select, sync::watch, time::sleep};
+
+use super::{
+    NetError, Netlink,
+    interface::{LOOK_AGAIN, route, route_request, subscribe},
+};
+
+/// The same while a peer's address is not known: it may be back any moment.
+const MISSING_AGAIN: Duration = Duration::from_secs(1);
+
+/// A neighbour on the interface with this index.
+pub(crate) type Neighbour = (u32, IpAddr);
+/// What is known of peers.
+pub(crate) type Neighbours = HashMap<Neighbour, [u8; 6]>;
+
+/// Finds the hardware addresses of these peers, or of the routers on the way to them: the receiver holds what is known.
+/// Must be called within the runtime.
+pub(crate) fn watch(peers: watch::Receiver<BTreeSet<Neighbour>>) -> watch::Receiver<Neighbours> {
+    let (sender, receiver) = watch::channel(Neighbours::new());
+    tokio::spawn(async move {
+        let mut peers = peers;
+        loop {
+            // Not before there are peers, which most configurations have none of.
+            if peers.wait_for(|peers| !peers.is_empty()).await.is_err() {
+                return;
+            }
+            match keep(&mut peers, &sender).await {
+                Ok(()) => return,
+                Err(error) => warn!("{error}; what is known of the peers may be old"),
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    });
+    receiver
+}
+
+/// Ends when nobody asks any more.
+async fn keep(
+    peers: &mut watch::Receiver<BTreeSet<Neighbour>>,
+    known: &watch::Sender<Neighbours>,
+) -> Result<(), NetError> {
+    let netlink = Netlink::connect()?;
+    let mut events = Box::pin(subscribe(&[MulticastGroup::Neigh])?);
+    loop {
+        let wanted = peers.borrow_and_update().clone();
+        let hops = next_hops(&netlink, &wanted).await?;
+        let found = look(&netlink, &hops).await?;
+        let again = if found.len() < wanted.len() { MISSING_AGAIN } else { LOOK_AGAIN };
+        if known.send(found).is_err() {
+            return Ok(());
+        }
+        let concerns: HashSet<Neighbour> = hops.values().copied().collect();
+        select! {
+            changed = peers.changed() => if changed.is_err() { return Ok(()) },
+            () = next_of(&mut events, &concerns) => {}
+            () = sleep(again) => {}
+        }
+    }
+}
+
+/// Waits for an event that is about one of these.
+async fn next_of(events: &mut (impl Stream<Item = RouteNetlinkMessage> + Unpin), concerns: &HashSet<Neighbour>) {
+    let is_ours = |event: &RouteNetlinkMessage| match event {
+        RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message) => {
+            neighbour(message).is_some_and(|neighbour| concerns.contains(&neighbour))
+        }
+        _ => false,
+    };
+    loop {
+        match events.next().await {
+            Some(event) if is_ours(&event) => break,
+            Some(_) => {}
+            // The regular look has to do.
+            None => pending().await,
+        }
+    }
+    // One look is enough for all that have happened.
+    while events.next().now_or_never().flatten().is_some() {}
+}
+
+/// Who is next on the way to each peer: the peer itself, or a router.
+async fn next_hops(netlink: &Netlink, peers: &BTreeSet<Neighbour>) -> Result<HashMap<Neighbour, Neighbour>, NetError> {
+    let mut hops = HashMap::new();
+    for (ifindex, peer) in peers {
+        let mut request = route_request(*peer);
+        request.attributes.push(RouteAttribute::Oif(*ifindex));
+        let Some(route) = route(netlink, *peer, request).await? else { continue };
+        let router = route.attributes.into_iter().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(router)) => Some(IpAddr::V4(router)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(router)) => Some(IpAddr::V6(router)),
+            _ => None,
+        });
+        hops.insert((*ifindex, *peer), (*ifindex, router.unwrap_or(*peer)));
+    }
+    Ok(hops)
+}
+
+/// Asks the kernel to look for them, and for what it knows.
+async fn look(netlink: &Netlink, hops: &HashMap<Neighbour, Neighbour>) -> Result<Neighbours, NetError> {
+    for (ifindex, hop) in hops.values() {
+        let request = netlink.handle.neighbours().add(*ifindex, *hop).replace();
+        // An error is that it cannot be asked for now, with the interface down, say.
+        request.state(NeighbourState::None).flags(NeighbourFlags::Use).execute().await.ok();
+    }
+    let all: Vec<NeighbourMessage> = netlink
+        .dump(|handle| handle.neighbours().get().execute().try_collect())
+        .await
+        .map_err(NetError::request("read the neighbours"))?;
+    let known: Neighbours = all.iter().filter_map(|message| Some((neighbour(message)?, mac(message)?))).collect();
+    Ok(hops.iter().filter_map(|(peer, hop)| Some((*peer, *known.get(hop)?))).collect())
+}
+
+fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some((message.header.ifindex, IpAddr::V4(*ip))),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some((message.header.ifindex, IpAddr::V6(*ip))),
+        _ => None,
+    })
+}
+
+/// The hardware address, also one that did not answer last time: the others would not be told of it again.
+fn mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
+        _ => None,
+    })
+}
