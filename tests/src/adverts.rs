@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use carp_common::checksum;
 use carp_common::digest::{DigestKey, Passphrase};
 use carp_common::wire::{
-    ADVERT_LEN, AdvertFrame, BOW_OUT, Destination, ETHERNET_LEN, ETHERTYPE_IPV4, GROUP_V4, Header, IPV4_LEN, PROTOCOL,
-    virtual_mac,
+    ADVERT_LEN, AdvertFrame, BOW_OUT, Destination, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, GROUP_V4, Header,
+    IPV4_LEN, IPV6_LEN, PROTOCOL, virtual_mac,
 };
 
 use crate::capture::Frame;
@@ -67,7 +67,7 @@ pub fn forge(source: Ipv4Addr, vhid: u8, election: Election, counter: u64) -> Ve
 /// The same advert with other election fields. Its digest is as good as it was.
 pub fn rewrite(advert: &[u8], election: Election) -> Result<Vec<u8>> {
     let header = header_of(advert).context("not an advert")?;
-    let source = source_of(advert).context("not an advert")?;
+    let Some(IpAddr::V4(source)) = source_of(advert) else { bail!("not an advert over IPv4") };
     Ok(frame(source, header.vhid, election, header.counter, header.digest))
 }
 
@@ -88,7 +88,7 @@ pub fn with_ttl(advert: &[u8], ttl: u8) -> Result<Vec<u8>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeenAdvert {
     /// Its IP source.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// Its Ethernet source.
     pub mac: MacAddr,
     /// The virtual host.
@@ -106,7 +106,7 @@ impl SeenAdvert {
     }
 }
 
-/// Reads a captured frame; `None` if it is no CARP advert over IPv4. Nothing is verified.
+/// Reads a captured frame; `None` if it is no CARP advert. Nothing is verified.
 pub fn parse(frame: &Frame) -> Option<SeenAdvert> {
     let Header { vhid, advskew, demote, advbase, counter, .. } = header_of(&frame.bytes)?;
     Some(SeenAdvert {
@@ -126,13 +126,26 @@ fn frame(source: Ipv4Addr, vhid: u8, election: Election, counter: u64, digest: [
 }
 
 fn header_of(frame: &[u8]) -> Option<Header> {
-    let is_carp = frame.get(12..14)? == ETHERTYPE_IPV4.to_be_bytes() && *frame.get(23)? == PROTOCOL;
-    let advert: &[u8; ADVERT_LEN] = frame.get(ADVERT_AT..)?.first_chunk()?;
-    is_carp.then(|| Header::decode(advert))?
+    let (protocol_at, advert_at) = if is_ipv6(frame)? { (20, ETHERNET_LEN + IPV6_LEN) } else { (23, ADVERT_AT) };
+    let advert: &[u8; ADVERT_LEN] = frame.get(advert_at..)?.first_chunk()?;
+    (*frame.get(protocol_at)? == PROTOCOL).then(|| Header::decode(advert))?
 }
 
-fn source_of(frame: &[u8]) -> Option<Ipv4Addr> {
-    Some(Ipv4Addr::from(*frame.get(26..)?.first_chunk::<4>()?))
+fn source_of(frame: &[u8]) -> Option<IpAddr> {
+    Some(if is_ipv6(frame)? {
+        IpAddr::from(*frame.get(22..)?.first_chunk::<16>()?)
+    } else {
+        IpAddr::from(*frame.get(26..)?.first_chunk::<4>()?)
+    })
+}
+
+/// `None` if it is neither.
+fn is_ipv6(frame: &[u8]) -> Option<bool> {
+    match u16::from_be_bytes(*frame.get(12..)?.first_chunk()?) {
+        ETHERTYPE_IPV4 => Some(false),
+        ETHERTYPE_IPV6 => Some(true),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -151,7 +164,7 @@ mod tests {
         let signer = Signer::new("secret", 7, &[Ipv4Addr::new(10, 77, 0, 100)]).unwrap();
         let advert = signer.advert(SOURCE, Election::new(1, 100), 5);
         let expected = SeenAdvert {
-            source: SOURCE,
+            source: SOURCE.into(),
             mac: MacAddr([0, 0, 0x5e, 0, 1, 7]),
             vhid: 7,
             election: Election::new(1, 100),

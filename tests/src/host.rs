@@ -70,6 +70,11 @@ impl Host {
         Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, self.number.into())
     }
 
+    /// The link-local address of its eth0, there likewise: made of its MAC address.
+    pub fn link_local(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe77, self.number.into())
+    }
+
     /// The MAC address of its eth0.
     pub fn mac(&self) -> MacAddr {
         MacAddr([0x02, 0, 0, 0x77, 0, self.number])

@@ -1,7 +1,7 @@
 //! The few packets that the measuring tools build and read by themselves.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,6 +95,45 @@ impl Arp {
             sender_ip: array(frame, 28)?.into(),
             target_mac: MacAddr(array(frame, 32)?),
             target_ip: array(frame, 38)?.into(),
+        })
+    }
+}
+
+/// A neighbour advertisement for IPv6 over Ethernet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeighbourAdvert {
+    /// Destination of the Ethernet frame.
+    pub ethernet_destination: MacAddr,
+    /// Source of the Ethernet frame.
+    pub ethernet_source: MacAddr,
+    /// Router, solicited, override.
+    pub flags: u8,
+    /// Whose hardware address is told.
+    pub target: Ipv6Addr,
+    /// It.
+    pub target_mac: MacAddr,
+}
+
+impl NeighbourAdvert {
+    /// "`ip` is at `mac`", to everybody, so that hosts update their caches.
+    pub fn unsolicited(mac: MacAddr, target: Ipv6Addr) -> Self {
+        let ethernet_destination = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
+        Self { ethernet_destination, ethernet_source: mac, flags: 0x20, target, target_mac: mac }
+    }
+
+    /// Reads a frame; `None` if it is something else.
+    pub fn from_frame(frame: &[u8]) -> Option<Self> {
+        let is_ipv6 = *frame.get(12..)?.first_chunk()? == [0x86, 0xdd];
+        // ICMPv6, type 136, and the option with the target's address.
+        if !is_ipv6 || *frame.get(20)? != 58 || *frame.get(54)? != 136 || *frame.get(78)? != 2 {
+            return None;
+        }
+        Some(Self {
+            ethernet_destination: MacAddr(array(frame, 0)?),
+            ethernet_source: MacAddr(array(frame, 6)?),
+            flags: *frame.get(58)?,
+            target: Ipv6Addr::from(array(frame, 62)?),
+            target_mac: MacAddr(array(frame, 80)?),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What passes on the lab's wire that matters to CARP: adverts and announcements.
 
 use std::iter;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use crate::filter::Filter;
 use crate::host::{ETH0, Host};
 use crate::netns::Netns;
 use crate::node::LONG;
-use crate::packet::Arp;
+use crate::packet::{Arp, NeighbourAdvert};
 
 /// A [`Capture`] that is read as adverts and gratuitous ARP.
 pub struct Wire {
@@ -32,7 +32,8 @@ impl Wire {
     }
 
     /// Waits for as many adverts of this source, sent from now on; returns the last.
-    pub fn wait_for_adverts(&self, source: Ipv4Addr, count: usize) -> Result<(BootTime, SeenAdvert)> {
+    pub fn wait_for_adverts(&self, source: impl Into<IpAddr>, count: usize) -> Result<(BootTime, SeenAdvert)> {
+        let source = source.into();
         let now = BootTime::now();
         let mut left = count;
         self.wait_for_advert(&format!("advert {count} of {source}"), |at, advert| {
@@ -64,7 +65,8 @@ impl Wire {
     }
 
     /// Waits for the next announcement of an address by a host, at or after this moment.
-    pub fn wait_for_announcement(&self, host: &Host, address: Ipv4Addr, from: BootTime) -> Result<BootTime> {
+    pub fn wait_for_announcement(&self, host: &Host, address: impl Into<IpAddr>, from: BootTime) -> Result<BootTime> {
+        let address = address.into();
         let what = format!("{} announces {address}", host.name());
         let frame =
             self.capture.wait_for(&what, LONG, |frame| frame.at >= from && is_announcement(frame, host, address))?;
@@ -72,7 +74,8 @@ impl Wire {
     }
 
     /// All adverts of this source so far.
-    pub fn adverts_of(&self, source: Ipv4Addr) -> Vec<(BootTime, SeenAdvert)> {
+    pub fn adverts_of(&self, source: impl Into<IpAddr>) -> Vec<(BootTime, SeenAdvert)> {
+        let source = source.into();
         let seen = self.capture.frames();
         seen.iter()
             .filter_map(|frame| Some((frame.at, adverts::parse(frame)?)))
@@ -81,7 +84,7 @@ impl Wire {
     }
 
     /// The longest time between adverts of a virtual host of this source, from one moment to another.
-    pub fn longest_silence(&self, source: Ipv4Addr, vhid: u8, from: BootTime, to: BootTime) -> Duration {
+    pub fn longest_silence(&self, source: impl Into<IpAddr>, vhid: u8, from: BootTime, to: BootTime) -> Duration {
         let adverts = self.adverts_of(source).into_iter().filter(|(_, advert)| advert.vhid == vhid);
         let within = adverts.map(|(at, _)| at).filter(|at| (from..=to).contains(at));
         let times: Vec<_> = iter::once(from).chain(within).chain([to]).collect();
@@ -89,7 +92,8 @@ impl Wire {
     }
 
     /// When a host announced an address.
-    pub fn announcements_of(&self, host: &Host, address: Ipv4Addr) -> Vec<BootTime> {
+    pub fn announcements_of(&self, host: &Host, address: impl Into<IpAddr>) -> Vec<BootTime> {
+        let address = address.into();
         let frames = self.capture.frames();
         frames.iter().filter(|frame| is_announcement(frame, host, address)).map(|frame| frame.at).collect()
     }
@@ -100,6 +104,11 @@ impl Wire {
     }
 }
 
-fn is_announcement(frame: &Frame, host: &Host, address: Ipv4Addr) -> bool {
-    Arp::from_frame(&frame.bytes) == Some(Arp::gratuitous(host.mac(), address))
+fn is_announcement(frame: &Frame, host: &Host, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => Arp::from_frame(&frame.bytes) == Some(Arp::gratuitous(host.mac(), address)),
+        IpAddr::V6(address) => {
+            NeighbourAdvert::from_frame(&frame.bytes) == Some(NeighbourAdvert::unsolicited(host.mac(), address))
+        }
+    }
 }

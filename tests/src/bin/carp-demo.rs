@@ -205,7 +205,7 @@ impl Report {
     }
 
     fn is_genuine(&self, advert: &adverts::SeenAdvert) -> bool {
-        self.hosts.contains(&advert.source) && advert.mac == MacAddr([0, 0, 0x5e, 0, 1, VHID])
+        self.hosts.iter().any(|host| advert.source == *host) && advert.mac == MacAddr([0, 0, 0x5e, 0, 1, VHID])
     }
 
     fn name_of(&self, mac: MacAddr) -> &'static str {

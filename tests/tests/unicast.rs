@@ -1,0 +1,144 @@
+//! Adverts to peers instead of a group: for clouds and other networks without multicast.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use carp_tests::adverts::{self, Election, Signer};
+use carp_tests::node::{OTHER, PASSPHRASE, PREFERRED, VHID};
+use carp_tests::{ETH0, Host, LONG, Lab, LabOptions, MacAddr, Node, VIP, Wire, eventually, send_frame};
+
+fn start_pair<'h>(a: &'h Host, b: &'h Host, of_a: &str, of_b: &str) -> Result<[Node<'h>; 2]> {
+    Node::start_pair((a, &format!("{PREFERRED} {of_a}")), (b, &format!("{OTHER} {of_b}")))
+}
+
+/// How many adverts went to a group or to all. (A switch floods what is for a host that has just died.)
+fn to_groups(wire: &Wire) -> usize {
+    wire.frames().iter().filter(|frame| frame.bytes[0] & 1 == 1 && adverts::parse(frame).is_some()).count()
+}
+
+#[test]
+fn peers_elect_a_master_and_fall_over_with_not_one_advert_to_a_group() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
+    let (group, at_b) = (Wire::at(&bystander)?, Wire::on(lab.switch(), &b.port())?);
+    let [mut master, backup] = start_pair(&a, &b, "--peer=10.77.0.2", "--peer=10.77.0.1")?;
+    at_b.wait_for_adverts(a.ip(), 6)?;
+    assert_eq!(backup.changes(), ["INIT -> BACKUP"]);
+    let (_, last) = at_b.adverts_of(a.ip()).pop().context("no advert")?;
+    assert_eq!(last.mac, a.mac(), "a cloud knows no other");
+
+    assert!(master.agent_mut().stop_and_wait(LONG)?.success());
+    assert_eq!(backup.wait_for("BACKUP -> MASTER")?.cause, "10.77.0.1 leaves");
+    eventually("b has the address", LONG, || b.has_address(VIP))?;
+    let back = Node::start(&a, &format!("{PREFERRED} --preempt --peer=10.77.0.2"))?;
+    back.wait_for("BACKUP -> MASTER")?;
+    backup.wait_for("MASTER -> BACKUP")?;
+    a.kill_host()?;
+    backup.wait_for("BACKUP -> MASTER")?;
+    assert_eq!(to_groups(&group), 0);
+    Ok(())
+}
+
+#[test]
+fn so_they_do_over_ipv6() -> Result<()> {
+    let lab = Lab::with(LabOptions { ipv6: true, ..LabOptions::default() })?;
+    let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
+    let (group, at_b) = (Wire::at(&bystander)?, Wire::on(lab.switch(), &b.port())?);
+    let master = Node::start_for(&["fd77::100"], &a, &format!("{PREFERRED} --peer=fd77::2"))?;
+    master.wait_for("BACKUP -> MASTER")?;
+    let backup = Node::start_for(&["fd77::100"], &b, &format!("{OTHER} --peer=fd77::1"))?;
+    at_b.wait_for_adverts(a.ip6(), 6)?;
+    assert_eq!(backup.changes(), ["INIT -> BACKUP"]);
+    a.kill_host()?;
+    backup.wait_for("BACKUP -> MASTER")?;
+    assert_eq!(to_groups(&group), 0);
+    Ok(())
+}
+
+/// So that a switch learns where it is.
+#[test]
+fn the_virtual_mac_is_kept_where_it_is_asked_for() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let at_b = Wire::on(lab.switch(), &b.port())?;
+    let options = "--advert-mac=virtual";
+    let [_master, backup] =
+        start_pair(&a, &b, &format!("{options} --peer=10.77.0.2"), &format!("{options} --peer=10.77.0.1"))?;
+    let (_, advert) = at_b.wait_for_adverts(a.ip(), 6)?;
+    assert_eq!(advert.mac, MacAddr([0, 0, 0x5e, 0, 1, VHID]));
+    assert_eq!(backup.changes(), ["INIT -> BACKUP"]);
+    Ok(())
+}
+
+#[test]
+fn who_is_no_peer_is_not_heard_whatever_he_knows() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, stranger] = lab.hosts(["a", "b", "stranger"])?;
+    let [master, backup] = start_pair(&a, &b, "--peer=10.77.0.2", "--peer=10.77.0.1")?;
+    let signer = Signer::new(PASSPHRASE, VHID, &[VIP])?;
+    for counter in 1..=5 {
+        send_frame(stranger.ns(), ETH0, &signer.advert(stranger.ip(), Election::new(0, 1), counter))?;
+    }
+    for node in [&master, &backup] {
+        let told = node.wait_for_line("badaddrs")?.text;
+        assert!(told.contains("last from 10.77.0.3"), "{told}");
+        eventually("all are counted", LONG, || Ok(node.report()?.count("badaddrs") == 5))?;
+    }
+    assert_eq!(master.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    assert_eq!(backup.changes(), ["INIT -> BACKUP"]);
+    Ok(())
+}
+
+/// The peer's address is found out while nobody has anything to send.
+#[test]
+fn a_peer_that_comes_later_or_has_another_card_is_found() -> Result<()> {
+    const OTHER_MAC: MacAddr = MacAddr([2, 0, 0, 9, 9, 9]);
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    b.ns().ip(&format!("link set {ETH0} down"))?;
+    let master = Node::start(&a, &format!("{PREFERRED} --peer=10.77.0.2"))?;
+    master.wait_for("BACKUP -> MASTER")?;
+    b.ns().ip(&format!("link set {ETH0} up"))?;
+    let backup = Node::start(&b, &format!("{OTHER} --peer=10.77.0.1"))?;
+    let at_b = Wire::on(lab.switch(), &b.port())?;
+    at_b.wait_for_adverts(a.ip(), 4)?;
+    b.ns().ip_batch(&format!("link set {ETH0} down\nlink set {ETH0} address {OTHER_MAC}\nlink set {ETH0} up\n"))?;
+    let heard = |count: u64| eventually("it hears", LONG, || Ok(backup.report()?.count("ipackets") > count));
+    let before = backup.report()?.count("ipackets");
+    heard(before + 3)?;
+    assert!(!master.changes().contains(&"MASTER -> BACKUP".to_owned()));
+    Ok(())
+}
+
+/// The way goes over a router, which takes one from the TTL.
+#[test]
+fn through_a_router_adverts_are_taken_as_far_as_that_is_allowed() -> Result<()> {
+    const BEHIND: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
+    let lab = Lab::new()?;
+    let [a, router, b] = lab.hosts(["a", "router", "b"])?;
+    router.ns().set_sysctl("net.ipv4.ip_forward", "1")?;
+    router.ns().ip(&format!("link add eth1 type veth peer name eth1 netns {}", b.ns().path().display()))?;
+    router.ns().ip_batch("link set eth1 up\naddr add 10.78.0.1/24 dev eth1\n")?;
+    b.ns().ip_batch("link set eth0 down\nlink set eth1 up\naddr add 10.78.0.2/24 dev eth1\n")?;
+    b.ns().ip(&format!("route add 10.77.0.0/24 via 10.78.0.1 dev eth1"))?;
+    a.ns().ip(&format!("route add 10.78.0.0/24 via {} dev eth0", router.ip()))?;
+    let of_b = |more: &str| {
+        let options = ["--interface=eth1", "--vhid=1", "--addr=10.77.0.100", "--advbase=0", "--advskew=80"];
+        let pass = format!("--pass={PASSPHRASE}");
+        b.carpd(&[&options[..], &[&pass, "--peer=10.77.0.1"], &more.split_whitespace().collect::<Vec<_>>()].concat())
+    };
+    let master = Node::start(&a, &format!("{PREFERRED} --peer={BEHIND} --min-ttl=254"))?;
+    master.wait_for("BACKUP -> MASTER")?;
+    let mut strict = of_b("")?;
+    strict.wait_for_line("BACKUP -> MASTER", LONG)?;
+    strict.wait_for_line("badttl", LONG)?;
+    assert!(strict.stop_and_wait(LONG)?.success());
+    let backup = of_b("--min-ttl=254")?;
+    backup.wait_for_line("INIT -> BACKUP", LONG)?;
+    let wire = Wire::on(b.ns(), "eth1")?;
+    wire.wait_for_adverts(a.ip(), 6)?;
+    assert!(!backup.lines().iter().any(|line| line.text.contains("-> MASTER")), "{:#?}", backup.lines());
+    a.kill_host()?;
+    backup.wait_for_line("BACKUP -> MASTER, no advert", LONG)?;
+    Ok(())
+}
