@@ -305,6 +305,7 @@ impl Args {
             vhid: self.vhid.and_then(Vhid::new).context("--vhid: 1 to 255")?,
             passphrase,
             vips,
+            rollout: None,
             group: self.mcast,
             is_broadcast: self.nomcast,
             peers: self.peer,

@@ -23,6 +23,7 @@ use carp_common::{
     wire::{Destination, GROUP_V6, can_be_host},
 };
 use clap::ValueEnum;
+use jiff::Timestamp;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -135,6 +136,15 @@ impl Choice {
     }
 }
 
+/// The VIPs are being changed on one host after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rollout {
+    /// What they were.
+    pub(crate) from: Vec<IpAddr>,
+    /// When all hosts have been changed.
+    pub(crate) until: Timestamp,
+}
+
 /// The administrator's scripts. With one of them, the scripts own the addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scripts {
@@ -157,6 +167,15 @@ pub(crate) struct Notify {
     pub(crate) time_limit: Duration,
 }
 
+/// Over which VIPs a virtual host's digests are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Digests {
+    /// Each advert is sent once with each of these.
+    pub(crate) sent: Vec<Vec<IpAddr>>,
+    /// Adverts are accepted with any of these, [`MAX_DIGESTS`](carp_common::abi::MAX_DIGESTS) at most.
+    pub(crate) accepted: Vec<Vec<IpAddr>>,
+}
+
 /// A virtual host, and how to serve it.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -170,6 +189,8 @@ pub(crate) struct Settings {
     pub(crate) passphrase: Passphrase,
     /// The VIPs, at least one, all different.
     pub(crate) vips: Vec<Vip>,
+    /// What the VIPs were a short time ago, if hosts are to be expected that have not heard of the change.
+    pub(crate) rollout: Option<Rollout>,
     /// Where adverts go in IPv4, but for peers.
     pub(crate) group: Ipv4Addr,
     /// Whether they go there by Ethernet broadcast.
@@ -205,18 +226,31 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// The VIPs as the digests take them: first that of the own adverts, then what else is accepted.
-    pub(crate) fn digests(&self) -> Vec<Vec<IpAddr>> {
+    /// The VIPs as the digests take them.
+    pub(crate) fn digests(&self) -> Digests {
         let all: Vec<_> = self.vips.iter().map(|vip| vip.address).collect();
-        let is_link_local =
-            |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-        if !all.iter().any(is_link_local) {
-            return vec![all];
+        if let Some(rollout) = &self.rollout
+            && Timestamp::now() < rollout.until
+        {
+            let sent = [all, rollout.from.clone()].map(|vips| self.as_sent(&vips));
+            return Digests { sent: sent.to_vec(), accepted: sent.to_vec() };
         }
-        let others = all.iter().copied().filter(|address| !is_link_local(address)).collect();
+        let sent = self.as_sent(&all);
+        let mut accepted = vec![sent.clone()];
+        let other = match self.link_local {
+            LinkLocal::Hashed => without_link_local(&all),
+            LinkLocal::Ignored => all,
+        };
+        if other != sent {
+            accepted.push(other);
+        }
+        Digests { sent: vec![sent], accepted }
+    }
+
+    fn as_sent(&self, vips: &[IpAddr]) -> Vec<IpAddr> {
         match self.link_local {
-            LinkLocal::Hashed => vec![all, others],
-            LinkLocal::Ignored => vec![others, all],
+            LinkLocal::Hashed => vips.to_vec(),
+            LinkLocal::Ignored => without_link_local(vips),
         }
     }
 
@@ -267,6 +301,11 @@ impl Settings {
             announcements: self.announcements,
         }
     }
+}
+
+fn without_link_local(vips: &[IpAddr]) -> Vec<IpAddr> {
+    let is_link_local = |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    vips.iter().copied().filter(|address| !is_link_local(address)).collect()
 }
 
 /// The kernel's rule for a name (`dev_valid_name`).
@@ -326,7 +365,8 @@ mod tests {
         let settings = settings(&[]);
         let told: Vec<_> = settings.vips.iter().map(ToString::to_string).collect();
         assert_eq!(told, ["10.0.0.100/24", "10.0.0.101/32"]);
-        assert_eq!(settings.digests(), [[[10, 0, 0, 100], [10, 0, 0, 101]].map(IpAddr::from)]);
+        assert_eq!(settings.digests().sent, [[[10, 0, 0, 100], [10, 0, 0, 101]].map(IpAddr::from)]);
+        assert_eq!(settings.digests().accepted, settings.digests().sent);
     }
 
     #[test]
@@ -335,9 +375,11 @@ mod tests {
         let [all, others] =
             [&["10.0.0.100", "10.0.0.101", "fe80::1", "fd00::1"][..], &["10.0.0.100", "10.0.0.101", "fd00::1"]]
                 .map(|addresses| addresses.iter().map(|address| address.parse().unwrap()).collect::<Vec<IpAddr>>());
-        assert_eq!(settings(&link_local).digests(), [all.clone(), others.clone()]);
+        let hashed = settings(&link_local).digests();
+        assert_eq!((hashed.sent, hashed.accepted), (vec![all.clone()], vec![all.clone(), others.clone()]));
         let ignored = settings(&[&link_local[..], &["--link-local=ignored"]].concat());
-        assert_eq!(ignored.digests(), [others, all]);
+        assert_eq!(ignored.digests().accepted, [others.clone(), all]);
+        assert_eq!(ignored.digests().sent, [others]);
         assert_eq!(ignored.families(), [Family::V4, Family::V6]);
     }
 

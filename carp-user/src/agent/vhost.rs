@@ -24,7 +24,7 @@ use zeroize::Zeroize;
 use super::{link::Presence, refusals::Refusals};
 use crate::{
     clock::now,
-    config::{Settings, Vip, family_of},
+    config::{Digests, Settings, Vip, family_of},
     control::protocol::What,
     datapath::{Datapath, DatapathError},
     history::History,
@@ -67,6 +67,8 @@ pub(super) struct VirtualHost {
     row: u32,
     engine: Engine,
     adverts: AdvertSender,
+    /// What the adverts are judged by: it changes when a rollout is over.
+    digests: Digests,
     vips: VipKeeper,
     /// VIPs that are none any more, as long as they may still be on the interface.
     dropped: Vec<Vip>,
@@ -120,6 +122,7 @@ impl VirtualHost {
             row,
             engine,
             adverts: AdvertSender::new(Rc::clone(&shared.socket), &settings),
+            digests: settings.digests(),
             vips: VipKeeper::start(netlink, owner, Arc::clone(&settings), reports, vec![]),
             dropped: vec![],
             refusals: Refusals::new(row),
@@ -144,11 +147,11 @@ impl VirtualHost {
     pub(super) fn set(&mut self, datapath: &mut Datapath, settings: Settings, wanted: &BTreeSet<IpAddr>) {
         let settings = Arc::new(settings);
         let before = mem::replace(&mut self.settings, Arc::clone(&settings));
+        let digests = mem::replace(&mut self.digests, settings.digests());
         self.adverts.set(&settings);
-        let what_is_heard = |settings: &Settings| {
-            (settings.passphrase.clone(), settings.digests(), settings.peers.clone(), settings.min_ttl)
-        };
-        if what_is_heard(&before) != what_is_heard(&settings) {
+        let what_is_heard =
+            |settings: &Settings| (settings.passphrase.clone(), settings.peers.clone(), settings.min_ttl);
+        if what_is_heard(&before) != what_is_heard(&settings) || digests != self.digests {
             // It enters anew with the next look at the interface, which follows at once.
             self.leave(datapath);
         }
@@ -286,6 +289,13 @@ impl VirtualHost {
         interface: Option<&Interface>,
         vips: &BTreeSet<IpAddr>,
     ) {
+        let digests = self.settings.digests();
+        if self.digests != digests {
+            self.digests = digests;
+            info!("{}: the rollout is over: adverts are sent and accepted for the present addresses only", self.name);
+            self.adverts.set(&self.settings);
+            self.leave(datapath);
+        }
         let fault = match presence {
             Presence::Attached { interface, attachment } => {
                 self.enter(datapath, interface, attachment, vips).unwrap_or_else(|error| {
@@ -394,8 +404,8 @@ impl VirtualHost {
     /// Tells the datapath whose adverts to judge, and how.
     fn make_known(&self, datapath: &mut Datapath, ifindex: u32) -> Result<(), DatapathError> {
         let settings = &self.settings;
-        let digests = settings.digests();
-        let mut digests = digests.iter().map(|vips| DigestKey::new(&settings.passphrase, settings.vhid.get(), vips));
+        let mut digests =
+            self.digests.accepted.iter().map(|vips| DigestKey::new(&settings.passphrase, settings.vhid.get(), vips));
         let Some(digest) = digests.next() else { return Ok(()) };
         let mut vhost = Vhost::new(digest, self.row).with_min_ttl(settings.min_ttl);
         vhost = digests.next().map_or(vhost, |other| vhost.accepting(other));
@@ -455,7 +465,7 @@ impl VirtualHost {
             datapath.set_sent(key, &Sent::new(*source, counter)).map_err(io::Error::other)?;
             let destinations = self.destinations(*ifindex, family_of(*source));
             // One family that fails does not hold up the other.
-            sent = sent.and(self.adverts.send(*ifindex, self.mac, *source, destinations, fields, counter));
+            sent = sent.and(self.adverts.send(*ifindex, self.mac, *source, &destinations, fields, counter));
         }
         sent
     }

@@ -61,7 +61,7 @@ const VALUED: [(&str, &str, &str, Check); 14] = [
     ("u", "upscript", UP, |got| scripts(got).up.as_deref() == Some(Path::new(UP))),
     ("d", "downscript", DOWN, |got| scripts(got).down.as_deref() == Some(Path::new(DOWN))),
     ("f", "facility", "local7", |got| got.facility == "local7".parse().unwrap()),
-    ("a", "addr", "10.0.0.7", |got| got.settings.digests()[0].contains(&[10, 0, 0, 7].into())),
+    ("a", "addr", "10.0.0.7", |got| got.settings.digests().sent[0].contains(&[10, 0, 0, 7].into())),
     ("x", "xparam", "a b", |got| {
         got.settings.scripts.is_none() || scripts(got).xparam.as_deref() == Some("a b".as_ref())
     }),

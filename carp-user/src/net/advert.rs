@@ -26,8 +26,8 @@ pub(crate) struct AdvertSender {
     socket: Rc<PacketSocket>,
     vhid: u8,
     mac: AdvertMac,
-    /// The HMAC over everything before the counter.
-    prefix: Hmac<Sha1>,
+    /// The HMACs over everything before the counter: an advert is sent once with each.
+    prefixes: Vec<Hmac<Sha1>>,
     counter: u64,
 }
 
@@ -35,13 +35,13 @@ impl AdvertSender {
     /// Prepares the adverts of a virtual host.
     pub(crate) fn new(socket: Rc<PacketSocket>, settings: &Settings) -> Self {
         let vhid = settings.vhid.get();
-        Self { socket, vhid, mac: settings.advert_mac, prefix: prefix(settings), counter: 0 }
+        Self { socket, vhid, mac: settings.advert_mac, prefixes: prefixes(settings), counter: 0 }
     }
 
     /// Goes on with other settings, and with its counter.
     pub(crate) fn set(&mut self, settings: &Settings) {
         self.mac = settings.advert_mac;
-        self.prefix = prefix(settings);
+        self.prefixes = prefixes(settings);
     }
 
     /// The counter for the next advert: at least the wall clock in nanoseconds, and always rising, so that
@@ -53,28 +53,32 @@ impl AdvertSender {
         self.counter
     }
 
-    /// Sends one advert with the counter that [`Self::next_counter`] gave, to each of these of its source's family.
+    /// Sends one advert with the counter that [`Self::next_counter`] gave, to each of these of its source's family. (With
+    /// the same counter again if there is another digest: who accepts both hears it once more, and no harm is done.)
     ///
-    /// `mac` is the hardware address that the interface has now. An error is the last; the others have been tried.
+    /// `mac` is the hardware address that the interface has now. An error is the first; all have been tried.
     pub(crate) fn send(
         &self,
         ifindex: u32,
         mac: [u8; 6],
         source: IpAddr,
-        destinations: impl IntoIterator<Item = Destination>,
+        destinations: &[Destination],
         fields: AdvertFields,
         counter: u64,
     ) -> io::Result<()> {
-        let digest = self.prefix.clone().chain_update(counter.to_be_bytes()).finalize().into_bytes().into();
         let AdvertFields { advbase, advskew, demote } = fields;
-        let header = Header { vhid: self.vhid, advskew, demote, advbase, counter, digest };
+        let headers = self.prefixes.iter().map(|prefix| {
+            let digest = prefix.clone().chain_update(counter.to_be_bytes()).finalize().into_bytes().into();
+            Header { vhid: self.vhid, advskew, demote, advbase, counter, digest }
+        });
         let mac = match self.mac {
             AdvertMac::Virtual => virtual_mac(self.vhid),
             AdvertMac::Interface => mac,
         };
-        let frames =
-            destinations.into_iter().filter_map(|destination| AdvertFrame::new(&header, mac, source, destination));
-        frames.map(|frame| self.socket.send(ifindex, frame.as_bytes())).fold(Ok(()), |all, sent| sent.and(all))
+        let frames = headers.flat_map(|header| {
+            destinations.iter().filter_map(move |destination| AdvertFrame::new(&header, mac, source, *destination))
+        });
+        frames.map(|frame| self.socket.send(ifindex, frame.as_bytes())).fold(Ok(()), |all, sent| all.and(sent))
     }
 
     /// The socket, for other frames of the same virtual host.
@@ -83,8 +87,11 @@ impl AdvertSender {
     }
 }
 
-fn prefix(settings: &Settings) -> Hmac<Sha1> {
-    let mut prefix = Hmac::new_from_slice(settings.passphrase.key()).expect("HMAC takes keys of any length");
-    message_prefix(settings.vhid.get(), &settings.digests()[0], |piece| prefix.update(piece));
-    prefix
+fn prefixes(settings: &Settings) -> Vec<Hmac<Sha1>> {
+    let prefix = |vips: &Vec<IpAddr>| {
+        let mut prefix = Hmac::new_from_slice(settings.passphrase.key()).expect("HMAC takes keys of any length");
+        message_prefix(settings.vhid.get(), vips, |piece| prefix.update(piece));
+        prefix
+    };
+    settings.digests().sent.iter().map(prefix).collect()
 }

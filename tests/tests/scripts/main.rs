@@ -1,6 +1,7 @@
 //! The administrator's scripts: how they are run, what they own, and that none of them holds up the adverts.
 
 mod arguments;
+mod cloud;
 mod failures;
 mod limits;
 mod notify;

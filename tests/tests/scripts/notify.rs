@@ -22,7 +22,7 @@ const ON_MASTER: &str = "notify MASTER eth0 1";
 const ON_INIT: &str = "notify INIT eth0 1";
 
 /// Writes a configuration beside the scripts, with these lines: an advert every 117 ms, and a dead time of 351 ms.
-fn configure(scripts: &Scripts, lines: &str) -> Result<()> {
+pub(crate) fn configure(scripts: &Scripts, lines: &str) -> Result<()> {
     let text = format!(
         "[defaults]\ninterface = \"eth0\"\npassphrase = \"secret\"\nadvbase = 0\nadvskew = 30\n\
          [[virtual_host]]\nvhid = 1\naddresses = [\"{VIP}/24\", \"10.77.0.101\"]\n{lines}\n"

@@ -17,6 +17,7 @@ use carp_common::{
     engine::{Advbase, Advskew, Announcements, DeadRatio, Vhid},
     wire::{GROUP_V4, TTL},
 };
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use toml::{
     Spanned,
@@ -25,12 +26,12 @@ use toml::{
 
 use super::{Credentials, Surroundings, is_public};
 use crate::config::{
-    ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, LinkLocal, Notify, SCRIPT_SECONDS, SCRIPT_TIMEOUT, Settings, Vip,
-    can_be_hosts, executable, first_line, is_interface_name, passphrase,
+    ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, LinkLocal, Notify, Rollout, SCRIPT_SECONDS, SCRIPT_TIMEOUT,
+    Settings, Vip, can_be_hosts, executable, first_line, is_interface_name, passphrase,
 };
 
 /// What every virtual host has of its own.
-pub(super) const OWN_KEYS: [&str; 2] = ["vhid", "addresses"];
+pub(super) const OWN_KEYS: [&str; 3] = ["vhid", "addresses", "rollout"];
 /// What can stand in `[defaults]`, too.
 pub(super) const KEYS: [&str; 22] = [
     "interface",
@@ -178,6 +179,7 @@ impl<'a> Reader<'a> {
             self.source(section, "source6", known, |text| text.parse::<Ipv6Addr>().map(IpAddr::V6)),
         ];
         let vips = self.addresses(section, known);
+        let rollout = self.rollout(section);
         let passphrase = self.passphrase(section);
         let group = self.given::<Ipv4Addr>(section, "group");
         if let Some(address) = &group
@@ -217,6 +219,7 @@ impl<'a> Reader<'a> {
             vhid,
             passphrase: passphrase?,
             vips,
+            rollout,
             group,
             is_broadcast,
             peers,
@@ -288,6 +291,27 @@ impl<'a> Reader<'a> {
             }
         }
         peers
+    }
+
+    fn rollout(&mut self, section: Section<'_>) -> Option<Rollout> {
+        let found = section.own.get("rollout")?;
+        let Some(own) = found.get_ref().as_table() else {
+            self.note(found.span(), "rollout: is to be { from = [\"ADDRESS\", ...], until = \"TIME\" }");
+            return None;
+        };
+        self.look_at_keys(own, &[&["from", "until"]]);
+        let section = Section { own, defaults: None, at: found.span().start };
+        let from = self.needed::<Vec<IpAddr>>(section, "from");
+        let until = self.needed::<String>(section, "until")?;
+        let Ok(time) = until.get_ref().parse() else {
+            let example = "2026-12-24T18:00:00Z";
+            self.note(until.span(), format!("until: {:?} is no time: as {example}", until.get_ref()));
+            return None;
+        };
+        if Timestamp::now() >= time {
+            self.warnings.push((found.span().start, "rollout: is over, and means nothing any more".to_owned()));
+        }
+        Some(Rollout { from: from?.into_inner(), until: time })
     }
 
     /// From the one key of three that is given.

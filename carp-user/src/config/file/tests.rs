@@ -99,6 +99,33 @@ fn a_virtual_host_can_have_peers_and_both_families() {
 }
 
 #[test]
+fn while_addresses_change_both_digests_count_and_afterwards_one() {
+    let text = |until: &str| {
+        format!(
+            "{DEFAULTS}[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.100\", \"10.0.0.101\"]\n\
+             rollout = {{ from = [\"10.0.0.100\"], until = \"{until}\" }}\n"
+        )
+    };
+    let [old, new] = [&["10.0.0.100"][..], &["10.0.0.100", "10.0.0.101"]]
+        .map(|addresses| addresses.iter().map(|address| address.parse().unwrap()).collect::<Vec<IpAddr>>());
+    let under_way = hosts(&text("2999-01-01T00:00:00Z"))[0].digests();
+    assert_eq!((&under_way.sent, &under_way.accepted), (&vec![new.clone(), old], &under_way.sent));
+    let over = hosts(&text("2020-01-01T00:00:00Z"))[0].digests();
+    assert_eq!((&over.sent, &over.accepted), (&vec![new], &over.sent));
+    let wrong = format!(
+        "{DEFAULTS}[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.100\"]\nrollout = {{ until = \"soon\", who = 1 }}\n"
+    );
+    assert_eq!(
+        mistakes(&wrong),
+        [
+            "7:11: `from` is missing",
+            "7:21: until: \"soon\" is no time: as 2026-12-24T18:00:00Z",
+            "7:29: unknown key `who`",
+        ]
+    );
+}
+
+#[test]
 fn every_mistake_is_told_with_its_place() {
     let text = "[defaults]\n\
                 interface = \"eth0\"\n\
