@@ -19,7 +19,10 @@ use zeroize::Zeroizing;
 
 use crate::{
     VERSION,
-    config::{self, AdvertMac, Choice, LinkLocal, Scripts, Settings, Vip, can_be_hosts, executable, is_interface_name},
+    config::{
+        self, AdvertMac, Choice, LinkLocal, Scripts, Settings, Vip, can_be_hosts, executable, file::Configuration,
+        is_interface_name,
+    },
     control::protocol,
     metrics,
     syslog::Facility,
@@ -153,6 +156,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADVERTS", default_value_t = Announcements::default().refresh)]
     garp_refresh: u8,
 
+    /// Run in real time, with locked memory: for intervals of a few milliseconds
+    #[arg(long)]
+    realtime: bool,
+
     /// Syslog facility of the log under --daemonize
     #[arg(short, long, alias = "f", default_value = "daemon")]
     facility: Facility,
@@ -167,7 +174,7 @@ pub(crate) struct Args {
 }
 
 /// What describes a virtual host on the command line.
-const OF_ONE_HOST: [&str; 27] = [
+const OF_ONE_HOST: [&str; 28] = [
     "interface",
     "srcip",
     "vhid",
@@ -194,6 +201,7 @@ const OF_ONE_HOST: [&str; 27] = [
     "datapath",
     "garp_repeat",
     "garp_refresh",
+    "realtime",
     "from_ucarp",
 ];
 
@@ -258,11 +266,11 @@ impl Args {
         self.facility
     }
 
-    /// The virtual hosts to serve. Checks everything that can be checked without touching the network.
-    pub(crate) fn virtual_hosts(self) -> Result<Vec<Settings>> {
+    /// What to serve. Checks everything that can be checked without touching the network.
+    pub(crate) fn configuration(self) -> Result<Configuration> {
         match &self.config {
             Some(file) => config::file::read(file),
-            None => Ok(vec![self.settings()?]),
+            None => Ok(Configuration { realtime: self.realtime, hosts: vec![self.settings()?] }),
         }
     }
 

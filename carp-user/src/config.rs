@@ -357,7 +357,7 @@ mod tests {
     fn settings(words: &[&str]) -> Settings {
         let required = ["carpd", "--vhid=7", "--pass=secret", "--addr=10.0.0.100/24", "--addr=10.0.0.101"];
         let args = Args::try_parse_from([&required, words].concat()).unwrap_or_else(|error| panic!("{error}"));
-        args.virtual_hosts().unwrap_or_else(|error| panic!("{error:#}")).remove(0)
+        args.configuration().unwrap_or_else(|error| panic!("{error:#}")).hosts.remove(0)
     }
 
     #[test]

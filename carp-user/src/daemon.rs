@@ -12,7 +12,7 @@ use crate::{
     agent::{Agent, SignalInput, Signals},
     background,
     cli::Args,
-    config::Settings,
+    config::{Settings, file::Configuration},
     control::{self, Desk, Reload},
     from_ucarp,
     history::History,
@@ -23,7 +23,7 @@ use crate::{
         Netlink,
         interface::{self, LOOK_AGAIN},
     },
-    privileges,
+    privileges, realtime,
     systemd::{self, Notice},
     title,
 };
@@ -73,8 +73,8 @@ fn run(args: Args) -> Result<ExitCode> {
     let (debug, facility) = (args.debug(), args.facility());
     let in_background = args.daemonize();
     let (file, ends) = (args.file()?, Ends { socket: args.socket(), metrics: args.metrics() });
-    let hosts = match args.virtual_hosts() {
-        Ok(hosts) => hosts,
+    let Configuration { hosts, realtime } = match args.configuration() {
+        Ok(configuration) => configuration,
         Err(error) => {
             logging::tell(format!("carpd: {error:#}"));
             return Ok(ExitCode::from(USAGE));
@@ -96,6 +96,10 @@ fn run(args: Args) -> Result<ExitCode> {
     // A lock is a descriptor, and a virtual host has one.
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS), hard).ok();
+    }
+    if realtime && let Err(error) = realtime::set(true) {
+        // Better late than never.
+        error!("{error:#}; going on as an ordinary program");
     }
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let served = runtime.block_on(serve(hosts, file, ends, history, parent));

@@ -34,6 +34,7 @@ mod net;
 mod notify;
 mod privileges;
 mod process;
+mod realtime;
 mod scripts;
 mod syslog;
 mod systemd;

@@ -77,12 +77,21 @@ impl fmt::Display for Mistakes {
     }
 }
 
-/// Reads the virtual hosts of a file.
+/// What stands in a file.
+#[derive(Default)]
+pub(crate) struct Configuration {
+    /// The virtual hosts.
+    pub(crate) hosts: Vec<Settings>,
+    /// Whether to run in real time.
+    pub(crate) realtime: bool,
+}
+
+/// Reads a file.
 ///
 /// # Errors
-/// The file cannot be read, or [`Mistakes`].
-pub(crate) fn read(path: &Path) -> Result<Vec<Settings>> {
-    read_with(path, Credentials::None).map(|(hosts, _)| hosts)
+/// It cannot be read, or [`Mistakes`].
+pub(crate) fn read(path: &Path) -> Result<Configuration> {
+    read_with(path, Credentials::None).map(|(configuration, _)| configuration)
 }
 
 /// Reads a file only to check it, outside of carpd's unit, too: the virtual hosts, not all with their real passphrases,
@@ -91,10 +100,10 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Settings>> {
 /// # Errors
 /// As with [`read`].
 pub(crate) fn check(path: &Path) -> Result<(Vec<Settings>, Vec<String>)> {
-    read_with(path, Credentials::Unknown)
+    read_with(path, Credentials::Unknown).map(|(configuration, warnings)| (configuration.hosts, warnings))
 }
 
-fn read_with(path: &Path, without_credentials: Credentials<'_>) -> Result<(Vec<Settings>, Vec<String>)> {
+fn read_with(path: &Path, without_credentials: Credentials<'_>) -> Result<(Configuration, Vec<String>)> {
     let cannot_read = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(cannot_read)?;
     let is_public = is_public(&file.metadata().with_context(cannot_read)?);
@@ -138,15 +147,15 @@ enum Credentials<'a> {
     Unknown,
 }
 
-fn parse(path: &Path, text: &str, surroundings: &Surroundings<'_>) -> Result<(Vec<Settings>, Vec<String>), Mistakes> {
+fn parse(path: &Path, text: &str, surroundings: &Surroundings<'_>) -> Result<(Configuration, Vec<String>), Mistakes> {
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader::new(surroundings, !errors.is_empty());
-    let hosts = reader.file(root.get_ref());
+    let configuration = reader.file(root.get_ref());
     let [mut mistakes, warnings] = reader.notes();
     add_errors(&mut mistakes, text, &errors);
     if mistakes.is_empty() {
         let warning = |(at, what)| mistake(text, at, format!("warning: {what}")).told(path);
-        return Ok((hosts, warnings.into_iter().map(warning).collect()));
+        return Ok((configuration, warnings.into_iter().map(warning).collect()));
     }
     let more = mistakes.len().saturating_sub(TOLD);
     let first = mistakes.into_iter().take(TOLD).map(|(at, what)| mistake(text, at, what)).collect();

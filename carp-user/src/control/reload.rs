@@ -7,12 +7,19 @@ use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
 use super::{Applied, Command, Commands, ask};
 use crate::{
-    config::file,
+    config::file::{self, Configuration},
+    realtime,
     systemd::{self, Notice},
 };
 
 /// How long reading the file, and those that it names, may take.
 const READ: Duration = Duration::from_secs(30);
+
+/// The loop's thread is this one, too.
+fn in_real_time(mut applied: Applied, on: bool) -> Applied {
+    applied.troubles.extend(realtime::set(on).err().map(|error| format!("{error:#}")));
+    applied
+}
 
 /// Reads the file, and hands it to the loop. Clones take turns.
 #[derive(Clone)]
@@ -46,7 +53,10 @@ impl Reload {
         // A file system that hangs must not end all reloads.
         let read = timeout(READ, spawn_blocking(move || file::read(&file))).await;
         let done = match read.map_err(io::Error::from).and_then(|read| read.map_err(io::Error::other)) {
-            Ok(Ok(hosts)) => ask(&self.commands, |reply| Command::Apply { hosts, reply }).await.flatten(),
+            Ok(Ok(Configuration { hosts, realtime })) => {
+                let applied = ask(&self.commands, |reply| Command::Apply { hosts, reply }).await.flatten();
+                applied.map(|applied| in_real_time(applied, realtime))
+            }
             Ok(Err(error)) => Err(format!("{error:#}")),
             Err(error) => Err(format!("{path}: {error}")),
         };

@@ -24,12 +24,14 @@ use toml::{
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-use super::{Credentials, Surroundings, is_public};
+use super::{Configuration, Credentials, Surroundings, is_public};
 use crate::config::{
     ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, LinkLocal, Notify, Rollout, SCRIPT_SECONDS, SCRIPT_TIMEOUT,
     Settings, Vip, can_be_hosts, executable, first_line, is_interface_name, passphrase,
 };
 
+/// What there is once in a file.
+pub(super) const FILE_KEYS: [&str; 3] = ["realtime", "defaults", "virtual_host"];
 /// What every virtual host has of its own.
 pub(super) const OWN_KEYS: [&str; 3] = ["vhid", "addresses", "rollout"];
 /// What can stand in `[defaults]`, too.
@@ -106,9 +108,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The virtual hosts of a file; all of them if there are no mistakes.
-    pub(super) fn file(&mut self, root: &DeTable<'_>) -> Vec<Settings> {
-        self.look_at_keys(root, &[&["defaults", "virtual_host"]]);
+    /// What stands in a file; all of it if there are no mistakes.
+    pub(super) fn file(&mut self, root: &DeTable<'_>) -> Configuration {
+        self.look_at_keys(root, &[&FILE_KEYS]);
+        let whole = Section { own: root, defaults: None, at: 0 };
+        Configuration { realtime: self.plain(whole, "realtime", false), hosts: self.virtual_hosts(root) }
+    }
+
+    fn virtual_hosts(&mut self, root: &DeTable<'_>) -> Vec<Settings> {
         let defaults = root.get("defaults").and_then(|defaults| {
             let table = defaults.get_ref().as_table();
             match table {

@@ -9,7 +9,7 @@ use std::{
 use carp_common::{abi::Family, engine::Announcements};
 
 use super::{
-    reader::{KEYS, OWN_KEYS},
+    reader::{FILE_KEYS, KEYS, OWN_KEYS},
     *,
 };
 use crate::config::{AdvertMac, Choice, LinkLocal, Notify, passphrase};
@@ -22,7 +22,7 @@ fn private() -> Surroundings<'static> {
 const DEFAULTS: &str = "[defaults]\ninterface = \"eth0\"\npassphrase = \"secret\"\n";
 
 fn hosts(text: &str) -> Vec<Settings> {
-    parse(Path::new("x.toml"), text, &private()).unwrap_or_else(|mistakes| panic!("{mistakes}")).0
+    parse(Path::new("x.toml"), text, &private()).unwrap_or_else(|mistakes| panic!("{mistakes}")).0.hosts
 }
 
 /// Each as `LINE:COLUMN: WHAT`.
@@ -247,7 +247,8 @@ fn a_passphrase_comes_from_one_place_that_others_cannot_read() {
     let by_name = with("passphrase_file = \"secret\"");
     let by_credential = with("passphrase_credential = \"secret\"");
     let here = Surroundings { is_public: false, folder: &folder, credentials: Credentials::In(&folder) };
-    let key = |text: &str| parse(Path::new("x.toml"), text, &here).map(|(hosts, _)| *hosts[0].passphrase.key()).ok();
+    let key =
+        |text: &str| parse(Path::new("x.toml"), text, &here).map(|(read, _)| *read.hosts[0].passphrase.key()).ok();
     let expected = passphrase(b"from a file").ok().map(|passphrase| *passphrase.key());
 
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
@@ -265,7 +266,7 @@ fn a_passphrase_comes_from_one_place_that_others_cannot_read() {
         warnings[0].starts_with("x.toml:7:25: warning: passphrase_credential: secret: not looked at"),
         "{warnings:?}"
     );
-    assert_eq!(checked.len(), 1);
+    assert_eq!(checked.hosts.len(), 1);
     let both = mistakes(&with("passphrase = \"a\"\npassphrase_file = \"/b\""));
     assert_eq!(both, ["8:19: passphrase_file: there is `passphrase` already: one of them is enough"]);
     assert_eq!(mistakes(&with("passphrase = 12345")), ["7:14: passphrase: is to be a string"]);
@@ -286,7 +287,7 @@ fn a_notify_program_is_one_that_can_be_run() {
     }
     let here = Surroundings { folder: &folder, ..private() };
     let with = |lines: &str| format!("{DEFAULTS}{lines}\n[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.1\"]\n");
-    let notify = |lines: &str| parse(Path::new("x.toml"), &with(lines), &here).unwrap().0.remove(0).notify;
+    let notify = |lines: &str| parse(Path::new("x.toml"), &with(lines), &here).unwrap().0.hosts.remove(0).notify;
     let told = Notify { program: folder.join("program"), time_limit: Duration::from_secs(10) };
     assert_eq!(notify("notify = \"program\""), Some(told.clone()));
     let limited = Notify { time_limit: Duration::from_secs(3600), ..told };
@@ -322,7 +323,7 @@ fn of_very_many_mistakes_the_first_are_told() {
 #[test]
 fn the_example_names_every_key() {
     let example = include_str!("../../../packaging/carpd.toml");
-    for key in OWN_KEYS.iter().chain(&KEYS) {
+    for key in FILE_KEYS.iter().chain(&OWN_KEYS).chain(&KEYS) {
         assert!(example.contains(key), "{key}");
     }
 }

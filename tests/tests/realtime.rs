@@ -1,0 +1,58 @@
+//! Intervals of a few milliseconds, and what makes them dependable.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use carp_tests::configured::{DEFAULTS, carpctl, start, virtual_host, wait_for_change};
+use carp_tests::{Agent, LONG, Lab, Node, VIP, Wire, configured, eventually};
+
+/// SCHED_RR, for a process that hands it to no child.
+const REAL_TIME: &str = "2";
+const ORDINARY: &str = "0";
+
+/// How a process is scheduled, and how many kB of it are locked in memory.
+fn scheduled(agent: &Agent) -> Result<(String, u64)> {
+    let read = |file| fs::read_to_string(format!("/proc/{}/{file}", agent.pid())).context("reading /proc");
+    // After the name, which may have anything in it, the 41st field is the 39th.
+    let (stat, status) = (read("stat")?, read("status")?);
+    let policy = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(38)).context("no policy")?;
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).context("no VmLck")?;
+    Ok((policy.to_owned(), locked.trim().trim_end_matches(" kB").parse()?))
+}
+
+#[test]
+fn carpd_runs_in_real_time_if_it_is_told_to_and_a_reload_changes_that() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let folder = configured::folder()?;
+    let write = |first: &str| {
+        fs::write(folder.path().join("carpd.toml"), format!("{first}\n{DEFAULTS}{}", virtual_host(1, VIP, "")))
+    };
+    write("realtime = true")?;
+    let agent = start(&a, &folder)?;
+    wait_for_change(&agent, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let (policy, locked) = scheduled(&agent)?;
+    assert!(policy == REAL_TIME && locked > 0, "{policy}, {locked} kB locked");
+    write("")?;
+    assert!(carpctl(&folder, &["reload"])?.status.success());
+    assert_eq!(scheduled(&agent)?, (ORDINARY.to_owned(), 0));
+    Ok(())
+}
+
+#[test]
+fn the_shortest_intervals_elect_a_master_and_fall_over() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
+    let master = Node::start(&a, "--advbase=0 --advskew=0 --preempt --realtime")?;
+    master.wait_for("BACKUP -> MASTER")?;
+    let backup = Node::start(&b, "--advbase=0 --advskew=1 --realtime")?;
+    let wire = Wire::at(&bystander)?;
+    wire.wait_for_adverts(a.ip(), 100)?;
+    a.kill_host()?;
+    eventually("b has it", LONG, || b.has_address(VIP))?;
+    // Unless a stall has made it one before.
+    let takeover = backup.transitions().pop().context("no change")?;
+    assert_eq!(takeover.change, "BACKUP -> MASTER");
+    assert!(takeover.cause.starts_with("no advert for 0.0"), "{takeover:?}");
+    Ok(())
+}
