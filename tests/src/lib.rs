@@ -18,6 +18,7 @@ pub mod foreign;
 mod guard;
 pub mod host;
 pub mod lab;
+pub mod models;
 pub mod netns;
 pub mod node;
 pub mod outage;
