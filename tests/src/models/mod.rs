@@ -7,6 +7,8 @@
 mod freebsd;
 mod lan;
 mod openbsd;
+#[cfg(test)]
+mod testing;
 mod ucarp;
 pub mod wire;
 
@@ -154,8 +156,11 @@ pub struct Config {
     pub preempt: bool,
     /// ucarp's `--deadratio`; it is 3 for the others.
     pub dead_ratio: u32,
-    /// What its random numbers are made of; and by `seed % 1,000,000` microseconds, when ucarp's capture hands over
-    /// what has arrived, once a second.
+    /// A kernel's timers go off with its clock's ticks: 10 ms for OpenBSD, 1 or 10 ms for FreeBSD. Zero, and they are
+    /// exact.
+    pub tick: Duration,
+    /// What its random numbers are made of; and when ucarp's capture hands over what has arrived, which is `seed`
+    /// microseconds after it starts and once a second, and in the same way, when a kernel's clock ticks.
     pub seed: u64,
 }
 
@@ -172,8 +177,20 @@ impl Config {
             advskew,
             preempt: false,
             dead_ratio: 3,
+            tick: Duration::ZERO,
             seed: number.into(),
         }
+    }
+
+    /// The first tick that is not before this moment.
+    fn on_tick(&self, moment: Duration) -> Duration {
+        let tick = self.tick.as_micros() as u64;
+        if tick == 0 {
+            return moment;
+        }
+        let phase = self.seed % tick;
+        let since = (moment.as_micros() as u64).saturating_sub(phase);
+        Duration::from_micros(phase + since.div_ceil(tick) * tick)
     }
 
     fn has_vips_of(&self, family: Family) -> bool {
@@ -242,74 +259,5 @@ impl Random {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
-    }
-}
-
-/// What the tests of all models need.
-#[cfg(test)]
-mod testing {
-    use super::wire::{Header, TTL, signed};
-    use super::*;
-    use crate::adverts::Election;
-    use crate::pcap::{read_pcap, vector};
-
-    /// What the lab's real ucarp sent, as in `vectors/README.md`: vhid, passphrase and adverts.
-    pub(super) fn captured() -> Vec<(u8, &'static str, Vec<Vec<u8>>)> {
-        let files = [
-            ("v1-secret-k0.pcap", 1, "secret"),
-            ("v77-k100-preempt.pcap", 77, "secret"),
-            ("v255-b2-k0.pcap", 255, "secret"),
-            ("v42-longpass19.pcap", 42, "1234567890123456789"),
-            ("pair-v33.pcap", 33, "pair pw"),
-        ];
-        let captured = files.map(|(file, vhid, passphrase)| {
-            let frames = read_pcap(&vector(file)).unwrap();
-            let adverts: Vec<_> = frames.iter().filter(|frame| frame[12..14] == [8, 0] && frame[23] == 112).collect();
-            assert!(adverts.len() >= 2, "{file}");
-            let payloads = adverts.iter().map(|frame| frame[34..34 + wire::LENGTH].to_vec()).collect();
-            (vhid, passphrase, payloads)
-        });
-        captured.to_vec()
-    }
-
-    pub(super) const fn ms(milliseconds: u64) -> Duration {
-        Duration::from_millis(milliseconds)
-    }
-
-    /// What a peer does until then, with nobody else there.
-    pub(super) fn run(peer: &mut dyn Peer, end: Duration) -> Vec<(Duration, Output)> {
-        let mut done = vec![];
-        while let Some(next) = peer.next_deadline().filter(|next| *next <= end) {
-            peer.expire(next);
-            done.extend(peer.take_outputs().into_iter().map(|output| (next, output)));
-        }
-        done
-    }
-
-    /// A valid advert of host 9 arrives, over IPv4.
-    pub(super) fn hear(peer: &mut dyn Peer, now: Duration, election: Election, counter: u64) {
-        let Config { source, vhid, passphrase, vips, .. } = Config::host(9, 0);
-        let advert = signed(&passphrase, vhid, &vips, election, counter);
-        peer.receive(now, source.into(), TTL, &advert);
-    }
-
-    pub(super) fn adverts(outputs: &[(Duration, Output)]) -> Vec<(Duration, Header)> {
-        let advert = |output: &Output| match output {
-            Output::Advert { ttl, payload, .. } => {
-                assert!(*ttl == TTL && wire::adds_up(payload) && payload.len() == wire::LENGTH);
-                Header::read(payload)
-            }
-            Output::Announcement(_) | Output::Change { .. } | Output::Refusal(_) => None,
-        };
-        outputs.iter().filter_map(|(at, output)| Some((*at, advert(output)?))).collect()
-    }
-
-    /// The states that it enters, and why.
-    pub(super) fn changes(outputs: &[Output]) -> Vec<(State, Reason)> {
-        let change = |output: &Output| match output {
-            Output::Change { to, reason, .. } => Some((*to, *reason)),
-            Output::Advert { .. } | Output::Announcement(_) | Output::Refusal(_) => None,
-        };
-        outputs.iter().filter_map(change).collect()
     }
 }
