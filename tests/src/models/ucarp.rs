@@ -23,7 +23,8 @@ const DEMOTED_SKEW: u8 = 240;
 const CAPTURE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long it sleeps without a carrier.
 const CARRIER_INTERVAL: Duration = Duration::from_secs(10);
-/// How late poll(2) returns: Linux's timer slack, and waking up.
+/// How late poll(2) returns: Linux's timer slack, and waking up. It decides where a time is over that poll(2), which
+/// takes milliseconds, has cut a little short.
 const POLL_IS_LATE: Duration = Duration::from_micros(100);
 /// It advertises if less than this is left: what is below a millisecond of the time left is cut off.
 const NEARLY: Duration = Duration::from_millis(2);

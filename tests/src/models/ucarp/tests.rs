@@ -55,7 +55,7 @@ fn it_takes_over_after_a_whole_number_of_its_own_intervals() {
         (1, 240, 3, 3 * 1937),
         (2, 0, 3, 3 * 2000),
         (1, 0, 1, 1000),
-        (1, 100, 1, 2 * 1390),
+        (1, 96, 1, 1375),
     ];
     for (advbase, advskew, dead_ratio, expected) in table {
         let mut peer = ucarp(Config { advbase, dead_ratio, ..Config::host(1, advskew) });
