@@ -83,6 +83,14 @@ fn it_advertises_its_skew_and_demotion_up_to_240_and_the_first_time_waits_as_if_
 }
 
 #[test]
+fn timers_go_off_with_the_clocks_ticks_but_for_the_next() {
+    // Ticks at 300 us, 1,300 us and so on.
+    let (peer, now) = master(Config { tick: ms(1), seed: 300, ..Config::host(1, 0) });
+    let expected = [3_001_300, 4_002_300].map(Duration::from_micros);
+    assert_eq!([now, peer.next_deadline().unwrap()], expected);
+}
+
+#[test]
 fn its_own_echo_makes_it_yield() {
     let (mut peer, now) = master(Config::host(1, 0));
     let (at, own) = adverts(&run(&mut peer, now + ms(1000)))[0];

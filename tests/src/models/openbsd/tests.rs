@@ -43,6 +43,18 @@ fn it_takes_over_after_its_master_down_time_and_advertises_at_its_interval() {
 }
 
 #[test]
+fn timers_go_off_with_the_clocks_ticks() {
+    // Ticks at 3 ms, 13 ms and so on.
+    let ticking = Config { tick: ms(10), seed: 3_000, ..Config::host(1, 0) };
+    let (mut peer, now) = master(ticking.clone());
+    assert_eq!((now, peer.next_deadline()), (ms(3003), Some(ms(4003))));
+    peer.expire(ms(4003));
+    assert_eq!(peer.next_deadline(), Some(ms(5003)));
+    let (peer, now) = master(Config { advbase: 0, ..ticking });
+    assert_eq!((now, peer.next_deadline()), (ms(13), Some(ms(23))));
+}
+
+#[test]
 fn what_it_makes_of_an_advert() {
     use Reason::{MasterDemoted, MasterTooSlow, Preempts, Yields};
     use State::{Backup, Master};
