@@ -4,6 +4,8 @@
 //! Nothing here knows CARP's engine or the agent's code: a scenario sees what
 //! a user sees, namely frames, addresses, log lines and answers to a ping.
 //! Everything lives in anonymous namespaces and vanishes with the process.
+//!
+//! The [`models`] of other peers need no host: they are pure.
 
 pub mod adverts;
 pub mod agent;
@@ -18,6 +20,7 @@ pub mod foreign;
 mod guard;
 pub mod host;
 pub mod lab;
+pub mod models;
 pub mod netns;
 pub mod node;
 pub mod outage;

@@ -47,9 +47,17 @@ impl<'h> Ucarp<'h> {
 
     /// The states that it has been in, the present one last.
     pub fn states(&self) -> Vec<String> {
-        let lines = self.agent.lines();
-        let states = lines.iter().filter_map(|line| Some(line.text.split_once("Switching to state: ")?.1));
-        states.map(str::to_owned).collect()
+        self.changes().into_iter().map(|change| change.text).collect()
+    }
+
+    /// The same, and when it said so.
+    pub fn changes(&self) -> Vec<Line> {
+        let lines = self.agent.lines().into_iter();
+        let changes = lines.filter_map(|Line { at, text }| {
+            let state = text.split_once("Switching to state: ")?.1.to_owned();
+            Some(Line { at, text: state })
+        });
+        changes.collect()
     }
 
     /// Its host.

@@ -5,6 +5,7 @@ mod counters;
 mod decoded;
 mod elections;
 mod keepalived;
+mod modelled;
 mod strangers;
 mod switches;
 mod ucarp;

@@ -1,8 +1,9 @@
 //! Captured adverts of ucarp: all of them verify in the kernel, and none after a flipped bit.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use carp_common::reason::Reason;
+use carp_tests::pcap::{read_pcap, vector};
 
 use crate::xdp_support::{
     Family::V4,
@@ -27,23 +28,8 @@ const END: usize = 70;
 
 /// The adverts of a capture; the rest of it is ARP.
 fn adverts(file: &str) -> Vec<Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors").join(file);
-    let capture = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    frames_of(&capture).into_iter().filter(|frame| frame[12..14] == [8, 0] && frame[23] == 112).collect()
-}
-
-/// The frames of an Ethernet capture: a header of 24 bytes, then for each frame one of 16 and its bytes.
-fn frames_of(capture: &[u8]) -> Vec<Vec<u8>> {
-    let word = |at: usize| u32::from_le_bytes(capture[at..at + 4].try_into().unwrap());
-    assert!((word(0), word(20)) == (0xa1b2_c3d4, 1), "not a little-endian pcap file of Ethernet frames");
-    let mut frames = vec![];
-    let mut at = 24;
-    while at < capture.len() {
-        let end = at + 16 + word(at + 8) as usize;
-        frames.push(capture[at + 16..end].to_vec());
-        at = end;
-    }
-    frames
+    let frames = read_pcap(&vector(file)).unwrap_or_else(|error| panic!("{error:#}"));
+    frames.into_iter().filter(|frame| frame[12..14] == [8, 0] && frame[23] == 112).collect()
 }
 
 fn program_for(vhid: u8, passphrase: &[u8]) -> Program {
