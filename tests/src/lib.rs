@@ -23,6 +23,7 @@ pub mod lab;
 pub mod models;
 pub mod netns;
 pub mod node;
+pub mod ours;
 pub mod outage;
 pub mod packet;
 mod packet_socket;

@@ -1,4 +1,4 @@
-//! The models of CARP's peers with each other: which pairs agree on one master, and how long it takes.
+//! carpd and the models of CARP's other peers with each other: which pairs agree on one master, and how long it takes.
 //!
 //! Each scenario is played by every pair in several phases, as their clocks and timers may stand to each other, and its
 //! outcomes are printed as a table: `cargo test -p carp-tests --test models -- --nocapture`. What the peers' own rules
@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use carp_tests::models::{Config, FreeBsd, Lan, OpenBsd, Peer, Ucarp};
+use carp_tests::ours::Ours;
 
 /// What a frame takes from one host to another.
 const LATENCY: Duration = Duration::from_micros(200);
@@ -23,12 +24,19 @@ enum Kind {
     OpenBsd,
     FreeBsd,
     Ucarp,
+    Carpd,
 }
 
-use Kind::{FreeBsd as F, OpenBsd as O, Ucarp as U};
+use Kind::{Carpd as C, FreeBsd as F, OpenBsd as O, Ucarp as U};
 
 /// The first host is the preferred one, where one is; it also has the lower address.
-const PAIRS: [[Kind; 2]; 9] = [[O, O], [O, F], [O, U], [F, O], [F, F], [F, U], [U, O], [U, F], [U, U]];
+#[rustfmt::skip]
+const PAIRS: [[Kind; 2]; 16] = [
+    [C, C], [C, O], [C, F], [C, U],
+    [O, C], [O, O], [O, F], [O, U],
+    [F, C], [F, O], [F, F], [F, U],
+    [U, C], [U, O], [U, F], [U, U],
+];
 
 /// No time at all: there is no change.
 const NEVER: RangeInclusive<f64> = 0.0..=0.0;
@@ -52,15 +60,15 @@ fn a_backup_takes_over_when_the_master_crashes() {
 }
 
 #[test]
-fn a_clean_stop_of_openbsd_is_a_takeover_at_once_and_the_others_leave_without_a_word() {
+fn a_clean_stop_of_carpd_or_openbsd_is_a_takeover_at_once_and_the_others_leave_without_a_word() {
     play("the master is stopped", |pair| {
         pair.start([0, 100], false);
         pair.settle();
         pair.after(|pair| pair.lan.stop(0))
     })
     .assert(|pair| match pair {
-        [O, O | F] => (1, AT_ONCE),
-        [O, U] => (1, WHEN_READ),
+        [C | O, C | O | F] => (1, AT_ONCE),
+        [C | O, U] => (1, WHEN_READ),
         [F | U, backup] => (1, dead_time_of(backup)),
     });
 }
@@ -153,9 +161,9 @@ fn equal_bsds_in_lockstep_never_agree() {
 }
 
 /// OpenBSD's demotion is a byte that only OpenBSD reads; FreeBSD's and ucarp's is a larger advskew, which takes a
-/// backup that preempts.
+/// backup that preempts. carpd's is that of OpenBSD, and it bows out, which all understand.
 #[test]
-fn a_demoted_openbsd_is_relieved_by_openbsd_alone_and_the_others_by_whoever_preempts() {
+fn a_demoted_carpd_is_relieved_by_anybody_openbsd_by_it_and_carpd_alone_and_the_others_by_whoever_preempts() {
     for preempt in [false, true] {
         play(if preempt { "the master is demoted, all preempt" } else { "the master is demoted" }, |pair| {
             pair.start([0, 100], preempt);
@@ -163,11 +171,12 @@ fn a_demoted_openbsd_is_relieved_by_openbsd_alone_and_the_others_by_whoever_pree
             pair.after(|pair| pair.lan.demote(0, pair.demotion()))
         })
         .assert(|pair| match pair {
-            [O, O] => (1, AT_ONCE),
+            [C, C | O | F] | [O, C | O] => (1, AT_ONCE),
+            [C, U] => (1, WHEN_READ),
             [O, F | U] => (0, NEVER),
             _ if !preempt => (0, NEVER),
-            [F, O | F] => (1, AT_ONCE),
-            [F, U] | [U, O | F] => (1, WHEN_READ),
+            [F, C | O | F] => (1, AT_ONCE),
+            [F, U] | [U, C | O | F] => (1, WHEN_READ),
             [U, U] => (1, 0.0..=2.002),
         });
     }
@@ -191,7 +200,7 @@ fn a_host_whose_demotion_ends_becomes_master_again_if_it_preempts() {
 
 fn dead_time_of(backup: Kind) -> RangeInclusive<f64> {
     match backup {
-        O | F => DEAD_TIME,
+        C | O | F => DEAD_TIME,
         U => UCARPS_DEAD_TIME,
     }
 }
@@ -236,13 +245,14 @@ impl Pair {
             Kind::OpenBsd => Box::new(OpenBsd::new(config, now)),
             Kind::FreeBsd => Box::new(FreeBsd::new(config, now)),
             Kind::Ucarp => Box::new(Ucarp::new(config, now)),
+            Kind::Carpd => Box::new(Ours::new(config, now)),
         }
     }
 
     /// By how much the first is demoted, in its own unit.
     fn demotion(&self) -> i32 {
         match self.kinds[0] {
-            O | U => 1,
+            C | O | U => 1,
             F => 240,
         }
     }

@@ -120,7 +120,7 @@ fn through_a_router_adverts_are_taken_as_far_as_that_is_allowed() -> Result<()> 
     router.ns().ip(&format!("link add eth1 type veth peer name eth1 netns {}", b.ns().path().display()))?;
     router.ns().ip_batch("link set eth1 up\naddr add 10.78.0.1/24 dev eth1\n")?;
     b.ns().ip_batch("link set eth0 down\nlink set eth1 up\naddr add 10.78.0.2/24 dev eth1\n")?;
-    b.ns().ip(&format!("route add 10.77.0.0/24 via 10.78.0.1 dev eth1"))?;
+    b.ns().ip("route add 10.77.0.0/24 via 10.78.0.1 dev eth1")?;
     a.ns().ip(&format!("route add 10.78.0.0/24 via {} dev eth0", router.ip()))?;
     let of_b = |more: &str| {
         let options = ["--interface=eth1", "--vhid=1", "--addr=10.77.0.100", "--advbase=0", "--advskew=80"];

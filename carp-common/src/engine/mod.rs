@@ -14,7 +14,7 @@
 //! These are OpenBSD's rules (`carp_proto_input_c`); a FreeBSD, NetBSD or ucarp peer always sends demote 0,
 //! with which they are theirs. One addition: on a tie the first to hear yields, as in the BSDs, but if two
 //! adverts cross, both do, and their timers would end together for ever; so after yielding to an equal, the
-//! next master-down time is longer by a span that differs from host to host and from try to try.
+//! next master-down time is two intervals and a span that differs from host to host and from try to try.
 //!
 //! The order of things:
 //!
@@ -248,11 +248,13 @@ impl Engine {
             self.set_state(State::Master, cause, now);
             return;
         }
-        // Not by the advert that follows at once in the other family.
-        if advert.arrival.since(self.since) >= self.config.interval() / 2 {
+        // Not by the last word of an equal that yields as well, as a ucarp does within an interval.
+        if advert.arrival.since(self.since) >= self.config.interval() * 3 / 2 {
             self.ties = 0;
         }
-        self.timers.start_master_down(advert.family, advert.arrival.after(self.config.dead_time()));
+        let is_tied = self.ties > 0 && self.config.rank() == rank(advert.advbase, advert.advskew);
+        let patience = if is_tied { self.tie_patience() } else { self.config.dead_time() };
+        self.timers.start_master_down(advert.family, advert.arrival.after(patience));
     }
 
     fn reason_to_take_over(&self, advert: &HeardAdvert) -> Option<Cause> {
@@ -299,7 +301,14 @@ impl Engine {
         }
     }
 
-    /// By how much a tie lengthens the next master-down time: differs from host to host, and from one tie
+    /// How long an equal may be silent that this host has yielded to: if its next advert does not come, it has yielded as
+    /// well. (A ucarp that has yielded would be a master again about a dead time later, and read what it missed only
+    /// then: there must be one that it cannot overlook by that time.)
+    fn tie_patience(&self) -> Duration {
+        (self.config.interval() * 2).min(self.config.dead_time()) + self.tie_delay()
+    }
+
+    /// What differs from host to host, and from one tie
     /// to the next, in case two hosts come out too close together.
     fn tie_delay(&self) -> Duration {
         let spread = match self.config.advbase.get() {
@@ -422,7 +431,7 @@ impl Engine {
                 let due = match cause {
                     // From when the advert arrived in the kernel, not from when we got round to it.
                     Cause::BetterMaster(advert) => advert.arrival.after(dead_time),
-                    Cause::EqualMaster(advert) => advert.arrival.after(dead_time + self.tie_delay()),
+                    Cause::EqualMaster(advert) => advert.arrival.after(self.tie_patience()),
                     Cause::StepDown => now.after(self.hold_time()),
                     Cause::LinkUp
                     | Cause::LinkDown(_)

@@ -78,7 +78,11 @@ impl AdvertSender {
         let frames = headers.flat_map(|header| {
             destinations.iter().filter_map(move |destination| AdvertFrame::new(&header, mac, source, *destination))
         });
-        frames.map(|frame| self.socket.send(ifindex, frame.as_bytes())).fold(Ok(()), |all, sent| all.and(sent))
+        let mut sent = Ok(());
+        for frame in frames {
+            sent = sent.and(self.socket.send(ifindex, frame.as_bytes()));
+        }
+        sent
     }
 
     /// The socket, for other frames of the same virtual host.

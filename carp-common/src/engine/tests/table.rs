@@ -216,7 +216,7 @@ fn rows_of_master() -> Vec<Row> {
             Input::Advert(equal),
             Backup,
             [RELEASE, Becomes(Cause::EqualMaster(equal))],
-            InAfterTie(DEAD),
+            InAfterTie(OWN * 2),
         ),
         row("a slower master", master(), Input::Advert(slower), Master, [ANNOUNCE], Unchanged),
         row("a slower master, no VIPs yet", taking(), Input::Advert(slower), Master, [], Unchanged),
