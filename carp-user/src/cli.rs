@@ -20,8 +20,8 @@ use zeroize::Zeroizing;
 use crate::{
     VERSION,
     config::{
-        self, AdvertMac, Choice, LinkLocal, Scripts, Settings, Vip, can_be_hosts, executable, file::Configuration,
-        is_interface_name,
+        self, AdvertMac, Choice, LinkLocal, Scripts, Settings, Vip, VipMac, can_be_hosts, executable,
+        file::Configuration, is_interface_name,
     },
     control::protocol,
     metrics,
@@ -93,6 +93,11 @@ pub(crate) struct Args {
     /// Whether link-local VIPs are hashed into the digest that is sent: as FreeBSD does, or ignored, as OpenBSD does
     #[arg(long, value_name = "HOW", value_enum, default_value_t = LinkLocal::Hashed)]
     link_local: LinkLocal,
+
+    /// Ethernet address of the VIPs: the interface's own, or the virtual 00:00:5e:00:01:VHID, on a device that only the
+    /// master has
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = VipMac::Interface)]
+    mac: VipMac,
 
     /// Ethernet address that adverts come from: the virtual 00:00:5e:00:01:VHID, or the interface's own, for
     /// hypervisors and clouds that drop frames from addresses they do not know [default: virtual; interface with --peer]
@@ -186,6 +191,7 @@ const OF_ONE_HOST: [&str; 28] = [
     "peer",
     "min_ttl",
     "link_local",
+    "mac",
     "advert_mac",
     "advbase",
     "advskew",
@@ -306,7 +312,14 @@ impl Args {
             xparam: self.xparam,
             time_limit: Duration::from_secs(self.script_timeout.into()),
         });
-        let advert_mac = self.advert_mac.unwrap_or(AdvertMac::towards(&self.peer));
+        ensure!(
+            self.mac == VipMac::Interface || scripts.is_none(),
+            "--mac virtual: with --upscript or --downscript, the scripts own the addresses: leave one out"
+        );
+        let advert_mac = self.advert_mac.unwrap_or(AdvertMac::towards(&self.peer, self.mac));
+        if let Some(mistake) = advert_mac.mistake(self.mac) {
+            bail!("--advert-mac interface: with --mac virtual {mistake}");
+        }
         Ok(Settings {
             interface: self.interface,
             sources: self.srcip.into_iter().collect(),
@@ -320,6 +333,7 @@ impl Args {
             min_ttl: self.min_ttl,
             link_local: self.link_local,
             advert_mac,
+            mac: self.mac,
             advbase: Advbase::new(self.advbase).context("--advbase: 0 to 255")?,
             advskew: Advskew::new(self.advskew).context("--advskew: 0 to 254")?,
             dead_ratio: DeadRatio::new(self.deadratio).context("--deadratio: 1 to 255")?,

@@ -97,6 +97,16 @@ pub(crate) enum LinkLocal {
     Ignored,
 }
 
+/// Which Ethernet address the VIPs have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum VipMac {
+    /// 00:00:5e:00:01:VHID on all hosts: no neighbour need learn another at a takeover
+    Virtual,
+    /// That of the interface, as ucarp has it
+    Interface,
+}
+
 /// Which Ethernet address adverts come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -109,9 +119,15 @@ pub(crate) enum AdvertMac {
 
 impl AdvertMac {
     /// Unless one is asked for: peers are there for the sake of clouds, which drop what comes from an address that they do
-    /// not know.
-    pub(crate) const fn towards(peers: &[IpAddr]) -> Self {
-        if peers.is_empty() { Self::Virtual } else { Self::Interface }
+    /// not know. VIPs that have the virtual one need it.
+    pub(crate) fn towards(peers: &[IpAddr], mac: VipMac) -> Self {
+        if peers.is_empty() || mac == VipMac::Virtual { Self::Virtual } else { Self::Interface }
+    }
+
+    /// What is wrong about this one where the VIPs have that one, if anything.
+    pub(crate) fn mistake(self, mac: VipMac) -> Option<&'static str> {
+        let is_wrong = mac == VipMac::Virtual && self == Self::Interface;
+        is_wrong.then_some("the adverts come from the virtual MAC, too: they tell switches where it is")
     }
 }
 
@@ -203,6 +219,8 @@ pub(crate) struct Settings {
     pub(crate) link_local: LinkLocal,
     /// Which Ethernet address they come from.
     pub(crate) advert_mac: AdvertMac,
+    /// Which Ethernet address the VIPs have.
+    pub(crate) mac: VipMac,
     /// Advertisement base interval.
     pub(crate) advbase: Advbase,
     /// Advertisement skew.

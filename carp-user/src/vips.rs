@@ -3,7 +3,10 @@
 //! A task of its own, so that neither a slow kernel nor a script that hangs holds up the adverts. The agent
 //! sets a goal; a later goal overrules an earlier one that is not reached yet, and ends its script.
 
-use std::{sync::Arc, time::Duration};
+mod device;
+mod parent;
+
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use carp_common::engine::Input;
 use log::{error, warn};
@@ -14,9 +17,15 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
+use self::device::VirtualMac;
+pub(crate) use self::parent::restore_all;
 use crate::{
-    config::{Settings, Vip},
-    net::{self, Netlink, interface},
+    config::{Settings, Vip, VipMac},
+    net::{
+        self, Netlink,
+        interface::{self, Interface},
+        vmac,
+    },
     scripts::Run,
 };
 
@@ -42,6 +51,15 @@ pub(crate) struct Owner {
     pub(crate) script_failures: Counter,
 }
 
+/// What may still be where it belongs no more.
+#[derive(Clone, Default)]
+pub(crate) struct Leftovers {
+    /// On the interface.
+    pub(crate) vips: Vec<Vip>,
+    /// The virtual MAC's device, or VIPs on it.
+    pub(crate) device: bool,
+}
+
 /// The agent's end: sets the goal.
 pub(crate) struct VipKeeper {
     goal: watch::Sender<Option<Goal>>,
@@ -59,17 +77,18 @@ struct Goal {
 }
 
 impl VipKeeper {
-    /// Starts the task; it reports to `reports` when a goal is reached, in the name of `owner`. `dropped`
-    /// are VIPs that are none any more: the first goal removes them, too.
+    /// Starts the task; it reports to `reports` when a goal is reached, in the name of `owner`. The first goal removes
+    /// the leftovers, too.
     pub(crate) fn start(
         netlink: Netlink,
         owner: Owner,
         settings: Arc<Settings>,
         reports: mpsc::Sender<Report>,
-        dropped: Vec<Vip>,
+        leftovers: Leftovers,
     ) -> Self {
         let (goal, goals) = watch::channel(None);
-        tokio::spawn(Task { netlink, owner, settings, reports, dropped, repaired: None }.run(goals));
+        let device = VirtualMac::new(netlink.clone(), owner.name.clone(), settings.vhid.get());
+        tokio::spawn(Task { netlink, owner, settings, reports, leftovers, device, repaired: None }.run(goals));
         Self { goal, settled: true }
     }
 
@@ -104,7 +123,8 @@ struct Task {
     owner: Owner,
     settings: Arc<Settings>,
     reports: mpsc::Sender<Report>,
-    dropped: Vec<Vip>,
+    leftovers: Leftovers,
+    device: VirtualMac,
     /// When something was last put right.
     repaired: Option<Instant>,
 }
@@ -133,8 +153,8 @@ impl Task {
 
     /// Takes or releases the VIPs, by script if there is one.
     async fn reach(&mut self, goal: Goal) -> bool {
-        self.remove(goal.ifindex, &self.dropped).await;
-        self.dropped.clear();
+        self.clean(goal.ifindex).await;
+        let is_virtual = self.settings.mac == VipMac::Virtual;
         match &self.settings.scripts {
             Some(scripts) => {
                 let script = if goal.held { &scripts.up } else { &scripts.down };
@@ -143,6 +163,8 @@ impl Task {
                     Run { script, scripts, owner, vips, goes_on: !goal.held }.run().await;
                 }
             }
+            None if is_virtual && goal.held => self.device.take(goal.ifindex, &self.settings.vips).await,
+            None if is_virtual => self.device.release(goal.ifindex).await,
             None if goal.held => self.add(goal.ifindex).await,
             None => self.remove(goal.ifindex, &self.settings.vips).await,
         }
@@ -163,15 +185,40 @@ impl Task {
         if now.index != goal.ifindex {
             return false;
         }
-        let Some(wrong) = self.settings.vips.iter().find(|vip| now.has(vip.address) != goal.held) else { return false };
-        if goal.held {
-            warn!("{}: something else removed {wrong}, which this master needs: putting it back", self.owner.name);
-        } else {
-            warn!("{}: {wrong} is here although this host is not master: removing it", self.owner.name);
+        let Some(wrong) = wrong(&self.settings, &now, goal.held) else { return false };
+        warn!("{}: {wrong}", self.owner.name);
+        if let Wrong::Leftover { is_device, .. } = wrong {
+            self.leftovers = if is_device {
+                Leftovers { vips: vec![], device: true }
+            } else {
+                Leftovers { vips: self.settings.vips.clone(), device: false }
+            };
         }
         let done = self.reach(goal).await;
         self.repaired = Some(Instant::now());
         done
+    }
+
+    /// Removes what is left over.
+    async fn clean(&mut self, ifindex: u32) {
+        self.remove(ifindex, &self.leftovers.vips).await;
+        if self.leftovers.device {
+            match self.settings.mac {
+                VipMac::Interface => self.device.release(ifindex).await,
+                VipMac::Virtual => self.prune().await,
+            }
+        }
+        self.leftovers = Leftovers::default();
+    }
+
+    /// Removes from the device what is no VIP any more.
+    async fn prune(&self) {
+        let vips = &self.settings.vips;
+        let Ok(Some(now)) = interface::look_at(&self.netlink, &self.owner.interface).await else { return };
+        let Some(device) = now.device(self.settings.vhid.get()).filter(|device| device.is_ours) else { return };
+        let is_other = |address: &&IpAddr| vips.iter().all(|vip| vip.address != **address);
+        let others = device.addresses.iter().filter(is_other).map(|address| Vip { address: *address, prefix: 0 });
+        self.remove(device.index, &others.collect::<Vec<_>>()).await;
     }
 
     /// Adds the VIPs, trying until it works or is overruled: a master without them is of no use.
@@ -212,6 +259,60 @@ async fn overruled(goal: Goal, mut goals: watch::Receiver<Option<Goal>>) {
     while goals.changed().await.is_ok() {
         if !goal.is_repair || *goals.borrow_and_update() != Some(goal) {
             return;
+        }
+    }
+}
+
+/// What something else has changed.
+pub(crate) enum Wrong {
+    /// It is gone.
+    Missing(String),
+    /// It is here, on a host that is not master.
+    Early(String),
+    /// It is, in whatever state, where it does not belong.
+    Leftover {
+        what: String,
+        /// The virtual MAC's device, and not a VIP.
+        is_device: bool,
+    },
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(what) => write!(f, "something else removed {what}, which this master needs: putting it back"),
+            Self::Early(what) => write!(f, "{what} is here although this host is not master: removing it"),
+            Self::Leftover { what, .. } => write!(f, "{what}, where the VIPs do not belong: removing it"),
+        }
+    }
+}
+
+/// What is not as it should be on this interface.
+pub(crate) fn wrong(settings: &Settings, now: &Interface, held: bool) -> Option<Wrong> {
+    let vhid = settings.vhid.get();
+    let name = vmac::name(vhid, now.index);
+    let device = now.device(vhid).filter(|device| device.is_ours);
+    match settings.mac {
+        VipMac::Interface => {
+            if let Some(vip) = settings.vips.iter().find(|vip| now.has(vip.address) != held) {
+                return Some(if held { Wrong::Missing(vip.to_string()) } else { Wrong::Early(vip.to_string()) });
+            }
+            device.map(|_| Wrong::Leftover { what: format!("{name} is here"), is_device: true })
+        }
+        VipMac::Virtual => {
+            if let Some(vip) = settings.vips.iter().find(|vip| now.has(vip.address)) {
+                return Some(Wrong::Leftover { what: format!("{vip} is on the interface itself"), is_device: false });
+            }
+            let Some(device) = device else { return held.then_some(Wrong::Missing(name)) };
+            if !held {
+                return Some(Wrong::Early(name));
+            }
+            let missing = settings.vips.iter().find(|vip| !device.addresses.contains(&vip.address));
+            match missing {
+                Some(vip) => Some(Wrong::Missing(format!("{vip} from {name}"))),
+                None if !device.is_up => Some(Wrong::Missing(format!("{name} from service"))),
+                None => None,
+            }
         }
     }
 }

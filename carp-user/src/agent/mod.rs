@@ -59,7 +59,7 @@ use crate::{
     },
     notify::Notifier,
     systemd::{self, Notice},
-    vips::Report,
+    vips::{self, Report},
 };
 
 /// Events handled before the timers get their turn: about as many as the ring can hold.
@@ -154,6 +154,7 @@ impl Agent {
             summary: String::new(),
         };
         let wanted = agent.lock(hosts)?;
+        vips::restore_all(&agent.shared.netlink).await.unwrap_or_else(|error| warn!("{error:#}"));
         agent.apply(wanted);
         agent.hosts.values_mut().for_each(VirtualHost::run_down_script_at_start);
         let mut errors = agent.handle_links();

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::{Agent, Named, link::Link, vhost::VirtualHost};
 use crate::{
     clock::now,
-    config::Settings,
+    config::{Settings, VipMac},
     control::{
         Applied, Command,
         protocol::{Status, Target, VERSION},
@@ -165,7 +165,8 @@ impl Agent {
         self.datapath.prepare(wanted.iter().map(|wanted| wanted.settings.datapath));
         let (mut added, mut changed, mut same) = (0, 0, 0);
         let mut vips: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
-        for Wanted { interface, settings, .. } in &wanted {
+        let on_interface = wanted.iter().filter(|wanted| wanted.settings.mac == VipMac::Interface);
+        for Wanted { interface, settings, .. } in on_interface {
             vips.entry(interface.clone()).or_default().extend(settings.vips.iter().map(|vip| vip.address));
         }
         for Wanted { interface, settings, lock } in wanted {
@@ -173,7 +174,7 @@ impl Agent {
                 let is_it = |host: &&mut VirtualHost| name(host) == (interface.as_str(), settings.vhid);
                 match self.hosts.values_mut().find(is_it) {
                     Some(host) if *host.settings() != settings => {
-                        host.set(&mut self.datapath, settings, &vips[&interface]);
+                        host.set(&mut self.datapath, settings, vips.get(&interface).unwrap_or(&BTreeSet::new()));
                         changed += 1;
                     }
                     _ => same += 1,

@@ -15,7 +15,7 @@ use carp_common::{
     digest::DigestKey,
     engine::{self, Action, AdvertFields, Advskew, Cause, Engine, HeardAdvert, Input, LinkFault, State, Transition},
     time::Time,
-    wire::Destination,
+    wire::{Destination, virtual_mac},
 };
 use log::{debug, error, info, warn};
 use tokio::sync::{mpsc, watch};
@@ -24,7 +24,7 @@ use zeroize::Zeroize;
 use super::{link::Presence, refusals::Refusals};
 use crate::{
     clock::now,
-    config::{Digests, Settings, Vip, family_of},
+    config::{Digests, Settings, VipMac, family_of},
     control::protocol::What,
     datapath::{Datapath, DatapathError},
     history::History,
@@ -37,9 +37,10 @@ use crate::{
         interface::Interface,
         nd,
         neighbour::{Neighbour, Neighbours},
+        vmac,
     },
     notify::Notifier,
-    vips::{Owner, Report, VipKeeper},
+    vips::{self, Leftovers, Owner, Report, VipKeeper},
 };
 
 /// What all virtual hosts of the process work with.
@@ -70,8 +71,10 @@ pub(super) struct VirtualHost {
     /// What the adverts are judged by: it changes when a rollout is over.
     digests: Digests,
     vips: VipKeeper,
-    /// VIPs that are none any more, as long as they may still be on the interface.
-    dropped: Vec<Vip>,
+    /// What does not belong any more where it may still be.
+    leftovers: Leftovers,
+    /// The virtual MAC's device, while it is there.
+    device: Option<String>,
     entered: Option<Entered>,
     /// Index of the interface, also when its name has gone to another: VIPs are released there.
     ifindex: u32,
@@ -123,8 +126,9 @@ impl VirtualHost {
             engine,
             adverts: AdvertSender::new(Rc::clone(&shared.socket), &settings),
             digests: settings.digests(),
-            vips: VipKeeper::start(netlink, owner, Arc::clone(&settings), reports, vec![]),
-            dropped: vec![],
+            vips: VipKeeper::start(netlink, owner, Arc::clone(&settings), reports, Leftovers::default()),
+            leftovers: Leftovers::default(),
+            device: None,
             refusals: Refusals::new(row),
             shared,
             settings,
@@ -143,7 +147,7 @@ impl VirtualHost {
     }
 
     /// Goes on with other settings for the same interface and vhid, in the same state. `wanted` are the VIPs on the
-    /// interface from now on, of other virtual hosts, too.
+    /// interface itself from now on, of other virtual hosts, too.
     pub(super) fn set(&mut self, datapath: &mut Datapath, settings: Settings, wanted: &BTreeSet<IpAddr>) {
         let settings = Arc::new(settings);
         let before = mem::replace(&mut self.settings, Arc::clone(&settings));
@@ -155,13 +159,16 @@ impl VirtualHost {
             // It enters anew with the next look at the interface, which follows at once.
             self.leave(datapath);
         }
-        if before.vips != settings.vips {
+        if (&before.vips, before.mac) != (&settings.vips, settings.mac) {
             // Those of an earlier change, too: the task that was to remove them ends here.
-            self.dropped.extend(&before.vips);
-            self.dropped.retain(|vip| !settings.vips.contains(vip) && !wanted.contains(&vip.address));
+            match before.mac {
+                VipMac::Interface => self.leftovers.vips.extend(&before.vips),
+                VipMac::Virtual => self.leftovers.device = true,
+            }
+            self.leftovers.vips.retain(|vip| !wanted.contains(&vip.address));
             let (netlink, reports) = (self.shared.netlink.clone(), self.shared.reports.clone());
             let owner = owner(self.row, &self.name, &self.interface, &settings, &self.shared);
-            self.vips = VipKeeper::start(netlink, owner, settings, reports, self.dropped.clone());
+            self.vips = VipKeeper::start(netlink, owner, settings, reports, self.leftovers.clone());
             if self.ifindex != 0 {
                 self.vips.want(self.ifindex, self.engine.status().state == State::Master);
             }
@@ -201,7 +208,7 @@ impl VirtualHost {
 
     /// Addresses that come and go with it.
     pub(super) fn vips(&self) -> impl Iterator<Item = IpAddr> {
-        self.settings.vips.iter().chain(&self.dropped).map(|vip| vip.address)
+        self.settings.vips.iter().chain(&self.leftovers.vips).map(|vip| vip.address)
     }
 
     /// What its settings are.
@@ -266,7 +273,7 @@ impl VirtualHost {
     /// The VIP task has reached its goal.
     pub(super) fn handle_report(&mut self, report: Input) {
         self.vips.settle();
-        self.dropped.clear();
+        self.leftovers = Leftovers::default();
         self.handle(report);
     }
 
@@ -327,6 +334,9 @@ impl VirtualHost {
                 self.handle(Input::LinkDown(fault));
             }
         }
+        let device = interface.and_then(|interface| interface.device(self.settings.vhid.get()));
+        let device = device.filter(|device| device.is_ours).zip(interface);
+        self.device = device.map(|(device, interface)| vmac::name(device.vhid, interface.index));
         if let Some(interface) = interface {
             self.repair_vips(interface);
         }
@@ -425,7 +435,7 @@ impl VirtualHost {
     /// Something may have added or removed VIPs: puts them right.
     fn repair_vips(&mut self, interface: &Interface) {
         let held = self.engine.status().state == State::Master;
-        if self.settings.vips.iter().any(|vip| interface.has(vip.address) != held) {
+        if vips::wrong(&self.settings, interface, held).is_some() {
             self.vips.repair(interface.index, held);
         }
     }
@@ -482,10 +492,14 @@ impl VirtualHost {
 
     fn announce(&self) {
         let Some(entered) = &self.entered else { return };
+        let mac = match self.settings.mac {
+            VipMac::Virtual => virtual_mac(self.settings.vhid.get()),
+            VipMac::Interface => self.mac,
+        };
         for vip in &self.settings.vips {
             let frame = match vip.address {
-                IpAddr::V4(address) => arp::announcement(self.mac, address).to_vec(),
-                IpAddr::V6(address) => nd::announcement(self.mac, address, self.is_router).to_vec(),
+                IpAddr::V4(address) => arp::announcement(mac, address).to_vec(),
+                IpAddr::V6(address) => nd::announcement(mac, address, self.is_router).to_vec(),
             };
             if let Err(error) = self.adverts.socket().send(entered.ifindex, &frame) {
                 warn!("{}: cannot announce {vip}: {error}", self.name);

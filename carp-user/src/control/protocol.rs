@@ -100,6 +100,9 @@ pub(crate) struct VirtualHost {
     pub(crate) cause: String,
     /// The VIPs, with their prefix lengths.
     pub(crate) addresses: Vec<String>,
+    /// The virtual MAC's device, which has the VIPs; `null` while there is none.
+    #[serde(default)]
+    pub(crate) device: Option<String>,
     /// What its own adverts come from, the IPv4 address if there are two; `null` while there is no such address.
     pub(crate) source: Option<IpAddr>,
     /// The hosts that get adverts of their own, if it is not a group that does.

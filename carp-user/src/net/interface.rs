@@ -21,13 +21,16 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage},
-        link::{AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
+        link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
         route::{RouteAttribute, RouteFlags, RouteMessage, RouteType},
     },
 };
 use tokio::{select, sync::watch, time};
 
-use super::{NetError, Netlink, vlan};
+use super::{
+    NetError, Netlink, vlan,
+    vmac::{self, Device},
+};
 use crate::config::{Settings, family_of};
 
 /// The longest time between two looks.
@@ -57,6 +60,8 @@ pub(crate) struct Interface {
     pub(crate) is_router: bool,
     /// Its addresses.
     pub(crate) addresses: Vec<Address>,
+    /// What has the name of a virtual MAC's device on it.
+    pub(crate) devices: Vec<Device>,
 }
 
 /// An address of an interface.
@@ -111,6 +116,11 @@ impl Interface {
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.ip == address)
     }
+
+    /// What has the name of this virtual host's device.
+    pub(crate) fn device(&self, vhid: u8) -> Option<&Device> {
+        self.devices.iter().find(|device| device.vhid == vhid)
+    }
 }
 
 fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
@@ -155,11 +165,11 @@ pub(crate) async fn look(netlink: &Netlink, names: &BTreeSet<String>) -> Result<
         .map_err(NetError::request("read the interfaces"))?;
     let addresses = addresses(netlink).await?;
     let named = links.iter().filter_map(|link| Some((if_name(link)?, link)));
-    let found = named.filter(|(name, _)| names.contains(*name)).map(|(name, link)| {
+    let of = |index: u32| addresses.iter().filter(move |(at, _)| *at == index).map(|(_, address)| *address);
+    let found = named.clone().filter(|(name, _)| names.contains(*name)).map(|(name, link)| {
         let index = link.header.index;
-        let own = addresses.iter().filter(|(at, _)| *at == index);
-        let own = own.map(|(_, address)| *address).collect();
-        (name.to_owned(), interface(link, vlan::are_stripped(&links, name, index), own))
+        let devices = vmac::devices(named.clone(), link, |device| of(device).map(|address| address.ip).collect());
+        (name.to_owned(), interface(link, vlan::are_stripped(&links, name, index), of(index).collect(), devices))
     });
     Ok(Interfaces { names: names.clone(), found: found.collect() })
 }
@@ -176,9 +186,12 @@ pub(crate) async fn find(netlink: &Netlink, settings: &Settings) -> Result<Optio
         Some(source) => with_address(netlink, *source).await?,
         None => towards(netlink, settings.vips[0].address).await?,
     };
-    match index {
-        Some(index) => name_of(netlink, index).await,
-        None => Ok(None),
+    let Some(index) = index else { return Ok(None) };
+    let name = name_of(netlink, index).await?;
+    match name.as_deref().and_then(vmac::parse) {
+        // Left here by a crash, with its device.
+        Some((_, parent)) => name_of(netlink, parent).await,
+        None => Ok(name),
     }
 }
 
@@ -291,7 +304,8 @@ pub(crate) async fn watch(
 }
 
 fn indices(interfaces: &Interfaces) -> BTreeSet<u32> {
-    interfaces.found.values().map(|interface| interface.index).collect()
+    let found = interfaces.found.values();
+    found.flat_map(|found| found.devices.iter().map(|device| device.index).chain([found.index])).collect()
 }
 
 /// Events of these groups.
@@ -313,6 +327,7 @@ fn concerns(event: &RouteNetlinkMessage, names: &BTreeSet<String>, indices: &BTr
             indices.contains(&link.header.index)
                 || if_name(link).is_some_and(|name| names.contains(name))
                 || indices.iter().any(|index| vlan::is_on(link, *index))
+                || if_name(link).and_then(vmac::parse).is_some_and(|(_, on)| indices.contains(&on))
         }
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
             indices.contains(&address.header.index)
@@ -365,7 +380,7 @@ fn if_name(link: &LinkMessage) -> Option<&str> {
     })
 }
 
-fn interface(link: &LinkMessage, strips_vlan_tags: bool, addresses: Vec<Address>) -> Interface {
+fn interface(link: &LinkMessage, strips_vlan_tags: bool, addresses: Vec<Address>, devices: Vec<Device>) -> Interface {
     let mac = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
         _ => None,
@@ -385,24 +400,10 @@ fn interface(link: &LinkMessage, strips_vlan_tags: bool, addresses: Vec<Address>
         has_carrier: link.header.flags.contains(LinkFlags::Running),
         strips_vlan_tags,
         xdp_program,
-        is_router: forwards_ipv6(link).unwrap_or(false),
+        is_router: vmac::inet6_conf(link).is_some_and(|conf| conf.forwarding != 0),
         addresses,
+        devices,
     }
-}
-
-fn forwards_ipv6(link: &LinkMessage) -> Option<bool> {
-    let of_families = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::AfSpecUnspec(specs) => Some(specs),
-        _ => None,
-    });
-    let of_ipv6 = of_families?.iter().find_map(|spec| match spec {
-        AfSpecUnspec::Inet6(specs) => Some(specs),
-        _ => None,
-    });
-    of_ipv6?.iter().find_map(|spec| match spec {
-        AfSpecInet6::DevConf(conf) => Some(conf.forwarding != 0),
-        _ => None,
-    })
 }
 
 #[cfg(test)]

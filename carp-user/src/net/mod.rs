@@ -10,6 +10,7 @@ pub(crate) mod neighbour;
 mod packet_socket;
 pub(crate) mod vip;
 mod vlan;
+pub(crate) mod vmac;
 
 use std::{io, sync::Arc};
 
@@ -32,6 +33,20 @@ pub(crate) enum NetError {
         what: String,
         /// The kernel's answer.
         source: rtnetlink::Error,
+    },
+    /// Something else has the name of a virtual MAC's device.
+    #[error(
+        "{name} is there, and is not what carpd makes by this name: rename or delete it (ip link set {name} name ...)"
+    )]
+    Foreign {
+        /// The name.
+        name: String,
+    },
+    /// Something has deleted a virtual MAC's device as soon as it was there.
+    #[error("{name} is gone as soon as it is made")]
+    Vanished {
+        /// Its name.
+        name: String,
     },
 }
 

@@ -14,15 +14,30 @@ use crate::config::Vip;
 
 /// How often an IPv4 address can be on an interface: once with each prefix length. (An IPv6 address can be there once.)
 const PREFIX_LENGTHS: usize = 33;
+/// Metric of a route that is taken if there is no other: beyond what network managers give (20,000 and some).
+const LAST_METRIC: u32 = 1 << 16;
 
 /// Adds a VIP to an interface; one that is there already stays. An IPv6 address is there at once: that no other host has
 /// it is for CARP to see to, and not for the kernel to wait for (RFC 4862, 5.4).
 pub(crate) async fn add(netlink: &Netlink, ifindex: u32, vip: Vip) -> Result<(), NetError> {
+    add_with(netlink, ifindex, vip, None).await
+}
+
+/// The same for a virtual MAC's device: the way into the VIP's network leads through the interface, if that has one.
+pub(crate) async fn add_to_device(netlink: &Netlink, ifindex: u32, vip: Vip) -> Result<(), NetError> {
+    let is_link_local = matches!(vip.address, IpAddr::V6(address) if address.is_unicast_link_local());
+    // From a link-local address the way leads through its device alone, and is there with a prefix length of 64 only.
+    let vip = if is_link_local { Vip { prefix: 64, ..vip } } else { vip };
+    add_with(netlink, ifindex, vip, Some(LAST_METRIC)).await
+}
+
+async fn add_with(netlink: &Netlink, ifindex: u32, vip: Vip, metric: Option<u32>) -> Result<(), NetError> {
     let mut request = netlink.handle.address().add(ifindex, vip.address, vip.prefix).replace();
+    let attributes = &mut request.message_mut().attributes;
     if vip.address.is_ipv6() {
-        let message = request.message_mut();
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Permanent));
+        attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Permanent));
     }
+    attributes.extend(metric.map(AddressAttribute::RoutePriority));
     request.execute().await.map_err(NetError::request(format!("add {vip}")))
 }
 

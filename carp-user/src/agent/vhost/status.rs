@@ -65,6 +65,7 @@ impl VirtualHost {
             seconds: seconds(status.since),
             cause: self.cause.map(|cause| cause.to_string()).unwrap_or_default(),
             addresses: settings.vips.iter().map(ToString::to_string).collect(),
+            device: self.device.clone(),
             source: sources.first().copied(),
             peers: self.peer_status(),
             advbase: config.advbase.get(),

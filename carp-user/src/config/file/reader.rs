@@ -27,7 +27,7 @@ use toml::{
 use super::{Configuration, Credentials, Surroundings, is_public};
 use crate::config::{
     ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, LinkLocal, Notify, Rollout, SCRIPT_SECONDS, SCRIPT_TIMEOUT,
-    Settings, Vip, can_be_hosts, executable, first_line, is_interface_name, passphrase,
+    Settings, Vip, VipMac, can_be_hosts, executable, first_line, is_interface_name, passphrase,
 };
 
 /// What there is once in a file.
@@ -35,7 +35,7 @@ pub(super) const FILE_KEYS: [&str; 3] = ["realtime", "defaults", "virtual_host"]
 /// What every virtual host has of its own.
 pub(super) const OWN_KEYS: [&str; 3] = ["vhid", "addresses", "rollout"];
 /// What can stand in `[defaults]`, too.
-pub(super) const KEYS: [&str; 22] = [
+pub(super) const KEYS: [&str; 23] = [
     "interface",
     "source",
     "source6",
@@ -50,6 +50,7 @@ pub(super) const KEYS: [&str; 22] = [
     "dead_ratio",
     "preempt",
     "datapath",
+    "mac",
     "advert_mac",
     "group",
     "broadcast",
@@ -207,7 +208,12 @@ impl<'a> Reader<'a> {
             .map(|(key, default)| self.number(section, key, 0..=u8::MAX, Some, default));
         let datapath = self.given::<Choice>(section, "datapath");
         let choice = datapath.as_ref().map_or(Choice::Auto, |found| *found.get_ref());
-        let advert_mac = self.plain(section, "advert_mac", AdvertMac::towards(&peers));
+        let given = self.given::<VipMac>(section, "mac");
+        let mac = given.as_ref().map_or(VipMac::Interface, |found| *found.get_ref());
+        let advert_mac = self.plain(section, "advert_mac", AdvertMac::towards(&peers, mac));
+        if let (Some(given), Some(mistake)) = (given, advert_mac.mistake(mac)) {
+            self.note(given.span(), format!("mac: with \"virtual\" {mistake}: leave out advert_mac"));
+        }
         let preempt = self.plain(section, "preempt", false);
         let ignore_link_state = self.plain(section, "ignore_link_state", false);
         let notify = self.notify(section);
@@ -233,6 +239,7 @@ impl<'a> Reader<'a> {
             min_ttl: min_ttl?,
             link_local,
             advert_mac,
+            mac,
             advbase: advbase?,
             advskew: advskew?,
             dead_ratio: dead_ratio?,

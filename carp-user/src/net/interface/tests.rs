@@ -41,6 +41,7 @@ pub(crate) fn ready() -> Interface {
         xdp_program: None,
         is_router: false,
         addresses: vec![],
+        devices: vec![],
     }
 }
 

@@ -1,0 +1,163 @@
+//! The device under other hands.
+
+use anyhow::Result;
+use carp_tests::node::PREFERRED;
+use carp_tests::{ArpWatch, BootTime, ETH0, LONG, Lab, Node, PASSPHRASE, VHID, VIP, Wire, eventually};
+
+use super::{
+    MAC, VIRTUAL, alone, arp_settings, device, device_on, has_device, listing, pair, wait_for_device, wait_until_gone,
+};
+
+const PERIOD: std::time::Duration = std::time::Duration::from_millis(5);
+
+#[test]
+fn what_is_deleted_or_set_down_by_hand_on_the_master_is_put_back() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, client] = lab.hosts(["a", "client"])?;
+    let mut node = alone(&a, "")?;
+    let watch = ArpWatch::start(&client, VIP, PERIOD)?;
+    let device = device(&a)?;
+    for (by_hand, told) in [
+        (format!("link del {device}"), format!("something else removed {device}, which this master needs")),
+        (format!("addr del {VIP}/32 dev {device}"), format!("something else removed {VIP}/32 from {device}")),
+        (format!("link set {device} down"), format!("something else removed {device} from service")),
+    ] {
+        a.ns().ip(&by_hand)?;
+        node.wait_for_line(&told)?;
+        wait_for_device(&a)?;
+        watch.wait_for_owner(MAC, LONG)?;
+    }
+    a.add_address(&format!("{VIP}/32"))?;
+    node.wait_for_line("is on the interface itself, where the VIPs do not belong: removing it")?;
+    eventually("it is gone", LONG, || Ok(!a.has_address(VIP)?))?;
+    wait_for_device(&a)?;
+    assert_eq!(node.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    assert!(node.agent_mut().stop_and_wait(LONG)?.success());
+    assert!(!has_device(&a)?);
+    assert_eq!(arp_settings(&a)?, ["0", "0"]);
+    Ok(())
+}
+
+#[test]
+fn a_device_on_a_backup_is_deleted() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [_master, backup] = pair(&a, &b)?;
+    let device = device(&b)?;
+    b.ns().ip(&format!("link add link {ETH0} name {device} address {MAC} type macvlan mode bridge"))?;
+    backup.wait_for_line(&format!("{device} is here although this host is not master: removing it"))?;
+    wait_until_gone(&b)
+}
+
+#[test]
+fn a_device_is_deleted_where_the_vips_are_to_be_on_the_interface() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let mut crashes = alone(&a, "")?;
+    crashes.agent_mut().kill()?;
+    let node = Node::start(&a, PREFERRED)?;
+    node.wait_for_line("is here, where the VIPs do not belong: removing it")?;
+    wait_until_gone(&a)?;
+    node.wait_for("BACKUP -> MASTER")?;
+    eventually("the interface has it", LONG, || a.has_address(VIP))
+}
+
+#[test]
+fn an_interface_of_somebody_elses_with_that_name_is_not_touched_and_the_vip_comes_when_it_is_gone() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, client] = lab.hosts(["a", "client"])?;
+    let device = device(&a)?;
+    for other in [
+        format!("link add {device} type bridge"),
+        format!("link add link {ETH0} name {device} address 02:00:00:00:00:99 type macvlan mode bridge"),
+    ] {
+        a.ns().ip(&other)?;
+        let before = a.ns().ip(&format!("-oneline link show dev {device}"))?;
+        let mut node = Node::start(&a, &format!("{PREFERRED} {VIRTUAL}"))?;
+        node.wait_for("BACKUP -> MASTER")?;
+        let line = node.wait_for_line("is not what carpd makes by this name")?;
+        assert!(line.text.contains(&device) && line.text.contains("rename or delete it"), "{}", line.text);
+        // Some tries later.
+        let wire = Wire::at(&client)?;
+        wire.wait_for_adverts(a.ip(), 10)?;
+        assert_eq!(node.lines_with("is not what carpd makes").len(), 1);
+        assert_eq!(a.ns().ip(&format!("-oneline link show dev {device}"))?, before);
+        assert!(!a.has_address(VIP)? && arp_settings(&a)? == ["0", "0"]);
+        a.ns().ip(&format!("link del {device}"))?;
+        wait_for_device(&a)?;
+
+        // And not at the end, either.
+        a.ns().ip(&format!("link del {device}"))?;
+        wait_for_device(&a)?;
+        assert!(node.agent_mut().stop_and_wait(LONG)?.success());
+        assert!(!has_device(&a)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_goes_takes_the_device_with_it_and_brings_it_again() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, client] = lab.hosts(["a", "client"])?;
+    let mut node = alone(&a, "")?;
+    a.delete_interface()?;
+    node.wait_for("MASTER -> INIT")?;
+    assert!(!has_device(&a)?);
+    a.create_interface()?;
+    node.wait_for("BACKUP -> MASTER")?;
+    wait_for_device(&a)?;
+    let watch = ArpWatch::start(&client, VIP, PERIOD)?;
+    watch.wait_for_owner(MAC, LONG)?;
+    a.ns().ip(&format!("link set {ETH0} down"))?;
+    node.wait_for("MASTER -> INIT")?;
+    wait_until_gone(&a)?;
+    a.ns().ip(&format!("link set {ETH0} up"))?;
+    node.wait_for("BACKUP -> MASTER")?;
+    wait_for_device(&a)?;
+    assert!(node.agent_mut().stop_and_wait(LONG)?.success());
+    assert_eq!(arp_settings(&a)?, ["0", "0"]);
+    let bad = ["cannot", "trying again", "something else"].map(|text| node.lines_with(text));
+    assert!(bad.iter().all(Vec::is_empty), "{bad:?}");
+    Ok(())
+}
+
+/// A master all the same, where that is asked for; it says once what is in the way.
+#[test]
+fn an_interface_that_is_down_is_waited_for_in_silence() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, client] = lab.hosts(["a", "client"])?;
+    a.ns().ip(&format!("link set {ETH0} down"))?;
+    let node = Node::spawn(&a, &format!("{PREFERRED} {VIRTUAL} --ignoreifstate"))?;
+    node.wait_for("BACKUP -> MASTER")?;
+    let first = node.wait_for_line("trying again every 1 s")?;
+    eventually("three tries later", LONG, || Ok(BootTime::now().since(first.at).as_secs() >= 3))?;
+    assert_eq!(node.lines_with("trying again").len(), 1);
+    a.ns().ip(&format!("link set {ETH0} up"))?;
+    wait_for_device(&a)?;
+    ArpWatch::start(&client, VIP, PERIOD)?.wait_for_owner(MAC, LONG)?;
+    Ok(())
+}
+
+#[test]
+fn the_same_vhid_on_two_interfaces_of_a_host_has_two_devices() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let _node = alone(&a, "")?;
+    a.ns().ip_batch(
+        "link add eth1 type veth peer name far\nlink set far up\nlink set eth1 up\naddr add 10.78.0.1/24 dev eth1\n",
+    )?;
+    let (pass, vhid) = (format!("--pass={PASSPHRASE}"), format!("--vhid={VHID}"));
+    let options: Vec<_> = PREFERRED.split(' ').chain(VIRTUAL.split(' ')).collect();
+    let mut other = a.carpd(&[&["--interface=eth1", &vhid, "--addr=10.78.0.100", &pass], &options[..]].concat())?;
+    let second = device_on(&a, "eth1", VHID)?;
+    eventually("the second device is there", LONG, || {
+        Ok(a.ns()
+            .ip("-brief address show")?
+            .lines()
+            .any(|line| line.starts_with(&second) && line.contains("10.78.0.100")))
+    })?;
+    assert!(listing(&a)?.contains(&VIP.to_string()));
+    assert!(other.stop_and_wait(LONG)?.success());
+    assert!(listing(&a)?.contains(&VIP.to_string()) && !a.ns().ip("-brief link show")?.contains(&second));
+    Ok(())
+}

@@ -1,0 +1,108 @@
+use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
+
+use anyhow::Result;
+use carp_tests::node::{OTHER, PREFERRED};
+use carp_tests::{BootTime, Capture, ETH0, Filter, Host, LONG, Lab, LabOptions, Node, Wire, eventually};
+use nix::net::if_::if_nametoindex;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{MAC, VIRTUAL, alone, listing};
+
+const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100);
+const LINK_LOCAL_VIP: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x100);
+
+fn lab() -> Result<Lab> {
+    Lab::with(LabOptions { ipv6: true, ..LabOptions::default() })
+}
+
+fn index(host: &Host, interface: &str) -> Result<u32> {
+    host.ns().run(|| Ok(if_nametoindex(interface)?))
+}
+
+/// Has a host's router advertisement for a network heard by all.
+fn advertise_router(router: &Host) -> Result<()> {
+    let mut message = vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    // A prefix of 64 bits, on the link, for addresses of its hosts.
+    message.extend([3, 4, 64, 0xc0, 0, 0, 14, 16, 0, 0, 7, 8, 0, 0, 0, 0]);
+    message.extend(Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, 0).octets());
+    let index = index(router, ETH0)?;
+    router.ns().run(|| {
+        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+        socket.set_multicast_hops_v6(255)?;
+        let all = SocketAddrV6::new(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), 0, 0, index);
+        socket.send_to(&message, &all.into())?;
+        Ok(())
+    })
+}
+
+#[test]
+fn the_device_says_nothing_of_its_own_and_takes_nothing_from_routers() -> Result<()> {
+    let lab = lab()?;
+    let [a, router] = lab.hosts(["a", "router"])?;
+    for (knob, value) in [("accept_ra", "1"), ("autoconf", "1"), ("router_solicitations", "3"), ("accept_dad", "1")] {
+        a.ns().set_sysctl(&format!("net.ipv6.conf.default.{knob}"), value)?;
+        a.ns().set_sysctl(&format!("net.ipv6.conf.{ETH0}.{knob}"), value)?;
+    }
+    let capture = Capture::start(router.ns(), ETH0, Filter::Everything)?;
+    let _node = alone(&a, "")?;
+    advertise_router(&router)?;
+    // The interface itself takes it.
+    eventually("the router was heard", LONG, || {
+        Ok(a.addresses()?.iter().any(|(own, _)| own.to_string().starts_with("fd78:")))
+    })?;
+    Wire::at(&router)?.wait_for_adverts(a.ip(), 5)?;
+    assert!(!listing(&a)?.contains("inet6"), "{}", listing(&a)?);
+    assert!(!a.ns().ip("-6 route show")?.lines().any(|line| line.contains("dev carp") && !line.starts_with("ff00::")));
+    let frames = capture.frames();
+    let ipv6 = frames.iter().filter(|frame| frame.bytes[6..12] == MAC.0 && frame.bytes[12..14] == [0x86, 0xdd]);
+    let ipv6: Vec<_> = ipv6.collect();
+    assert!(ipv6.is_empty(), "{ipv6:?}");
+    Ok(())
+}
+
+#[test]
+fn ipv6_addresses_are_answered_by_the_virtual_mac_before_and_after_a_takeover() -> Result<()> {
+    let lab = lab()?;
+    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+    let vips = ["10.77.0.100", "fd77::100", "fe80::100"];
+    let start = |host, options| Node::start_for(&vips, host, &format!("{options} {VIRTUAL}"));
+    let master = start(&a, PREFERRED)?;
+    master.wait_for("BACKUP -> MASTER")?;
+    let backup = start(&b, OTHER)?;
+    let scope = index(&client, ETH0)?;
+    let client_socket = client.ns().run(|| Ok(UdpSocket::bind("[::]:0")?))?;
+    client_socket.set_read_timeout(Some(std::time::Duration::from_millis(100)))?;
+    let mut is_first = true;
+    for host in [&a, &b] {
+        if !is_first {
+            a.kill_host()?;
+            backup.wait_for("BACKUP -> MASTER")?;
+        }
+        eventually("the addresses are there", LONG, || {
+            let listing = listing(host)?;
+            Ok(listing.contains("fd77::100") && listing.contains("fe80::100") && !listing.contains("tentative"))
+        })?;
+        for vip in [VIP6, LINK_LOCAL_VIP] {
+            let is_link_local = vip == LINK_LOCAL_VIP;
+            let device = index(host, &super::device(host)?)?;
+            let here = SocketAddrV6::new(vip, 7, 0, if is_link_local { device } else { 0 });
+            let service = host.ns().run(|| Ok(UdpSocket::bind(here)?))?;
+            service.set_nonblocking(true)?;
+            let there = SocketAddrV6::new(vip, 7, 0, if is_link_local { scope } else { 0 });
+            let asked = BootTime::now();
+            eventually("it answers", LONG, || {
+                client_socket.send_to(b"?", there)?;
+                let mut buffer = [0; 8];
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                while let Ok((_, from)) = service.recv_from(&mut buffer) {
+                    service.send_to(b"!", from).ok();
+                }
+                Ok(client_socket.recv_from(&mut buffer).is_ok_and(|(_, from)| from.ip() == vip))
+            })?;
+            let entry = client.ns().ip(&format!("neigh show {vip} dev {ETH0}"))?;
+            assert!(entry.contains(&MAC.to_string()), "{entry}, asked at {asked}");
+        }
+        is_first = false;
+    }
+    Ok(())
+}
