@@ -179,7 +179,7 @@ pub(crate) struct Args {
 }
 
 /// What describes a virtual host on the command line.
-const OF_ONE_HOST: [&str; 28] = [
+const OF_ONE_HOST: [&str; 29] = [
     "interface",
     "srcip",
     "vhid",

@@ -73,8 +73,8 @@ pub(super) struct VirtualHost {
     vips: VipKeeper,
     /// What does not belong any more where it may still be.
     leftovers: Leftovers,
-    /// The virtual MAC's device, while it is there.
-    device: Option<String>,
+    /// What has the name of the virtual MAC's device, and whether it is that.
+    device: Option<(String, bool)>,
     entered: Option<Entered>,
     /// Index of the interface, also when its name has gone to another: VIPs are released there.
     ifindex: u32,
@@ -334,9 +334,10 @@ impl VirtualHost {
                 self.handle(Input::LinkDown(fault));
             }
         }
-        let device = interface.and_then(|interface| interface.device(self.settings.vhid.get()));
-        let device = device.filter(|device| device.is_ours).zip(interface);
-        self.device = device.map(|(device, interface)| vmac::name(device.vhid, interface.index));
+        self.device = interface.and_then(|interface| {
+            let device = interface.device(self.settings.vhid.get())?;
+            Some((vmac::name(device.vhid, interface.index), device.is_ours))
+        });
         if let Some(interface) = interface {
             self.repair_vips(interface);
         }

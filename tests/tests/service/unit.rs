@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use carp_tests::{Host, LONG, Lab, VIP, eventually, is_missing};
+use carp_tests::{Host, LONG, Lab, LabOptions, VIP, eventually, is_missing};
 
 use crate::BOOT;
 use crate::machine::Machine;
@@ -140,6 +140,34 @@ fn it_runs_as_its_own_user_with_four_capabilities_and_no_more() -> Result<()> {
         server.run("systemctl daemon-reload && systemctl start --no-block carpd")?;
         server.wait_for_journal("carpd", &[&format!("missing privileges: {capability}")])?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_virtual_mac_needs_no_more_than_its_sandbox_has() -> Result<()> {
+    if is_missing(BOOT)? {
+        return Ok(());
+    }
+    let lab = Lab::with(LabOptions { ipv6: true, ..LabOptions::default() })?;
+    let a = lab.host("a")?;
+    a.ns().set_sysctl("net.ipv6.conf.default.accept_ra", "1")?;
+    let server = server(&a, 60)?;
+    let plain = fs::read_to_string(server.path(FILE)?)?;
+    server.write(FILE, &format!("{plain}mac = \"virtual\"\n"))?;
+    server.run("systemctl start carpd")?;
+    server.wait_for_status("1 MASTER")?;
+    let has_vip = || {
+        Ok(a.ns().ip("-oneline address show")?.lines().find(|line| line.contains(&VIP.to_string())).map(str::to_owned))
+    };
+    eventually("the device has the VIP", LONG, || Ok(has_vip()?.is_some_and(|line| line.contains(" carp1-"))))?;
+    let line = has_vip()?.context("it is there")?;
+    let device = line.split_whitespace().nth(1).context("a name")?;
+    assert_eq!(a.ns().sysctl(&format!("net.ipv6.conf.{device}.accept_ra"))?, "0");
+    assert_eq!(a.ns().sysctl("net.ipv4.conf.eth0.arp_ignore")?, "1");
+    assert_eq!(server.run("journalctl --quiet --priority=warning --unit=carpd")?, "");
+    server.run("systemctl stop carpd")?;
+    assert_eq!(has_vip()?, None);
+    assert_eq!(a.ns().sysctl("net.ipv4.conf.eth0.arp_ignore")?, "0");
     Ok(())
 }
 

@@ -47,7 +47,7 @@ fn each_address_is_answered_by_one_mac_and_a_neighbour_is_not_asked_for_in_the_n
     let frames = wire.frames();
     let asked =
         frames.iter().filter_map(|frame| Arp::from_frame(&frame.bytes)).filter(|arp| arp.target_ip == client.ip());
-    let asked: Vec<_> = asked.filter(|arp| [MAC, a.mac()].contains(&arp.sender_mac)).collect();
+    let asked: Vec<_> = asked.filter(|arp| arp.operation == 1 && [MAC, a.mac()].contains(&arp.sender_mac)).collect();
     assert!(asked.iter().any(|arp| (arp.sender_ip, arp.sender_mac) == (a.ip(), a.mac())), "{asked:?}");
     assert!(asked.iter().all(|arp| arp.sender_ip != VIP), "{asked:?}");
     assert!(client.ns().ip(&format!("neigh show {VIP}"))?.contains(&MAC.to_string()));

@@ -9,9 +9,11 @@ use log::info;
 use super::VirtualHost;
 use crate::{
     agent::refusals::mac,
+    config::VipMac,
     control::protocol,
     datapath::{Datapath, Road},
     history::rfc3339,
+    net::NetError,
 };
 
 impl VirtualHost {
@@ -65,7 +67,7 @@ impl VirtualHost {
             seconds: seconds(status.since),
             cause: self.cause.map(|cause| cause.to_string()).unwrap_or_default(),
             addresses: settings.vips.iter().map(ToString::to_string).collect(),
-            device: self.device.clone(),
+            device: self.device.as_ref().filter(|(_, is_ours)| *is_ours).map(|(name, _)| name.clone()),
             source: sources.first().copied(),
             peers: self.peer_status(),
             advbase: config.advbase.get(),
@@ -109,6 +111,9 @@ impl VirtualHost {
         let mut troubles = vec![];
         if let Some(fault) = self.fault {
             troubles.push(fault.to_string());
+        }
+        if let (VipMac::Virtual, Some((name, false))) = (self.settings.mac, &self.device) {
+            troubles.push(NetError::Foreign { name: name.clone() }.to_string());
         }
         if let Some(error) = self.send_error {
             troubles.push(format!("adverts cannot be sent: {error}"));

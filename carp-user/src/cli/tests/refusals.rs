@@ -138,3 +138,12 @@ fn what_is_no_option_is_refused_by_name() {
         assert_says(&refused(&[option]), &["value is required", option]);
     }
 }
+
+#[test]
+fn a_virtual_mac_goes_neither_with_scripts_nor_with_adverts_from_another() {
+    with(&["--mac=virtual"]);
+    for script in ["--upscript=/bin/true", "--downscript=/bin/true"] {
+        assert_says(&refused(&["--mac=virtual", script]), &["--mac virtual", "the scripts own the addresses"]);
+    }
+    assert_says(&refused(&["--mac=virtual", "--advert-mac=interface"]), &["--advert-mac interface", "--mac virtual"]);
+}

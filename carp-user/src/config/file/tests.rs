@@ -12,7 +12,7 @@ use super::{
     reader::{FILE_KEYS, KEYS, OWN_KEYS},
     *,
 };
-use crate::config::{AdvertMac, Choice, LinkLocal, Notify, passphrase};
+use crate::config::{AdvertMac, Choice, LinkLocal, Notify, VipMac, passphrase};
 
 fn private() -> Surroundings<'static> {
     Surroundings { is_public: false, folder: Path::new(""), credentials: Credentials::None }
@@ -50,7 +50,7 @@ fn a_virtual_host_has_its_own_settings_or_the_defaults_or_those_of_the_command_l
     assert_eq!(vips, ["10.0.0.100/24", "10.0.0.101/32"]);
     assert_eq!((plain.advbase.get(), plain.advskew.get(), plain.dead_ratio.get()), (1, 100, 3));
     assert!(plain.preempt && !plain.ignore_link_state && plain.sources.is_empty());
-    assert_eq!((plain.datapath, plain.advert_mac), (Choice::Auto, AdvertMac::Virtual));
+    assert_eq!((plain.datapath, plain.advert_mac, plain.mac), (Choice::Auto, AdvertMac::Virtual, VipMac::Interface));
     assert_eq!(plain.announcements, Announcements::default());
 
     assert_eq!(full.interface.as_deref(), Some("eth1"));
@@ -275,6 +275,21 @@ fn a_passphrase_comes_from_one_place_that_others_cannot_read() {
         let told = mistakes_in(&inline, &everybody);
         assert_eq!(told[0], "2:14: passphrase: this file holds a passphrase, and everybody can read it: chmod o= it");
     }
+}
+
+#[test]
+fn addresses_on_a_virtual_mac_have_their_adverts_from_it() {
+    let text = |more: &str| {
+        let host = "[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.100\"]\nmac = \"virtual\"\n";
+        format!("{DEFAULTS}{host}{more}")
+    };
+    for more in ["", "peers = [\"10.0.0.2\"]\n", "advert_mac = \"virtual\"\n"] {
+        let [host] = &hosts(&text(more))[..] else { panic!("one virtual host") };
+        assert_eq!((host.mac, host.advert_mac), (VipMac::Virtual, AdvertMac::Virtual), "{more}");
+    }
+    let told = mistakes(&text("advert_mac = \"interface\"\n"));
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains(":7: mac: with \"virtual\" the adverts come from the virtual MAC"), "{told:?}");
 }
 
 #[test]
