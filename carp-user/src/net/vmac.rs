@@ -124,8 +124,8 @@ pub(crate) async fn find(netlink: &Netlink, parent: u32, vhid: u8) -> Result<Opt
 /// Makes the device, down and without addresses, and its index.
 pub(crate) async fn create(netlink: &Netlink, parent: u32, vhid: u8) -> Result<u32, NetError> {
     let name = name(vhid, parent);
-    // Not private, nor passthru: there the kernel hands what comes from another master, with the same source, to the
-    // device alone. And in bridge mode, other macvlans on the interface reach the VIPs.
+    // In private mode other macvlans on the interface would not reach the VIPs, and what comes from another master, with the
+    // same MAC as source, would be handed to the device instead of the interface.
     let message = LinkMacVlan::new(&name, parent, MacVlanMode::Bridge).address(virtual_mac(vhid).to_vec()).build();
     netlink.handle.link().add(message).execute().await.map_err(NetError::request(format!("create {name}")))?;
     find(netlink, parent, vhid).await?.ok_or(NetError::Vanished { name })
