@@ -156,19 +156,25 @@ fn a_virtual_mac_needs_no_more_than_its_sandbox_has() -> Result<()> {
     server.write(FILE, &format!("{plain}mac = \"virtual\"\n"))?;
     server.run("systemctl start carpd")?;
     server.wait_for_status("1 MASTER")?;
-    let has_vip = || {
-        Ok(a.ns().ip("-oneline address show")?.lines().find(|line| line.contains(&VIP.to_string())).map(str::to_owned))
+    let listed = || -> Result<String> {
+        let all = a.ns().ip("-oneline address show")?;
+        Ok(all.lines().filter(|line| line.contains(&VIP.to_string())).collect())
     };
-    eventually("the device has the VIP", LONG, || Ok(has_vip()?.is_some_and(|line| line.contains(" carp1-"))))?;
-    let line = has_vip()?.context("it is there")?;
+    eventually("the device has the VIP", LONG, || Ok(listed()?.contains(" carp1-")))?;
+    let line = listed()?;
     let device = line.split_whitespace().nth(1).context("a name")?;
     assert_eq!(a.ns().sysctl(&format!("net.ipv6.conf.{device}.accept_ra"))?, "0");
     assert_eq!(a.ns().sysctl("net.ipv4.conf.eth0.arp_ignore")?, "1");
     assert_eq!(server.run("journalctl --quiet --priority=warning --unit=carpd")?, "");
     server.run("systemctl stop carpd")?;
-    assert_eq!(has_vip()?, None);
+    assert_eq!(listed()?, "");
     assert_eq!(a.ns().sysctl("net.ipv4.conf.eth0.arp_ignore")?, "0");
-    Ok(())
+    // In a narrower one it says what it lacks, and serves the VIP.
+    server.run(&format!("mkdir -p {DROP_IN}"))?;
+    server.write(&format!("{DROP_IN}/less.conf"), "[Service]\nReadWritePaths=\n")?;
+    server.run("systemctl daemon-reload && systemctl start carpd")?;
+    server.wait_for_journal("carpd", &["cannot write carp1-", "it takes addresses and routes from IPv6 routers"])?;
+    eventually("the device has the VIP", LONG, || Ok(listed()?.contains(" carp1-")))
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use carp_tests::node::PREFERRED;
-use carp_tests::{ArpWatch, ETH0, LONG, Lab, Node, PASSPHRASE, VHID, VIP, Wire, eventually};
+use carp_tests::{ArpWatch, ETH0, LONG, Lab, Node, PASSPHRASE, VHID, VIP, Wire, configured, eventually};
 
 use super::{
     MAC, VIRTUAL, alone, arp_settings, device, device_on, has_device, listing, pair, wait_for_device, wait_until_gone,
@@ -93,6 +93,31 @@ fn an_interface_of_somebody_elses_with_that_name_is_not_touched_and_the_vip_come
         assert!(!has_device(&a)?);
     }
     Ok(())
+}
+
+#[test]
+fn status_says_what_is_in_the_way_of_the_device() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let device = device(&a)?;
+    a.ns().ip(&format!("link add {device} type bridge"))?;
+    let folder = configured::folder()?;
+    configured::write(&folder, &[configured::virtual_host(VHID, VIP, "mac = \"virtual\"")])?;
+    let _carpd = configured::start(&a, &folder)?;
+    let status = || -> Result<serde_json::Value> {
+        let told = configured::carpctl(&folder, &["status", "--json"])?;
+        let status: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap_or_default();
+        Ok(status["virtual_hosts"][0].clone())
+    };
+    eventually("it is in status", LONG, || {
+        let host = status()?;
+        Ok(host["troubles"][0].as_str().is_some_and(|why| why.starts_with(&device)) && host["device"].is_null())
+    })?;
+    a.ns().ip(&format!("link del {device}"))?;
+    eventually("it is over", LONG, || {
+        let host = status()?;
+        Ok(host["troubles"].as_array().is_some_and(Vec::is_empty) && host["device"] == device.as_str())
+    })
 }
 
 #[test]
