@@ -1,5 +1,7 @@
 //! Takes VIPs to the device of their virtual MAC, and away with it.
 
+use std::mem;
+
 use log::{error, warn};
 use tokio::time::sleep;
 
@@ -75,7 +77,7 @@ impl VirtualMac {
         vmac::configure(&self.netlink, device).await?;
         let name = vmac::name(self.vhid, ifindex);
         if let Err(error) = vmac::refuse_routers(&self.netlink, &name, device).await
-            && !std::mem::replace(&mut self.listens, true)
+            && !mem::replace(&mut self.listens, true)
         {
             warn!(
                 "{}: cannot write {name}'s accept_ra, {error}: it takes addresses and routes from IPv6 routers",

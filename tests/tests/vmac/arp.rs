@@ -1,6 +1,6 @@
 //! Who answers for which address, and what is changed for it on an interface that is not carpd's.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -147,7 +147,7 @@ fn a_master_takes_over_what_it_left_behind_itself() -> Result<()> {
     let mut crashes = alone(&a, "")?;
     crashes.agent_mut().kill()?;
     let mut again = alone(&a, "")?;
-    let watch = ArpWatch::start(&client, Ipv4Addr::from(VIP), PERIOD)?;
+    let watch = ArpWatch::start(&client, VIP, PERIOD)?;
     watch.wait_for_owner(MAC, LONG)?;
     assert_eq!(arp_settings(&a)?, CHANGED);
     assert!(again.agent_mut().stop_and_wait(LONG)?.success());

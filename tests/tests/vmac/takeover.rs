@@ -1,9 +1,10 @@
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use carp_tests::node::{OTHER, PREFERRED};
 use carp_tests::packet::Arp;
-use carp_tests::{BootTime, ETH0, Host, LONG, Lab, Node, Probe, VIP, Wire, configured, eventually};
+use carp_tests::{ETH0, Host, LONG, Lab, Netns, Node, Probe, VIP, Wire, configured, eventually};
 
 use super::{MAC, VIRTUAL, alone, device, has_device, listing, pair, wait_for_device, wait_until_gone};
 
@@ -86,12 +87,11 @@ fn two_masters_hear_each_other_whatever_the_road() -> Result<()> {
         lab.split(&[&a, &client], &[&b])?;
         loser.wait_for("BACKUP -> MASTER")?;
         wait_for_device(&b)?;
-        let healed = BootTime::now();
         lab.heal()?;
         loser.wait_for("MASTER -> BACKUP")?;
         wait_until_gone(&b)?;
         Wire::at(&client)?.wait_for_adverts(a.ip(), 2)?;
-        assert_eq!(winner.changes().last().map(String::as_str), Some("BACKUP -> MASTER"), "{road}, healed at {healed}");
+        assert_eq!(winner.changes().last().map(String::as_str), Some("BACKUP -> MASTER"), "{road}");
         wait_for_device(&a)?;
     }
     Ok(())
@@ -169,19 +169,18 @@ fn an_address_with_a_prefix_length_makes_no_second_way_into_its_network_ahead_of
 }
 
 #[test]
-fn a_master_of_one_host_is_reached_by_others_on_its_interface() -> Result<()> {
+fn a_container_on_the_masters_interface_reaches_the_vip() -> Result<()> {
     let lab = Lab::new()?;
-    let [a, client] = lab.hosts(["a", "client"])?;
+    let a = lab.host("a")?;
     let _node = alone(&a, "")?;
     // A container's, as they are by default.
-    let ns = carp_tests::Netns::new()?;
+    let ns = Netns::new()?;
     a.ns().ip(&format!("link add link {ETH0} name guest netns {} type macvlan mode bridge", ns.path().display()))?;
     ns.ip_batch("link set guest up\naddr add 10.77.0.77/24 dev guest\n")?;
-    let socket = ns.run(|| Ok(std::net::UdpSocket::bind("10.77.0.77:0")?))?;
+    let socket = ns.run(|| Ok(UdpSocket::bind("10.77.0.77:0")?))?;
     eventually("it knows the VIP", LONG, || {
         socket.send_to(b"?", (VIP, 9)).ok();
         Ok(ns.ip("neigh show dev guest")?.contains(&MAC.to_string()))
     })?;
-    drop(client);
     Ok(())
 }
