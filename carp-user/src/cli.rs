@@ -20,8 +20,8 @@ use zeroize::Zeroizing;
 use crate::{
     VERSION,
     config::{
-        self, AdvertMac, Choice, LinkLocal, Scripts, Settings, Vip, can_be_hosts, executable, file::Configuration,
-        is_interface_name,
+        self, AdvertMac, Choice, LinkLocal, Scripts, Settings, Vip, can_be_hosts, executable, failover::Failover,
+        file::Configuration, is_interface_name,
     },
     control::protocol,
     metrics,
@@ -330,6 +330,7 @@ impl Args {
             announcements: Announcements { repeat: self.garp_repeat, refresh: self.garp_refresh },
             scripts,
             notify: None,
+            failover: Failover::default(),
         })
     }
 }

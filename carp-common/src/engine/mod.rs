@@ -433,7 +433,7 @@ impl Engine {
         }
     }
 
-    /// The dead time was this, and interval and dead time may be other ones now: what runs ends so much sooner or later.
+    /// The dead time was this, and it and the interval may be others now: what runs ends so much sooner or later.
     fn move_timers(&mut self, dead_time: Duration, now: Time) {
         self.timers.move_master_down(dead_time, self.dead_time());
         let interval = self.interval();
