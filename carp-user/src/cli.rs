@@ -21,7 +21,7 @@ use crate::{
     VERSION,
     config::{
         self, AdvertMac, Choice, LinkLocal, Scripts, Settings, Vip, VipMac, can_be_hosts, executable,
-        file::Configuration, is_interface_name,
+        failover::Failover, file::Configuration, is_interface_name,
     },
     control::protocol,
     metrics,
@@ -344,6 +344,7 @@ impl Args {
             announcements: Announcements { repeat: self.garp_repeat, refresh: self.garp_refresh },
             scripts,
             notify: None,
+            failover: Failover::default(),
         })
     }
 }

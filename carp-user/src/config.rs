@@ -1,5 +1,6 @@
 //! The settings of a virtual host, checked: inside the agent they are valid.
 
+pub(crate) mod failover;
 pub(crate) mod file;
 
 use std::{
@@ -26,6 +27,8 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Deserialize;
 use zeroize::Zeroizing;
+
+use self::failover::Failover;
 
 /// Longest name of an interface in bytes (IFNAMSIZ less its NUL).
 const MAX_INTERFACE: usize = 15;
@@ -241,6 +244,8 @@ pub(crate) struct Settings {
     pub(crate) scripts: Option<Scripts>,
     /// What is told of transitions, if anything.
     pub(crate) notify: Option<Notify>,
+    /// What else decides who is master.
+    pub(crate) failover: Failover,
 }
 
 impl Settings {
@@ -307,6 +312,11 @@ impl Settings {
         self.families().iter().filter_map(|family| Some(self.group_in(*family)?.ip))
     }
 
+    /// Names of interfaces that are watched beside its own.
+    pub(crate) fn tracked_interfaces(&self) -> impl Iterator<Item = &str> {
+        self.failover.interfaces.iter().map(|tracked| tracked.name.as_str())
+    }
+
     /// The part that the state machine needs.
     pub(crate) fn engine(&self, source: IpAddr) -> engine::Config {
         engine::Config {
@@ -317,6 +327,8 @@ impl Settings {
             families: self.families(),
             source,
             announcements: self.announcements,
+            profile: self.failover.profile,
+            preempt_delay: self.failover.preempt_delay,
         }
     }
 }

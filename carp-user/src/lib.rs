@@ -12,12 +12,14 @@
 //! | `from_ucarp` | what to write instead of ucarp's lines in ifupdown's files |
 //! | `net` | netlink, the advert socket, gratuitous ARP, group membership |
 //! | `vips`, `scripts` | a task that takes and releases the VIPs |
+//! | `checks` | the administrator's scripts whose failures demote |
 //! | `notify`, `process` | programs that are told of transitions; running one within a time limit |
 //! | `logging`, `syslog`, `systemd`, `background`, `title`, `privileges`, `lock`, `clock` | a good citizen among daemons |
 
 mod agent;
 mod background;
 mod carpctl;
+mod checks;
 mod cli;
 mod clock;
 mod config;

@@ -21,10 +21,28 @@ use tokio::{
 ///
 /// # Errors
 /// It was no success: a line for the log, in which it is called `what`, and `setting` is what sets the limit.
-pub(crate) async fn run(mut command: Command, what: &str, time_limit: Duration, setting: &str) -> Result<ExitStatus> {
+pub(crate) async fn run(command: Command, what: &str, time_limit: Duration, setting: &str) -> Result<ExitStatus> {
+    run_holding((), command, what, time_limit, setting).await
+}
+
+/// The same; `held` is dropped when the program has been started, which may be long after its time limit: where that is
+/// not waited for, each try takes another thread.
+///
+/// # Errors
+/// As with [`run`].
+pub(crate) async fn run_holding(
+    held: impl Send + 'static,
+    mut command: Command,
+    what: &str,
+    time_limit: Duration,
+    setting: &str,
+) -> Result<ExitStatus> {
     command.stdin(Stdio::null()).process_group(0);
     // Elsewhere, for it waits for the file system; with its group, so that one that starts too late is killed.
-    let start = spawn_blocking(move || command.spawn().map(Group));
+    let start = spawn_blocking(move || {
+        let _held = held;
+        command.spawn().map(Group)
+    });
     let ended = timeout(time_limit, async {
         let mut group = start.await?.with_context(|| format!("cannot run {what}"))?;
         group.0.wait().await.with_context(|| format!("cannot wait for {what}"))

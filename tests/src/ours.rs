@@ -10,6 +10,7 @@ use carp_common::checksum;
 use carp_common::digest::{Blocks, DigestKey, Passphrase};
 use carp_common::engine::{
     self, Action, Advbase, AdvertFields, Advskew, Announcements, DeadRatio, Engine, HeardAdvert, Input, LinkFault,
+    Profile,
 };
 use carp_common::time::Time;
 use carp_common::verdict::{Tables, Verdict, judge};
@@ -31,6 +32,8 @@ pub struct Ours {
     heard: HashMap<SourceKey, LastHeard>,
     counter: u64,
     demotion: i32,
+    /// Whether something that is tracked demotes it, and not its administrator.
+    tracks: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -58,6 +61,15 @@ impl Tables for OneHost {
 impl Ours {
     /// carpd as it starts, on an interface that is ready.
     pub fn new(config: Config, now: Duration) -> Self {
+        Self::with(config, Profile::OpenBsd, false, now)
+    }
+
+    /// With this profile, and demoted by what is tracked.
+    pub fn tracking(config: Config, profile: Profile, now: Duration) -> Self {
+        Self::with(config, profile, true, now)
+    }
+
+    fn with(config: Config, profile: Profile, tracks: bool, now: Duration) -> Self {
         let source = IpAddr::V4(config.source);
         let valid = "a model's configuration is a valid one";
         let engine = engine::Config {
@@ -68,6 +80,8 @@ impl Ours {
             families: &[Family::V4],
             source,
             announcements: Announcements::default(),
+            profile,
+            preempt_delay: Duration::ZERO,
         };
         let passphrase = Passphrase::new(config.passphrase.as_bytes()).expect(valid);
         let digest = DigestKey::new(&passphrase, config.vhid, &config.vips);
@@ -86,6 +100,7 @@ impl Ours {
             heard: HashMap::new(),
             counter,
             demotion: 0,
+            tracks,
             outputs: VecDeque::new(),
         };
         ours.link_up(now);
@@ -195,7 +210,8 @@ impl Peer for Ours {
 
     fn demote(&mut self, now: Duration, by: i32) {
         self.demotion += by;
-        self.handle(Input::Demote(self.demotion.clamp(0, 255) as u8), now);
+        let own = self.demotion.clamp(0, 255) as u8;
+        self.handle(if self.tracks { Input::Tracked { own, group: 0 } } else { Input::Demote(own) }, now);
     }
 
     fn stop(&mut self, now: Duration) {

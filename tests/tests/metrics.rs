@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use carp_tests::adverts::{Election, forge};
+use carp_tests::configured;
 use carp_tests::netns::output_of;
 use carp_tests::node::{OTHER, PREFERRED};
 use carp_tests::{
-    BootTime, ETH0, Folder, Host, LONG, Lab, Node, VHID, VIP, Wire, eventually, is_missing, send_frame, tool,
+    Agent, BootTime, ETH0, Folder, Host, LONG, Lab, Node, VHID, VIP, Wire, carpd_path, eventually, is_missing,
+    send_frame, tool,
 };
 
 const ADDRESS: &str = "127.0.0.1:10112";
@@ -65,6 +67,25 @@ fn wait_for(host: &Host, series: &str, wanted: impl Fn(f64) -> bool) -> Result<(
 /// A series of the virtual host, with these labels besides.
 fn of_host(name: &str, labels: &str) -> String {
     format!("carp_{name}{{interface=\"{ETH0}\",vhid=\"{VHID}\"{labels}}}")
+}
+
+#[test]
+fn each_source_of_a_demotion_is_told_by_its_name() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = lab.host("a")?;
+    let folder = configured::folder()?;
+    let lines = "failover_group = \"edge\"\ntrack_interfaces = [{ name = \"eth7\", demote = 100 }, { name = \"lo\" }]";
+    configured::write(&folder, &[configured::virtual_host(VHID, VIP, lines)])?;
+    let mut carpd = host.command(carpd_path()?);
+    configured::add_options(&mut carpd, &folder, &folder.path().join("socket")).arg("--metrics");
+    let agent = Agent::spawn("a", carpd)?;
+    agent.wait_for_line("metrics at http://127.0.0.1:10112/metrics", LONG)?;
+    for (by, demotion) in
+        [("administrator", 0.0), ("send_errors", 0.0), ("interface eth7", 100.0), ("interface lo", 0.0), ("group", 0.0)]
+    {
+        wait_for(&host, &of_host("demotion", &format!(",by=\"{by}\"")), |value| value == demotion)?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use carp_common::engine::Profile;
 use carp_tests::models::{Config, FreeBsd, Lan, OpenBsd, Peer, Ucarp};
 use carp_tests::ours::Ours;
 
@@ -196,6 +197,43 @@ fn a_host_whose_demotion_ends_becomes_master_again_if_it_preempts() {
         [O, F | U] => (0, NEVER),
         _ => (0, 0.0..=3.41),
     });
+}
+
+/// By what is tracked, so without a bow-out: in the peer's own profile, by the advert that tells it at once.
+#[test]
+fn a_tracking_carpd_hands_over_to_the_peers_of_its_profile_at_once_and_takes_back() {
+    type Make = fn(Config, Duration) -> Box<dyn Peer>;
+    let ours: [Make; 2] = [
+        |config, now| Box::new(Ours::tracking(config, Profile::OpenBsd, now)),
+        |config, now| Box::new(Ours::tracking(config, Profile::FreeBsd, now)),
+    ];
+    let [openbsd, freebsd]: [Make; 2] =
+        [|config, now| Box::new(OpenBsd::new(config, now)), |config, now| Box::new(FreeBsd::new(config, now))];
+    for (what, pair) in [
+        ("carpd, OpenBSD", [ours[0], openbsd]),
+        ("carpd, carpd", [ours[0], ours[0]]),
+        ("carpd, FreeBSD", [ours[1], freebsd]),
+        ("FreeBSD, carpd", [freebsd, ours[1]]),
+        ("carpd, carpd as FreeBSD", [ours[1], ours[1]]),
+    ] {
+        for phase in 0..PHASES {
+            let mut lan = Lan::new(LATENCY);
+            for (number, (make, advskew)) in (1..).zip(pair.into_iter().zip([0, 100])) {
+                lan.add(make(Config { preempt: true, ..Config::host(number, advskew) }, Duration::ZERO));
+            }
+            lan.run_for(SETTLED + Duration::from_millis(67 * phase));
+            assert_eq!(lan.masters(), [0], "{what}");
+            // advskew 120 is more than 100 just as well.
+            lan.demote(0, 120);
+            lan.run_for(Duration::from_millis(1));
+            assert_eq!(lan.masters(), [1], "{what}, {phase}");
+            lan.run_for(SETTLED);
+            assert_eq!(lan.masters(), [1], "{what}, {phase}");
+            lan.demote(0, -120);
+            lan.run_for(Duration::from_millis(1_400));
+            assert_eq!(lan.masters(), [0], "{what}, {phase}");
+        }
+    }
 }
 
 fn dead_time_of(backup: Kind) -> RangeInclusive<f64> {

@@ -2,6 +2,7 @@
 
 use core::{net::IpAddr, time::Duration};
 
+use super::{AdvertFields, Profile};
 use crate::abi::Family;
 
 /// Defines a newtype over an integer with a documented range.
@@ -90,30 +91,32 @@ pub struct Config {
     pub source: IpAddr,
     /// How often a master announces the VIPs again.
     pub announcements: Announcements,
+    /// What a demotion does.
+    pub profile: Profile,
+    /// How long a backup that preempts bears with a worse master, from when it hears that first, and from when it
+    /// leaves INIT; a dead one is not waited for.
+    pub preempt_delay: Duration,
 }
 
 impl Config {
-    /// The own advertisement interval: advbase + advskew/256 s, and 1/256 s where both are 0.
-    #[must_use]
-    pub fn interval(&self) -> Duration {
-        match (self.advbase.get(), self.advskew.get()) {
-            (0, 0) => skew_time(1),
-            (advbase, advskew) => rank(advbase, advskew),
-        }
+    /// What a host that is demoted by so much advertises.
+    pub(super) fn fields(&self, demotion: u8) -> AdvertFields {
+        let (advskew, demote) = self.profile.advertised(self.advskew.get(), demotion);
+        AdvertFields { advbase: self.advbase.get(), advskew, demote }
     }
 
-    /// What decides who is preferred.
-    pub(super) fn rank(&self) -> Duration {
-        rank(self.advbase.get(), self.advskew.get())
+    /// The own advertisement interval, demoted by so much: advbase + advskew/256 s, and 1/256 s where both are 0.
+    pub(super) fn interval(&self, demotion: u8) -> Duration {
+        let AdvertFields { advbase, advskew, .. } = self.fields(demotion);
+        if (advbase, advskew) == (0, 0) { skew_time(1) } else { rank(advbase, advskew) }
     }
 
-    /// How long a backup waits for an advert: `dead_ratio` times advbase, and the own skew once; at
-    /// advbase 0, `dead_ratio` times the interval. (`carp_setrun` in `ip_carp.c`.)
-    #[must_use]
-    pub fn dead_time(&self) -> Duration {
+    /// How long a backup that is demoted by so much waits for an advert: `dead_ratio` times advbase, and once the
+    /// skew that it is set to; at advbase 0, `dead_ratio` times the interval. (`carp_setrun` in `ip_carp.c`.)
+    pub(super) fn dead_time(&self, demotion: u8) -> Duration {
         let ratio = u32::from(self.dead_ratio.get());
         match self.advbase.get() {
-            0 => self.interval() * ratio,
+            0 => self.interval(demotion) * ratio,
             advbase => Duration::from_secs(u64::from(advbase)) * ratio + skew_time(self.advskew.get()),
         }
     }
@@ -142,6 +145,8 @@ mod tests {
             families: &[Family::V4],
             source: IpAddr::from([10, 0, 0, 1]),
             announcements: Announcements::default(),
+            profile: Profile::OpenBsd,
+            preempt_delay: Duration::ZERO,
         }
     }
 
@@ -158,9 +163,18 @@ mod tests {
             (0, 0, 3, 3_906, 11_718),
         ] {
             let config = config(advbase, advskew, ratio);
-            assert_eq!(config.interval().as_micros(), interval, "{advbase}/{advskew}");
-            assert_eq!(config.dead_time().as_micros(), dead, "{advbase}/{advskew}");
+            assert_eq!(config.interval(0).as_micros(), interval, "{advbase}/{advskew}");
+            assert_eq!(config.dead_time(0).as_micros(), dead, "{advbase}/{advskew}");
         }
+    }
+
+    #[test]
+    fn what_freebsd_adds_to_the_skew_is_no_part_of_the_dead_time_but_at_advbase_0() {
+        let times = |config: &Config| [config.interval(100), config.dead_time(100)].map(|time| time.as_micros());
+        let freebsd = |advbase| Config { profile: Profile::FreeBsd, ..config(advbase, 50, 3) };
+        assert_eq!(times(&config(1, 50, 3)), [1_195_312, 3_195_312]);
+        assert_eq!(times(&freebsd(1)), [1_585_937, 3_195_312]);
+        assert_eq!(times(&freebsd(0)), [585_937, 1_757_811]);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The demotion counter: how much this host would rather not be master.
 //!
 //! It travels in the advert's demote byte and is compared before advbase and advskew, as in OpenBSD
-//! (`carp_group_demote_count`). It is the sum of its sources, and each is set and cleared by its owner alone:
+//! (`carp_group_demote_count`); or is added to its advskew, see [`Profile`](super::Profile). It is the sum of its
+//! sources, and each is set and cleared by its owner alone:
 //!
 //! * the administrator;
 //! * three send errors in a row, undone by as many successes (`CARP_SENDAD_MAX_ERRORS`,
-//!   `CARP_SENDAD_MIN_SUCCESS`).
+//!   `CARP_SENDAD_MIN_SUCCESS`);
+//! * what the agent tracks for this virtual host;
+//! * what is wrong with others of its failover group: so much more than here as to be demoted as they are.
 
 /// Send errors in a row that demote, and successes in a row that undo it.
 const IN_A_ROW: u8 = 3;
@@ -17,6 +20,10 @@ const SEND_ERRORS: u8 = 240;
 pub struct Demotion {
     /// What the administrator has set.
     manual: u8,
+    /// What is tracked for this virtual host.
+    tracked: u8,
+    /// What the failover group adds.
+    group: u8,
     /// Whether sending counts as broken.
     send_errors: bool,
     /// Results in a row that speak against `send_errors`.
@@ -27,7 +34,13 @@ impl Demotion {
     /// The value of the demote byte.
     #[must_use]
     pub const fn get(self) -> u8 {
-        self.manual.saturating_add(self.send_errors())
+        self.manual.saturating_add(self.own()).saturating_add(self.group)
+    }
+
+    /// What is wrong here, without the administrator's part: what others of the group are demoted by, too.
+    #[must_use]
+    pub const fn own(self) -> u8 {
+        self.send_errors().saturating_add(self.tracked)
     }
 
     /// The administrator's part.
@@ -40,6 +53,25 @@ impl Demotion {
     #[must_use]
     pub const fn send_errors(self) -> u8 {
         if self.send_errors { SEND_ERRORS } else { 0 }
+    }
+
+    /// The part of what is tracked.
+    #[must_use]
+    pub const fn tracked(self) -> u8 {
+        self.tracked
+    }
+
+    /// The failover group's part.
+    #[must_use]
+    pub const fn group(self) -> u8 {
+        self.group
+    }
+
+    /// Sets what is tracked, and the group's part; `true` if one changes.
+    pub(super) fn set_tracked(&mut self, tracked: u8, group: u8) -> bool {
+        let before = *self;
+        (self.tracked, self.group) = (tracked, group);
+        *self != before
     }
 
     /// Sets the administrator's part; `true` if it changes.
@@ -90,6 +122,10 @@ mod tests {
         assert_eq!([true; 3].map(|failed| demotion.sent(failed)), [false, false, true]);
         assert_eq!((demotion.get(), demotion.manual(), demotion.send_errors()), (255, 20, 240));
         assert!(demotion.reset_send_errors());
+        assert_eq!(demotion.get(), 20);
+        assert!(demotion.set_tracked(30, 40) && !demotion.set_tracked(30, 40));
+        assert_eq!((demotion.get(), demotion.own(), demotion.tracked(), demotion.group()), (90, 30, 30, 40));
+        assert!(demotion.set_tracked(30, 0) && demotion.set_tracked(0, 0));
         assert_eq!(demotion.get(), 20);
         assert!(demotion.set_manual(0));
         assert_eq!(demotion, Demotion::default());

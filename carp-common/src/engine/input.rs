@@ -9,7 +9,7 @@ use crate::{abi::Family, time::Time, wire::BOW_OUT};
 pub enum Input {
     /// A valid advert of another host.
     Advert(HeardAdvert),
-    /// The interface is there, up, with carrier and source address.
+    /// The interface is there, up, with carrier and source address, and nothing else stands in the way.
     LinkUp,
     /// One of these is missing.
     LinkDown(LinkFault),
@@ -29,6 +29,14 @@ pub enum Input {
     StepDown,
     /// The administrator demotes this host by so much, or by 0 no longer; a master then steps down, too.
     Demote(u8),
+    /// What the agent tracks for this virtual host demotes it by `own`, and what is wrong with others of its failover
+    /// group by `group` more; a master says so at once.
+    Tracked {
+        /// By what is tracked for it.
+        own: u8,
+        /// By its group.
+        group: u8,
+    },
     /// The agent is about to end.
     Shutdown,
 }
@@ -72,6 +80,10 @@ pub enum LinkFault {
     NoAddress,
     /// Adverts could not be received: there is no road for them.
     NotAttached,
+    /// The agent has not run for long enough.
+    StartupDelay,
+    /// What is to be served is not known to be ready.
+    NotReady,
 }
 
 impl LinkFault {
@@ -84,6 +96,8 @@ impl LinkFault {
             Self::NoCarrier => "no_carrier",
             Self::NoAddress => "no_address",
             Self::NotAttached => "not_attached",
+            Self::StartupDelay => "startup_delay",
+            Self::NotReady => "not_ready",
         }
     }
 }
@@ -96,6 +110,8 @@ impl fmt::Display for LinkFault {
             Self::NoCarrier => "no carrier",
             Self::NoAddress => "the source address is missing",
             Self::NotAttached => "adverts cannot be received",
+            Self::StartupDelay => "startup_delay is not over",
+            Self::NotReady => "ready_script has not succeeded yet",
         })
     }
 }

@@ -11,7 +11,8 @@
 //! | MASTER | yield if Dp < Dm, or if M >= P and Dp <= Dm; else stay, and announce again: the neighbours' caches were just poisoned |
 //! | BACKUP | bow-out: take over. preempt, M < P and Dp >= Dm: take over. Dp > Dm: take over. Own dead time < P (advbase not 0): take over. Else restart the master-down timer from the advert's arrival |
 //!
-//! These are OpenBSD's rules (`carp_proto_input_c`); a FreeBSD, NetBSD or ucarp peer always sends demote 0,
+//! These are OpenBSD's rules (`carp_proto_input_c`) and, with [`Profile::FreeBsd`], where demotion is part of M and
+//! Dm = Dp = 0, FreeBSD's; a FreeBSD, NetBSD or ucarp peer always sends demote 0,
 //! with which they are theirs. One addition: on a tie the first to hear yields, as in the BSDs, but if two
 //! adverts cross, both do, and their timers would end together for ever; so after yielding to an equal, the
 //! next master-down time is two intervals and a span that differs from host to host and from try to try.
@@ -29,6 +30,7 @@ mod action;
 mod config;
 mod demotion;
 mod input;
+mod profile;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -46,9 +48,10 @@ pub use self::{
     config::{Advbase, Advskew, Announcements, Config, DeadRatio, Vhid},
     demotion::Demotion,
     input::{HeardAdvert, Input, LinkFault},
+    profile::Profile,
     state::{Cause, State, Transition},
 };
-use self::{config::rank, timers::Timers};
+use self::{profile::Standing, timers::Timers};
 use crate::{time::Time, wire::BOW_OUT};
 
 /// After stepping down on request, a host does not preempt for at least this long.
@@ -73,6 +76,8 @@ pub struct Engine {
     ties: u32,
     /// Until when this host does not preempt.
     hold: Option<Time>,
+    /// BACKUP: until when it bears with a worse master, once that is known.
+    preempt_at: Option<Time>,
     /// MASTER: whether the VIPs are here, so that there is something to announce.
     vips_here: bool,
     /// MASTER with its VIPs here: adverts until the next announcement; 0 if there will be none.
@@ -101,6 +106,8 @@ pub struct Status {
     pub demotion: Demotion,
     /// When another host was last heard.
     pub last_arrival: Option<Time>,
+    /// BACKUP: before this time it does not preempt.
+    pub preempt_at: Option<Time>,
 }
 
 impl Engine {
@@ -116,6 +123,7 @@ impl Engine {
             last_arrival: None,
             ties: 0,
             hold: None,
+            preempt_at: None,
             vips_here: false,
             announce_in: 0,
             repeats_left: 0,
@@ -136,16 +144,15 @@ impl Engine {
     /// The source address stays.
     pub fn reconfigure(&mut self, config: Config, now: Time) {
         let Config { source, .. } = self.config;
+        let dead_time = self.dead_time();
         let before = core::mem::replace(&mut self.config, Config { source, ..config });
-        self.timers.move_master_down(before.dead_time(), self.config.dead_time());
+        self.move_timers(dead_time, now);
         if self.state == State::Backup {
             // Of a new family nothing can have been heard yet.
-            self.timers.watch(self.config.families, now.after(self.config.dead_time()));
-        }
-        if let Some(due) = &mut self.timers.advert {
-            *due = (*due).min(now.after(self.config.interval()));
+            self.timers.watch(self.config.families, now.after(self.dead_time()));
         }
         self.hold = self.hold.map(|hold| hold.min(now.after(self.hold_time())));
+        self.preempt_at = self.preempt_at.map(|until| until.min(now.after(self.config.preempt_delay)));
         if self.vips_here && self.config.announcements != before.announcements {
             self.repeats_left = 0;
             self.announce_in = self.config.announcements.refresh;
@@ -159,12 +166,13 @@ impl Engine {
             Input::LinkUp => self.handle_link_up(now),
             Input::LinkDown(fault) => self.set_state(State::Init, Cause::LinkDown(fault), now),
             Input::MacChanged => self.handle_mac_changed(),
-            Input::AdvertSent => self.handle_send_result(false),
-            Input::AdvertFailed => self.handle_send_result(true),
+            Input::AdvertSent => self.handle_send_result(false, now),
+            Input::AdvertFailed => self.handle_send_result(true, now),
             Input::VipsTaken => self.handle_vips_taken(),
             Input::VipsReleased => self.handle_vips_released(),
             Input::StepDown => self.handle_step_down(now),
             Input::Demote(demotion) => self.handle_demote(demotion, now),
+            Input::Tracked { own, group } => self.handle_tracked(own, group, now),
             Input::Shutdown => self.handle_shutdown(now),
         }
     }
@@ -176,8 +184,8 @@ impl Engine {
             self.set_state(State::Master, Cause::MasterDown(silence), now);
         } else if let Some(due) = self.timers.advert.filter(|due| *due <= now) {
             // From when it was due, so that a late timer does not shift those after it; but no burst.
-            let next = due.after(self.config.interval());
-            self.timers.advert = Some(if next > now { next } else { now.after(self.config.interval()) });
+            let next = due.after(self.interval());
+            self.timers.advert = Some(if next > now { next } else { now.after(self.interval()) });
             self.send_advert();
             self.announce_when_due();
         }
@@ -197,7 +205,25 @@ impl Engine {
     /// Where things stand.
     #[must_use]
     pub fn status(&self) -> Status {
-        Status { state: self.state, since: self.since, demotion: self.demotion, last_arrival: self.last_arrival }
+        Status {
+            state: self.state,
+            since: self.since,
+            demotion: self.demotion,
+            last_arrival: self.last_arrival,
+            preempt_at: self.preempt_at,
+        }
+    }
+
+    /// What its adverts say, demotion included.
+    #[must_use]
+    pub fn fields(&self) -> AdvertFields {
+        self.config.fields(self.demotion.get())
+    }
+
+    /// How long a silence it takes for a master's death.
+    #[must_use]
+    pub fn dead_time(&self) -> Duration {
+        self.config.dead_time(self.demotion.get())
     }
 
     /// What it was told to go by.
@@ -242,49 +268,65 @@ impl Engine {
         } else if self.hold.is_some_and(|until| now < until) {
             None
         } else {
-            self.reason_to_take_over(advert)
+            self.reason_to_take_over(advert, now)
         };
         if let Some(cause) = cause {
             self.set_state(State::Master, cause, now);
             return;
         }
         // Not by the last word of an equal that yields as well, as a ucarp does within an interval.
-        if advert.arrival.since(self.since) >= self.config.interval() * 3 / 2 {
+        if advert.arrival.since(self.since) >= self.interval() * 3 / 2 {
             self.ties = 0;
         }
-        let is_tied = self.ties > 0 && self.config.rank() == rank(advert.advbase, advert.advskew);
-        let patience = if is_tied { self.tie_patience() } else { self.config.dead_time() };
+        let [mine, peers] = self.standings(advert);
+        let is_tied = self.ties > 0 && mine.rank == peers.rank;
+        let patience = if is_tied { self.tie_patience() } else { self.dead_time() };
         self.timers.start_master_down(advert.family, advert.arrival.after(patience));
     }
 
-    fn reason_to_take_over(&self, advert: &HeardAdvert) -> Option<Cause> {
-        let (mine, peers) = (self.config.rank(), rank(advert.advbase, advert.advskew));
-        let demotion = self.demotion.get();
-        if self.config.preempt && mine < peers && advert.demote >= demotion {
-            Some(Cause::Preempt(*advert))
-        } else if advert.demote > demotion {
+    fn reason_to_take_over(&mut self, advert: &HeardAdvert, now: Time) -> Option<Cause> {
+        let [mine, peers] = self.standings(advert);
+        let is_worse = self.config.preempt && mine.rank < peers.rank && mine.demotion <= peers.demotion;
+        if is_worse && self.has_waited(now) {
+            return Some(Cause::Preempt(*advert));
+        }
+        if !is_worse {
+            // The next one that is worse is waited for anew.
+            self.preempt_at = None;
+        }
+        if mine.demotion < peers.demotion {
             Some(Cause::DemotedMaster(*advert))
-        } else if self.config.advbase.get() != 0 && self.config.dead_time() < peers {
+        } else if self.config.advbase.get() != 0 && self.dead_time() < peers.rank {
             Some(Cause::SlowMaster(*advert))
         } else {
             None
         }
     }
 
+    /// Whether a worse master, which is heard now, has been borne with for long enough.
+    fn has_waited(&mut self, now: Time) -> bool {
+        now >= *self.preempt_at.get_or_insert(now.after(self.config.preempt_delay))
+    }
+
+    /// What decides between this host and the one that is heard.
+    fn standings(&self, advert: &HeardAdvert) -> [Standing; 2] {
+        let profile = self.config.profile;
+        [Standing::own(profile, self.fields()), Standing::peer(profile, advert)]
+    }
+
     fn hear_as_master(&mut self, advert: &HeardAdvert, now: Time) {
-        let (mine, peers) = (self.config.rank(), rank(advert.advbase, advert.advskew));
-        let demotion = self.demotion.get();
+        let [mine, peers] = self.standings(advert);
         if advert.is_bow_out() {
             // It leaves: nothing to yield to, but its announcements may have been the last.
             self.announce_to_rival(now);
-        } else if advert.demote < demotion || (mine > peers && advert.demote == demotion) {
+        } else if mine > peers {
             // A last word: the better master hears that there was another one, stays, and announces. Not if it
             // is overdue: then this host was stalled, and may not speak as a master any more.
             if self.timers.advert.is_some_and(|due| now < due) {
                 self.send_advert();
             }
             self.set_state(State::Backup, Cause::BetterMaster(*advert), now);
-        } else if mine == peers && advert.demote == demotion {
+        } else if mine == peers {
             self.ties = self.ties.saturating_add(1);
             self.set_state(State::Backup, Cause::EqualMaster(*advert), now);
         } else {
@@ -296,7 +338,7 @@ impl Engine {
     /// other may announce once more before it hears of us.
     fn announce_to_rival(&mut self, now: Time) {
         if self.vips_here && now >= self.announced_until {
-            self.announced_until = now.after(self.config.interval());
+            self.announced_until = now.after(self.interval());
             self.announce();
         }
     }
@@ -305,14 +347,14 @@ impl Engine {
     /// well. (A ucarp that has yielded would be a master again about a dead time later, and read what it missed only
     /// then: there must be one that it cannot overlook by that time.)
     fn tie_patience(&self) -> Duration {
-        (self.config.interval() * 2).min(self.config.dead_time()) + self.tie_delay()
+        (self.interval() * 2).min(self.dead_time()) + self.tie_delay()
     }
 
     /// What differs from host to host, and from one tie
     /// to the next, in case two hosts come out too close together.
     fn tie_delay(&self) -> Duration {
         let spread = match self.config.advbase.get() {
-            0 => self.config.interval() / 4,
+            0 => self.interval() / 4,
             _ => TIE_SPREAD,
         };
         let mut hasher = Fnv1a::new();
@@ -324,9 +366,7 @@ impl Engine {
         if self.state != State::Init || self.stopping {
             return;
         }
-        if self.demotion.reset_send_errors() {
-            self.actions.push_back(Action::Demoted(self.demotion));
-        }
+        self.demote(now, Demotion::reset_send_errors);
         self.set_state(State::Backup, Cause::LinkUp, now);
     }
 
@@ -337,10 +377,8 @@ impl Engine {
         }
     }
 
-    fn handle_send_result(&mut self, failed: bool) {
-        if self.demotion.sent(failed) {
-            self.actions.push_back(Action::Demoted(self.demotion));
-        }
+    fn handle_send_result(&mut self, failed: bool, now: Time) {
+        self.demote(now, |demotion| demotion.sent(failed));
     }
 
     fn handle_vips_taken(&mut self) {
@@ -354,7 +392,7 @@ impl Engine {
     fn handle_vips_released(&mut self) {
         self.releasing = false;
         if core::mem::take(&mut self.bow_out_due) {
-            let fields = AdvertFields { advbase: BOW_OUT, advskew: BOW_OUT, demote: self.demotion.get() };
+            let fields = AdvertFields { advbase: BOW_OUT, advskew: BOW_OUT, ..self.fields() };
             self.actions.push_back(Action::SendAdvert(fields));
         }
     }
@@ -370,17 +408,43 @@ impl Engine {
 
     /// A demoted master hands over at once, also to peers that know nothing of demotion.
     fn handle_demote(&mut self, demotion: u8, now: Time) {
-        if self.demotion.set_manual(demotion) {
-            self.actions.push_back(Action::Demoted(self.demotion));
-        }
+        self.demote(now, |own| own.set_manual(demotion));
         if demotion > 0 {
             self.handle_step_down(now);
         }
     }
 
+    /// A demoted master's peers decide: by an advert that is sent at once. Not if one is overdue: that goes anyway, if
+    /// this host, which was stalled, still is master then.
+    fn handle_tracked(&mut self, own: u8, group: u8, now: Time) {
+        let before = self.demotion.get();
+        self.demote(now, |demotion| demotion.set_tracked(own, group));
+        if before < self.demotion.get() && self.timers.advert.is_some_and(|due| now < due) {
+            self.send_advert();
+        }
+    }
+
+    /// The one place where the demotion counter changes.
+    fn demote(&mut self, now: Time, change: impl FnOnce(&mut Demotion) -> bool) {
+        let dead_time = self.dead_time();
+        if change(&mut self.demotion) {
+            self.move_timers(dead_time, now);
+            self.actions.push_back(Action::Demoted(self.demotion));
+        }
+    }
+
+    /// The dead time was this, and it and the interval may be others now: what runs ends so much sooner or later.
+    fn move_timers(&mut self, dead_time: Duration, now: Time) {
+        self.timers.move_master_down(dead_time, self.dead_time());
+        let interval = self.interval();
+        if let Some(due) = &mut self.timers.advert {
+            *due = (*due).min(now.after(interval));
+        }
+    }
+
     /// How long a host that has stepped down stays so, unless it is needed.
     fn hold_time(&self) -> Duration {
-        self.config.dead_time().max(STEP_DOWN_HOLD)
+        self.dead_time().max(STEP_DOWN_HOLD)
     }
 
     fn handle_shutdown(&mut self, now: Time) {
@@ -407,6 +471,7 @@ impl Engine {
         self.state = to;
         self.since = now;
         self.hold = None;
+        self.preempt_at = (from == State::Init).then(|| now.after(self.config.preempt_delay));
         self.bow_out_due = false;
         self.set_timers(cause, now);
         if to == State::Master {
@@ -427,7 +492,7 @@ impl Engine {
         match self.state {
             State::Init => {}
             State::Backup => {
-                let dead_time = self.config.dead_time();
+                let dead_time = self.dead_time();
                 let due = match cause {
                     // From when the advert arrived in the kernel, not from when we got round to it.
                     Cause::BetterMaster(advert) => advert.arrival.after(dead_time),
@@ -458,7 +523,7 @@ impl Engine {
                     | Cause::BetterMaster(_)
                     | Cause::EqualMaster(_)
                     | Cause::StepDown
-                    | Cause::Shutdown => self.config.interval(),
+                    | Cause::Shutdown => self.interval(),
                 };
                 self.timers.advert = Some(now.after(wait));
             }
@@ -469,7 +534,7 @@ impl Engine {
     /// between those which the other goes on sending if it is only cut off. In step with them, as three whole
     /// intervals of silence would make it, the adverts of two equals would cross when the cut heals.
     fn out_of_step(&self, now: Time) -> Duration {
-        let interval = self.config.interval();
+        let interval = self.interval();
         let Some(last) = self.last_arrival else { return interval };
         // How far into an interval of the other's, which is as long as ours.
         let phase = Duration::from_nanos((now.since(last).as_nanos() % interval.as_nanos()) as u64);
@@ -483,11 +548,12 @@ impl Engine {
     }
 
     fn send_advert(&mut self) {
-        self.actions.push_back(Action::SendAdvert(AdvertFields {
-            advbase: self.config.advbase.get(),
-            advskew: self.config.advskew.get(),
-            demote: self.demotion.get(),
-        }));
+        self.actions.push_back(Action::SendAdvert(self.fields()));
+    }
+
+    /// How far its adverts are apart.
+    fn interval(&self) -> Duration {
+        self.config.interval(self.demotion.get())
     }
 
     /// Says where the VIPs are, and begins with the repetitions.

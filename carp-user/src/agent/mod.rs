@@ -5,6 +5,7 @@
 //! netlink ------> Input::Link* ---+-> Engine::handle -> Action queue -> VirtualHost::act
 //! VIP tasks ----> Input::Vips* ---+        ^                              |
 //! signals ------> StepDown, Shutdown       +-- AdvertSent, AdvertFailed --+
+//! tracked things -> Tracked (`tracking`)
 //! carpctl ------> Demote, StepDown, other settings (`orders`)
 //! timerfd: only after all of these are drained, and after a look at the last-heard map
 //! ```
@@ -13,11 +14,13 @@ mod link;
 mod orders;
 mod refusals;
 mod signals;
+mod tracking;
 mod vhost;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     future::pending,
+    mem,
     net::IpAddr,
     pin::pin,
     rc::Rc,
@@ -47,6 +50,7 @@ use self::{
     vhost::{Shared, VirtualHost},
 };
 use crate::{
+    checks::Checks,
     clock::{Timer, now},
     config::Settings,
     control::{Command, Desk},
@@ -85,6 +89,11 @@ pub(crate) struct Agent {
     vips: BTreeSet<IpAddr>,
     /// The peers on all interfaces.
     peers: watch::Sender<BTreeSet<Neighbour>>,
+    /// When carpd began.
+    started: Time,
+    checks: Checks,
+    /// Whether something that is tracked may be otherwise than before.
+    has_news: bool,
     /// What is to be served when those that leave have left.
     next: Option<Next>,
     /// Asked to end.
@@ -118,7 +127,10 @@ impl Agent {
         in_maintenance: bool,
         metrics: Metrics,
     ) -> Result<Self> {
-        let names = watch::Sender::new(hosts.iter().map(|(interface, _)| interface.clone()).collect());
+        let names = hosts.iter().flat_map(|(interface, settings)| {
+            [interface.as_str()].into_iter().chain(settings.tracked_interfaces()).map(str::to_owned)
+        });
+        let names = watch::Sender::new(names.collect());
         let looks = interface::watch(names.subscribe()).await?;
         let (sender, reports) = mpsc::channel(REPORTS);
         let peers = watch::Sender::default();
@@ -138,6 +150,9 @@ impl Agent {
             entered: HashMap::new(),
             vips: BTreeSet::new(),
             peers,
+            started: now(),
+            checks: Checks::new(),
+            has_news: false,
             next: None,
             is_stopping: false,
             in_maintenance,
@@ -179,6 +194,7 @@ impl Agent {
                 input = self.signals.next() => self.handle_signal(input),
                 ready = self.datapath.readable() => ready.context("cannot wait for adverts")?,
                 _ = self.looks.changed() => self.looks.mark_changed(),
+                () = self.checks.changed() => self.has_news = true,
                 Some(report) = self.reports.recv() => self.handle_report(report),
                 fired = self.timer.fired() => fired?,
                 Some(command) = self.commands.recv() => self.handle_command(command),
@@ -186,6 +202,9 @@ impl Agent {
                 // What was left would wake nobody. Signals, netlink and the other tasks get their turn first, or a flood
                 // would keep them waiting for ever.
                 () = yield_now(), if has_more => {}
+            }
+            if self.open_gates() {
+                self.looks.mark_changed();
             }
             // Not left to the select: there, a flood of adverts would always be first.
             if self.looks.has_changed().context("the task that watches the interfaces has ended")? {
@@ -214,12 +233,24 @@ impl Agent {
 
     /// Does what the engines want done, and sets the timer.
     fn act(&mut self) -> Result<()> {
-        self.hosts.values_mut().for_each(|host| host.act(&mut self.datapath));
+        if mem::take(&mut self.has_news) {
+            self.track();
+        }
+        // That adverts cannot be sent, or can again, concerns the group, too.
+        if self.act_once() && self.track() {
+            self.act_once();
+        }
         let hosts = self.hosts.values().filter_map(|host| host.engine().poll_timeout());
-        let next = hosts.chain(self.links.values().filter_map(Link::leave_at)).min();
+        let gates = self.hosts.values().filter_map(|host| host.gate_due(self.started));
+        let next = hosts.chain(gates).chain(self.links.values().filter_map(Link::leave_at)).min();
         self.timer.set(next).context("cannot set the timer")?;
         self.summarise();
         Ok(())
+    }
+
+    /// `true` if a demotion counter has changed.
+    fn act_once(&mut self) -> bool {
+        self.hosts.values_mut().fold(false, |any, host| any | host.act(&mut self.datapath))
     }
 
     /// A line for `systemctl status`, when it changes.
@@ -312,6 +343,7 @@ impl Agent {
     /// Takes note of what the interfaces are like now. The errors are those of interfaces that have no road, new ones.
     fn handle_links(&mut self) -> Vec<DatapathError> {
         let looks = Arc::clone(&self.looks.borrow_and_update());
+        self.has_news = true;
         let mut errors = vec![];
         // All leave before any enters: an interface may have the name that another had.
         let left = |(name, link): (&String, &mut Link)| {

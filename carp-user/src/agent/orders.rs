@@ -16,7 +16,7 @@ use carp_common::{
 use log::warn;
 use tokio::sync::oneshot;
 
-use super::{Agent, Named, link::Link, vhost::VirtualHost};
+use super::{Agent, Named, link::Link, tracking::View, vhost::VirtualHost};
 use crate::{
     clock::now,
     config::{Settings, VipMac},
@@ -66,11 +66,13 @@ impl Agent {
 
     fn status(&mut self) -> Status {
         let now = now();
+        let (looks, healths) = (self.looks.borrow(), self.checks.healths());
+        let view = View { looks: &looks, healths: &healths };
         let mut hosts: Vec<_> = self.hosts.values().collect();
         hosts.sort_by_key(|host| (host.interface(), host.settings().vhid));
         let virtual_hosts = hosts.into_iter().map(|host| {
             let road = self.links.get(host.interface()).and_then(Link::road);
-            host.status(&mut self.datapath, road, now)
+            host.status(&mut self.datapath, road, view, now)
         });
         Status {
             version: VERSION,
@@ -187,6 +189,8 @@ impl Agent {
             self.hosts.insert(row, host);
             added += 1;
         }
+        self.open_gates();
+        self.set_checks();
         self.set_links();
         format!("{added} added, {changed} changed, {same} as before")
     }
@@ -237,7 +241,8 @@ impl Agent {
 
     /// Has the watcher look at the interfaces that are in use.
     fn watch_links(&self) {
-        let names: BTreeSet<String> = self.links.keys().cloned().collect();
+        let tracked = self.hosts.values().flat_map(|host| host.settings().tracked_interfaces());
+        let names: BTreeSet<String> = self.links.keys().map(String::as_str).chain(tracked).map(str::to_owned).collect();
         self.names.send_if_modified(|known| {
             if *known == names {
                 false

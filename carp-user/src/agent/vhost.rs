@@ -1,5 +1,7 @@
 //! One virtual host: its state machine, and all that this acts through.
 
+mod demotion;
+mod profiles;
 mod status;
 
 use std::{
@@ -21,11 +23,12 @@ use log::{debug, error, info, warn};
 use tokio::sync::{mpsc, watch};
 use zeroize::Zeroize;
 
+use self::profiles::Profiles;
 use super::{link::Presence, refusals::Refusals};
 use crate::{
     clock::now,
     config::{Digests, Settings, VipMac, family_of},
-    control::protocol::What,
+    control::protocol::{Source, What},
     datapath::{Datapath, DatapathError},
     history::History,
     lock::Lock,
@@ -93,6 +96,13 @@ pub(super) struct VirtualHost {
     heard: Option<HeardAdvert>,
     /// Why the state is what it is.
     cause: Option<Cause>,
+    /// What is wrong of what is tracked.
+    wrong: Vec<Source>,
+    /// The member of the failover group on whose account this one is demoted.
+    group_cause: Option<String>,
+    profiles: Profiles,
+    /// Why it is held back in INIT.
+    gate: Option<LinkFault>,
 }
 
 /// While the datapath knows of the virtual host.
@@ -118,6 +128,7 @@ impl VirtualHost {
         let (netlink, reports) = (shared.netlink.clone(), shared.reports.clone());
         let name = format!("{interface} vhid {}", settings.vhid.get());
         let owner = owner(row, &name, &interface, &settings, &shared);
+        let gate = demotion::closed_gate(&settings.failover);
         let engine = Engine::new(engine_config(&settings, in_maintenance), now);
         Self {
             _lock: lock,
@@ -143,6 +154,10 @@ impl VirtualHost {
             send_error: None,
             heard: None,
             cause: None,
+            wrong: vec![],
+            group_cause: None,
+            profiles: Profiles::default(),
+            gate,
         }
     }
 
@@ -266,6 +281,7 @@ impl VirtualHost {
         };
         debug!("{}: heard {}/{} from {}", self.name, advert.advbase, advert.advskew, advert.source);
         self.refusals.heard();
+        self.profiles.hear(&advert, self.settings.failover.profile, &self.name);
         self.heard = Some(advert);
         self.handle(Input::Advert(advert));
     }
@@ -321,6 +337,7 @@ impl VirtualHost {
                 Some(LinkFault::NotAttached)
             }
         };
+        let fault = fault.or(self.gate);
         let is_new = mem::replace(&mut self.fault, fault) != fault;
         match fault {
             None => self.handle(Input::LinkUp),
@@ -349,8 +366,9 @@ impl VirtualHost {
         self.entered = None;
     }
 
-    /// Does everything that the engine wants done.
-    pub(super) fn act(&mut self, datapath: &mut Datapath) {
+    /// Does everything that the engine wants done; `true` if its demotion counter has changed.
+    pub(super) fn act(&mut self, datapath: &mut Datapath) -> bool {
+        let mut has_changed = false;
         while let Some(action) = self.engine.poll_action() {
             match action {
                 Action::SendAdvert(fields) => self.send_advert(datapath, fields),
@@ -358,18 +376,18 @@ impl VirtualHost {
                 Action::ReleaseVips => self.vips.want(self.ifindex, false),
                 Action::Announce => self.announce(),
                 Action::Transition(transition) => self.tell(&transition),
-                Action::Demoted(demotion) => match (demotion.get(), demotion.send_errors()) {
-                    (0, _) => info!("{}: demotion ends", self.name),
-                    (total, 0) => info!("{}: demoted by {total}, as was asked", self.name),
-                    (total, _) => warn!("{}: demoted by {total}: adverts cannot be sent", self.name),
-                },
+                Action::Demoted(demotion) => {
+                    has_changed = true;
+                    self.tell_demotion(demotion);
+                }
             }
         }
+        has_changed
     }
 
     /// Tells the administrator of refused adverts, now and then.
     pub(super) fn tell_refused(&mut self, datapath: &Datapath, now: Time) {
-        let silence = self.engine.config().dead_time();
+        let silence = self.engine.dead_time();
         self.refusals.look(datapath, self.ifindex, &self.name, silence, now);
     }
 

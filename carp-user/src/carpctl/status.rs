@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
-use crate::control::protocol::{Event, Status, VirtualHost, What};
+use crate::control::protocol::{Demotion, Event, MAINTENANCE, Source, Status, VirtualHost, What};
 
 /// The table of `carpctl status`, and what is to be said besides.
 pub(super) fn table(status: &Status) -> String {
@@ -44,7 +44,7 @@ pub(super) fn rows(status: &Status) -> Vec<Vec<String>> {
             host.state.clone(),
             short(host.seconds),
             format!("{}/{}", host.advbase, host.advskew),
-            host.demotion.total.to_string(),
+            demotion(&host.demotion),
             host.addresses.join(" "),
             heard,
             host.datapath.clone().unwrap_or_else(|| "-".to_owned()),
@@ -52,6 +52,17 @@ pub(super) fn rows(status: &Status) -> Vec<Vec<String>> {
         ]
     }));
     rows
+}
+
+/// By how much, and for what.
+fn demotion(demotion: &Demotion) -> String {
+    // Maintenance has another way.
+    let counts = |source: &&Source| source.by > 0 || source.source == MAINTENANCE;
+    let sources: Vec<&str> = demotion.sources.iter().filter(counts).map(|source| source.source.as_str()).collect();
+    if sources.is_empty() {
+        return demotion.total.to_string();
+    }
+    format!("{} ({})", demotion.total, sources.join(", "))
 }
 
 /// All counters that are not 0.

@@ -110,7 +110,7 @@ pub(crate) struct VirtualHost {
     pub(crate) peers: Vec<Peer>,
     /// advbase in seconds.
     pub(crate) advbase: u8,
-    /// advskew in 1/256 s as it is advertised: 254 in maintenance.
+    /// advskew in 1/256 s as it is advertised: 254 in maintenance; with FreeBSD's profile, more if it is demoted.
     pub(crate) advskew: u8,
     /// Whether it takes over from a less preferred master.
     pub(crate) preempt: bool,
@@ -118,6 +118,12 @@ pub(crate) struct VirtualHost {
     pub(crate) dead_seconds: f64,
     /// The demotion counter.
     pub(crate) demotion: Demotion,
+    /// How a demotion is told: `openbsd`, `freebsd`.
+    #[serde(default)]
+    pub(crate) profile: String,
+    /// The virtual hosts of the same name fail over with it.
+    #[serde(default)]
+    pub(crate) failover_group: Option<String>,
     /// The other host that was heard last; `null` if none ever was. The master, while this host is BACKUP.
     pub(crate) heard: Option<Heard>,
     /// `native`, `generic` or `socket`; `null` while adverts cannot be received.
@@ -146,14 +152,37 @@ pub(crate) struct Peer {
 }
 
 /// The demotion counter and what it is made of.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Demotion {
-    /// The demote byte of its adverts.
+    /// The demote byte of its adverts; with FreeBSD's profile it is part of `advskew` instead.
     pub(crate) total: u8,
     /// The administrator's part.
     pub(crate) manual: u8,
     /// The part of send errors.
     pub(crate) send_errors: u8,
+    /// The part of what is tracked for it.
+    #[serde(default)]
+    pub(crate) tracked: u8,
+    /// The part of its failover group.
+    #[serde(default)]
+    pub(crate) group: u8,
+    /// All that can demote it, each by its name, and what does now.
+    #[serde(default)]
+    pub(crate) sources: Vec<Source>,
+}
+
+/// The one source that raises advskew and not the counter.
+pub(crate) const MAINTENANCE: &str = "maintenance";
+
+/// Something that can demote a virtual host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Source {
+    /// `administrator`, `send_errors`, `interface NAME`, `script NAME`, `group`; `maintenance` only while it is on.
+    pub(crate) source: String,
+    /// By how much it does now.
+    pub(crate) by: u8,
+    /// Why; empty if it does not.
+    pub(crate) why: String,
 }
 
 /// Another host's last advert.

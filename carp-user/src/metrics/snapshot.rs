@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use super::OfHost;
-use crate::control::protocol::{Status, VirtualHost};
+use crate::control::protocol::{MAINTENANCE, Source, Status, VirtualHost};
 
 /// In the order of their places in life.
 const STATES: [&str; 3] = ["INIT", "BACKUP", "MASTER"];
@@ -51,7 +51,7 @@ struct OfDatapath {
 struct OfDemotion {
     #[prometheus(flatten)]
     host: OfHost,
-    by: &'static str,
+    by: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -97,8 +97,8 @@ impl Snapshot {
         if let Some(datapath) = told.datapath.clone() {
             self.datapaths.get_or_create(&OfDatapath { host: host.clone(), datapath }).set(1);
         }
-        for (by, demotion) in [("administrator", told.demotion.manual), ("send_errors", told.demotion.send_errors)] {
-            self.demotions.get_or_create(&OfDemotion { host: host.clone(), by }).set(demotion.into());
+        for Source { source, by, .. } in told.demotion.sources.iter().filter(|source| source.source != MAINTENANCE) {
+            self.demotions.get_or_create(&OfDemotion { host: host.clone(), by: source.clone() }).set((*by).into());
         }
         self.sent.get_or_create(&host).inc_by(told.sent);
         for reason in Reason::ALL {

@@ -79,13 +79,10 @@ impl Interface {
     /// The source addresses for adverts, one for each family, or what is missing for a virtual host to work here. They
     /// are none of `vips`, which come and go.
     pub(crate) fn sources(&self, settings: &Settings, vips: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, LinkFault> {
-        if !settings.ignore_link_state {
-            if !self.is_up {
-                return Err(LinkFault::InterfaceDown);
-            }
-            if !self.has_carrier {
-                return Err(LinkFault::NoCarrier);
-            }
+        if !settings.ignore_link_state
+            && let Some(fault) = self.link_fault()
+        {
+            return Err(fault);
         }
         let families = settings.families().iter();
         families.map(|family| self.source(settings, *family, vips).ok_or(LinkFault::NoAddress)).collect()
@@ -110,6 +107,11 @@ impl Interface {
             peer.or_else(|| settings.vips.iter().map(|vip| vip.address).find(|vip| family_of(*vip) == family));
         let near = own.clone().find(|own| towards.is_some_and(|towards| in_network(towards, own.ip, own.prefix)));
         near.or_else(|| own.clone().find(|own| !is_link_local(own))).or_else(|| own.next()).map(|own| own.ip)
+    }
+
+    /// What its link lacks.
+    fn link_fault(&self) -> Option<LinkFault> {
+        if !self.is_up { Some(LinkFault::InterfaceDown) } else { (!self.has_carrier).then_some(LinkFault::NoCarrier) }
     }
 
     /// Whether it has this address.
@@ -154,6 +156,14 @@ impl Interfaces {
     /// The interface of this name, if it is there.
     pub(crate) fn get(&self, name: &str) -> Option<&Interface> {
         self.found.get(name)
+    }
+
+    /// What the link of this name lacks, if that is known.
+    pub(crate) fn fault(&self, name: &str) -> Option<LinkFault> {
+        match self.get(name) {
+            Some(interface) => interface.link_fault(),
+            None => self.knows(name).then_some(LinkFault::NoInterface),
+        }
     }
 }
 

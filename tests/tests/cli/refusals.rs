@@ -35,7 +35,7 @@ fn bad_input_is_refused_with_one_line_and_nothing_is_half_done() -> Result<()> {
         (&["--srcip=0.0.0.0"], &["--srcip", "0.0.0.0"]),
         (&["--addr=0.0.0.0"], &["--addr", "0.0.0.0"]),
         (&["--addr=224.0.0.1"], &["--addr", "224.0.0.1"]),
-        (&["--addr=fd77::100"], &["--addr", "fd77::100", "IPv4"]),
+        (&["--addr=fd77::100/129"], &["--addr", "0 to 128"]),
         (&["--addr=10.77.0.100/33"], &["--addr", "0 to 32"]),
         (&["--mcast=10.77.0.1"], &["--mcast", "10.77.0.1"]),
         (&["--interface=a/b"], &["--interface", "a/b"]),

@@ -165,16 +165,56 @@ const ROWS: &[(Reached, Fields, bool, Fields, Outcome)] = &[
     (Backup, (255, 254, 0), NO, (255, 255, 0), TakesOver(BowOut)),
 ];
 
+/// The same in FreeBSD's profile. (A demoted host has advskew 240 in its adverts.)
+#[rustfmt::skip]
+const ROWS_OF_FREEBSD: &[(Reached, Fields, bool, Fields, Outcome)] = &[
+    (Init, (1, 100, 0), P, (1, 101, 0), Ignores),
+    // M and P alone count, and the peer's demotion is not looked at.
+    (Master, (1, 100, 0), NO, (1, 99, 0), Yields(Better)),
+    (Master, (1, 100, 0), NO, (1, 99, 240), Yields(Better)),
+    (Master, (1, 100, 0), NO, (1, 100, 240), Yields(Equal)),
+    (Master, (1, 100, 0), NO, (1, 101, 0), Stays),
+    // MASTER, demoted: M is 1 + 240/256.
+    (Master, (1, 100, 240), NO, (1, 100, 0), Yields(Better)),
+    (Master, (1, 100, 240), NO, (1, 239, 0), Yields(Better)),
+    (Master, (1, 100, 240), NO, (1, 239, 255), Yields(Better)),
+    (Master, (1, 100, 240), NO, (1, 240, 0), Yields(Equal)),
+    (Master, (1, 100, 240), NO, (1, 241, 0), Stays),
+    (Master, (1, 100, 240), NO, (2, 0, 0), Stays),
+    (Master, (1, 254, 240), NO, (1, 253, 0), Yields(Better)),
+    (Master, (1, 100, 240), NO, (255, 255, 0), Stays),
+    // BACKUP: the peer's demotion is part of its skew, or none.
+    (Backup, (1, 100, 0), NO, (1, 100, 240), Waits),
+    (Backup, (1, 100, 0), NO, (1, 240, 0), Waits),
+    (Backup, (1, 100, 0), P, (1, 240, 0), TakesOver(Preempts)),
+    (Backup, (1, 100, 0), P, (1, 99, 240), Waits),
+    (Backup, (1, 100, 240), P, (1, 101, 0), Waits),
+    (Backup, (1, 100, 240), P, (1, 240, 0), Waits),
+    (Backup, (1, 100, 240), P, (1, 241, 0), TakesOver(Preempts)),
+    // BACKUP, the master is slower than our dead time, 3.39 s.
+    (Backup, (1, 100, 240), NO, (3, 100, 0), Waits),
+    (Backup, (1, 100, 240), NO, (3, 101, 0), TakesOver(Slow)),
+    (Backup, (1, 100, 240), NO, (255, 255, 0), TakesOver(BowOut)),
+    (Backup, (1, 100, 240), NO, (255, 255, 240), TakesOver(BowOut)),
+    // advbase 0, which FreeBSD refuses.
+    (Master, (0, 10, 240), NO, (0, 240, 0), Yields(Equal)),
+    (Backup, (0, 10, 240), P, (0, 239, 0), Waits),
+    (Backup, (0, 10, 240), P, (0, 241, 0), TakesOver(Preempts)),
+];
+
 #[test]
 fn every_advert_has_the_effect_that_the_protocol_says() {
-    for row in ROWS {
-        check(row);
-    }
+    ROWS.iter().for_each(|row| check(Profile::OpenBsd, row));
 }
 
-fn check(row: &(Reached, Fields, bool, Fields, Outcome)) {
+#[test]
+fn every_advert_has_the_effect_that_freebsd_says() {
+    ROWS_OF_FREEBSD.iter().for_each(|row| check(Profile::FreeBsd, row));
+}
+
+fn check(profile: Profile, row: &(Reached, Fields, bool, Fields, Outcome)) {
     let (reached, (advbase, advskew, demote), preempt, peer, outcome) = *row;
-    let config = Config { preempt, ..config(advbase, advskew) };
+    let config = Config { preempt, profile, ..config(advbase, advskew) };
     let mut host = match reached {
         Init => Host::new(config),
         Backup => Host::backup(config),
@@ -188,11 +228,18 @@ fn check(row: &(Reached, Fields, bool, Fields, Outcome)) {
     let advert = host.hears(peer.0, peer.1, peer.2);
     let actions = host.handle(Input::Advert(advert));
 
-    let [own, dead] = match (advbase, advskew) {
-        (0, 0) => [skew(1), skew(1) * 3],
-        (0, _) => [skew(advskew.into()), skew(advskew.into()) * 3],
-        _ => [span(advbase.into(), advskew.into()), span(3 * u64::from(advbase), advskew.into())],
+    let (told, demote) = match profile {
+        Profile::OpenBsd => (advskew, demote),
+        Profile::FreeBsd if demote > 0 => (advskew.max(240), 0),
+        Profile::FreeBsd => (advskew, 0),
     };
+    let [own, dead] = match (advbase, told) {
+        (0, 0) => [skew(1), skew(1) * 3],
+        (0, _) => [skew(told.into()), skew(told.into()) * 3],
+        // What demotion adds to the skew is not waited for.
+        _ => [span(advbase.into(), told.into()), span(3 * u64::from(advbase), advskew.into())],
+    };
+    let advskew = told;
     let (state, expected, next) = match outcome {
         Ignores => (State::Init, [].into(), None),
         Waits => (State::Backup, [].into(), Some(dead)),
@@ -213,9 +260,10 @@ fn check(row: &(Reached, Fields, bool, Fields, Outcome)) {
     assert_eq!(host.state(), state, "{row:?}");
     assert_eq!(actions, expected, "{row:?}");
     if matches!(outcome, Yields(Equal)) {
-        // Two intervals, and less than a quarter second; in proportion at advbase 0.
+        // Two intervals, a dead time at most, and less than a quarter second; in proportion at advbase 0.
         let longest = if advbase == 0 { own / 4 } else { Duration::from_millis(250) };
-        let longer = host.next().unwrap().checked_sub(own * 2).unwrap_or_else(|| panic!("shorter: {row:?}"));
+        let longer =
+            host.next().unwrap().checked_sub((own * 2).min(dead)).unwrap_or_else(|| panic!("shorter: {row:?}"));
         assert!(longer < longest, "{longer:?} in {row:?}");
     } else {
         assert_eq!(host.next(), next, "{row:?}");

@@ -5,11 +5,15 @@
 //! | [`adverts`] | the table "a valid advert": configuration, state, advert, what becomes of it |
 //! | [`table`] | every state and every input, action by action |
 //! | [`timing`] | when timers end: arrival, lateness, families, ties, the hold after stepping down |
+//! | [`demotion`] | when a demotion is told, in both profiles, and what it does to timers |
+//! | [`preempt_delay`] | for how long a worse master is borne with |
 //! | [`sequences`] | what takes several inputs: announcements, stops, faults, send errors |
 //! | [`properties`] | what holds after any sequence of inputs |
 //! | [`simulation`] | two hosts on a network: always one master in the end |
 
 mod adverts;
+mod demotion;
+mod preempt_delay;
 mod properties;
 mod sequences;
 mod simulation;
@@ -50,11 +54,17 @@ fn config(advbase: u8, advskew: u8) -> Config {
         families: &[Family::V4],
         source: US,
         announcements: Announcements::default(),
+        profile: Profile::OpenBsd,
+        preempt_delay: Duration::ZERO,
     }
 }
 
 fn announcing(repeat: u8, refresh: u8) -> Config {
     Config { announcements: Announcements { repeat, refresh }, ..config(1, 0) }
+}
+
+fn freebsd(config: Config) -> Config {
+    Config { profile: Profile::FreeBsd, ..config }
 }
 
 fn preempting(advbase: u8, advskew: u8) -> Config {

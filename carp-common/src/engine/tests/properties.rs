@@ -35,6 +35,15 @@ fn fields() -> impl Strategy<Value = (u8, u8, u8)> {
     ]
 }
 
+/// By how much something demotes.
+fn parts() -> impl Strategy<Value = u8> {
+    prop_oneof![Just(0), Just(100), Just(240), any::<u8>()]
+}
+
+fn profiles() -> impl Strategy<Value = Profile> {
+    select(vec![Profile::OpenBsd, Profile::FreeBsd])
+}
+
 fn short() -> impl Strategy<Value = Duration> {
     prop_oneof![Just(0u64), 0..5_000_000u64, 0..5_000_000_000u64].prop_map(Duration::from_nanos)
 }
@@ -56,6 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Input(Input::AdvertFailed)),
         1 => Just(Op::Input(Input::StepDown)),
         1 => select(vec![0, 1, 240]).prop_map(|demotion| Op::Input(Input::Demote(demotion))),
+        2 => (parts(), parts()).prop_map(|(own, group)| Op::Input(Input::Tracked { own, group })),
     ]
 }
 
@@ -79,13 +89,16 @@ fn wild_op() -> impl Strategy<Value = Op> {
 fn configs() -> impl Strategy<Value = Config> {
     let advbase = prop_oneof![Just(0u8), Just(1), Just(255), any::<u8>()];
     let families = select(vec![&BOTH[..1], &BOTH[1..], BOTH]);
-    (advbase, 0..=254u8, 1..=255u8, any::<bool>(), families, any::<IpAddr>(), any::<[u8; 2]>()).prop_map(
-        |(advbase, advskew, ratio, preempt, families, source, [repeat, refresh])| Config {
+    let preempts = (any::<bool>(), short());
+    (advbase, 0..=254u8, 1..=255u8, preempts, families, any::<IpAddr>(), any::<[u8; 2]>(), profiles()).prop_map(
+        |(advbase, advskew, ratio, (preempt, preempt_delay), families, source, [repeat, refresh], profile)| Config {
             dead_ratio: DeadRatio::new(ratio).unwrap(),
             preempt,
             families,
             source,
             announcements: Announcements { repeat, refresh },
+            profile,
+            preempt_delay,
             ..config(advbase, advskew)
         },
     )
@@ -105,7 +118,7 @@ struct Witness {
     host: Host,
     state: State,
     vips: Vips,
-    demote: u8,
+    demotion: Demotion,
     /// Left MASTER on request, and has not bowed out yet.
     may_bow_out: bool,
     stopping: bool,
@@ -114,7 +127,14 @@ struct Witness {
 impl Witness {
     fn new(config: Config) -> Self {
         let host = Host::new(config);
-        Self { host, state: State::Init, vips: Vips::Gone, demote: 0, may_bow_out: false, stopping: false }
+        Self {
+            host,
+            state: State::Init,
+            vips: Vips::Gone,
+            demotion: Demotion::default(),
+            may_bow_out: false,
+            stopping: false,
+        }
     }
 
     fn run(&mut self, op: Op) {
@@ -175,25 +195,35 @@ impl Witness {
                     assert_ne!(self.state, State::Master, "a master bows out only when it has left");
                     assert_eq!(input, Some(Input::VipsReleased), "a bow-out before the VIPs are gone");
                     assert!(core::mem::take(&mut self.may_bow_out), "only a master bows out, once");
-                    assert_eq!(fields.demote, self.demote);
+                    assert_eq!(fields.demote, self.advertised().1);
                 }
                 Action::SendAdvert(fields) => {
-                    let Config { advbase, advskew, .. } = &self.host.engine.config;
                     let is_master = [self.state, self.host.state()].contains(&State::Master);
                     assert!(is_master, "only a master sends, or one that is just becoming or leaving it");
-                    assert_eq!(fields, AdvertFields { advbase: advbase.get(), advskew: advskew.get(), ..fields });
-                    assert_eq!(fields.demote, self.demote);
+                    assert_eq!(fields.advbase, self.host.engine.config.advbase.get());
+                    assert_eq!((fields.advskew, fields.demote), self.advertised());
                 }
                 Action::Announce => {
                     assert_eq!((self.host.state(), self.vips), (State::Master, Vips::Here), "nothing to announce");
                 }
                 Action::Demoted(demotion) => {
-                    assert_ne!(demotion.get(), self.demote, "no change");
-                    self.demote = demotion.get();
+                    assert_ne!(demotion, self.demotion, "no change");
+                    self.demotion = demotion;
                 }
             }
         }
         self.check();
+    }
+
+    /// advskew and demote byte, by the last word of the demotion counter.
+    fn advertised(&self) -> (u8, u8) {
+        let Config { advskew, profile, .. } = &self.host.engine.config;
+        let (advskew, demotion) = (advskew.get(), self.demotion.get());
+        match profile {
+            Profile::OpenBsd => (advskew, demotion),
+            Profile::FreeBsd if advskew >= 240 => (advskew, 0),
+            Profile::FreeBsd => (advskew.saturating_add(demotion).min(240), 0),
+        }
     }
 
     fn see_transition(&mut self, Transition { from, to, cause, at }: Transition) {
@@ -213,7 +243,7 @@ impl Witness {
     fn check(&self) {
         let status = self.host.engine.status();
         assert_eq!(status.state, self.state, "a state without a transition");
-        assert_eq!(status.demotion.get(), self.demote, "a demotion without an action");
+        assert_eq!(status.demotion.get(), self.demotion.get(), "a demotion without an action");
         assert_eq!(self.state == State::Master, matches!(self.vips, Vips::Here | Vips::Taking), "{:?}", self.vips);
         assert!(!self.stopping || self.state == State::Init, "the way back is closed");
         assert_eq!(self.host.engine.is_stopped(), self.stopping && self.vips == Vips::Gone);

@@ -112,7 +112,7 @@ impl Network {
     fn assert_settled(&mut self, what: &str) {
         assert_eq!(self.masters(), 1, "{what}: masters at {:?}", self.now.since(START));
         let changes = self.transitions;
-        self.run_for(self.hosts[0].engine.config.interval().max(self.hosts[1].engine.config.interval()) * 10);
+        self.run_for(self.hosts[0].engine.interval().max(self.hosts[1].engine.interval()) * 10);
         assert_eq!(self.transitions, changes, "{what}: it did not last");
     }
 }
@@ -124,7 +124,7 @@ fn equals(preempt: [bool; 2], sources: [IpAddr; 2]) -> [Config; 2] {
 
 /// How long `crossings` rounds may take after the first one could begin.
 fn rounds(config: &Config, delay: Duration, crossings: u32) -> Duration {
-    delay + (delay + config.dead_time() + TIE_SPREAD) * crossings
+    delay + (delay + config.dead_time(0) + TIE_SPREAD) * crossings
 }
 
 fn offsets() -> impl Strategy<Value = Duration> {
@@ -134,6 +134,15 @@ fn offsets() -> impl Strategy<Value = Duration> {
 
 fn delays() -> impl Strategy<Value = Duration> {
     prop_oneof![Just(0), 0..=3_000u64].prop_map(Duration::from_micros)
+}
+
+fn profiles() -> impl Strategy<Value = Profile> {
+    prop_oneof![Just(Profile::OpenBsd), Just(Profile::FreeBsd)]
+}
+
+/// By how much a host, and its group.
+fn demotions() -> impl Strategy<Value = (u8, u8)> {
+    (prop_oneof![Just(0u8), any::<u8>()], prop_oneof![3 => Just(0u8), 1 => Just(240)])
 }
 
 fn two_sources() -> impl Strategy<Value = [IpAddr; 2]> {
@@ -151,7 +160,7 @@ proptest! {
         delay in delays(),
     ) {
         let configs = equals(preempt, sources);
-        let bound = start + configs[0].dead_time() + rounds(&configs[0], delay, CROSSINGS);
+        let bound = start + configs[0].dead_time(0) + rounds(&configs[0], delay, CROSSINGS);
         let mut network = Network::new(configs, [Duration::ZERO, start], delay);
         network.run_for(bound);
         network.assert_settled("after the start");
@@ -164,7 +173,7 @@ proptest! {
         delay in delays(),
     ) {
         let configs = equals([true; 2], sources).map(|config| Config { families: BOTH, ..config });
-        let bound = start + configs[0].dead_time() + rounds(&configs[0], delay, CROSSINGS);
+        let bound = start + configs[0].dead_time(0) + rounds(&configs[0], delay, CROSSINGS);
         let mut network = Network::new(configs, [Duration::ZERO, start], delay);
         network.run_for(bound);
         network.assert_settled("after the start");
@@ -180,7 +189,7 @@ proptest! {
         let configs =
             [0, 1].map(|host| Config { source: sources[host], ..preempting(1, advskews[host]) });
         // Silence, takeover, and if the other one was first, its next advert.
-        let bound = starts[0].max(starts[1]) + configs[1].dead_time() + configs[1].interval() + delay * 2;
+        let bound = starts[0].max(starts[1]) + configs[1].dead_time(0) + configs[1].interval(0) + delay * 2;
         let mut network = Network::new(configs, starts, delay);
         network.run_for(bound + MILLI);
         prop_assert_eq!(network.hosts[0].state(), State::Master);
@@ -198,9 +207,9 @@ proptest! {
     ) {
         let mut configs = equals(preempt, sources);
         configs[1].advskew = Advskew::new(advskew).unwrap();
-        let slowest = configs[1].interval();
+        let slowest = configs[1].interval(0);
         let mut network = Network::new(configs.clone(), [Duration::ZERO, start], delay);
-        network.run_for(start + configs[1].dead_time() + rounds(&configs[1], delay, CROSSINGS));
+        network.run_for(start + configs[1].dead_time(0) + rounds(&configs[1], delay, CROSSINGS));
         network.assert_settled("before the split");
         network.split = true;
         network.run_for(Duration::from_micros(split_for));
@@ -218,7 +227,7 @@ proptest! {
         split_for in 0..20_000_000u64,
     ) {
         let configs = equals([false; 2], sources);
-        let [interval, dead] = [configs[0].interval(), configs[0].dead_time()];
+        let [interval, dead] = [configs[0].interval(0), configs[0].dead_time(0)];
         let mut network = Network::new(configs.clone(), [Duration::ZERO, start], delay);
         network.split = true;
         network.run_for(start + dead + Duration::from_micros(split_for));
@@ -227,6 +236,81 @@ proptest! {
         let may_cross = phase.min(interval - phase) <= delay;
         network.run_for(interval * 2 + if may_cross { rounds(&configs[0], delay, CROSSINGS) } else { Duration::ZERO });
         network.assert_settled("after the heal");
+    }
+
+    /// What is tracked fails and recovers, here and there, at any time: in the end the one that is demoted less is master,
+    /// and that if neither is, the preferred one.
+    #[test]
+    fn whatever_was_tracked_the_less_demoted_host_is_master_in_the_end(
+        profile in profiles(),
+        preempt_delay in prop_oneof![Just(0u64), 0..3_000u64].prop_map(Duration::from_millis),
+        sources in two_sources(),
+        starts in [offsets(), offsets()],
+        delay in delays(),
+        changes in prop::collection::vec((0..2usize, demotions(), 0..3_000_000u64), 0..30),
+        last in prop_oneof![Just([0, 0]), Just([100, 0]), Just([0, 100]), Just([100, 100])],
+    ) {
+        let configs = [10, 60].map(|advskew| Config { profile, preempt_delay, ..preempting(1, advskew) });
+        let configs = [0, 1].map(|host| Config { source: sources[host], ..configs[host].clone() });
+        let mut network = Network::new(configs, starts, delay);
+        let track = |network: &mut Network, host, (own, group)| {
+            network.at(host, |host| host.handle(Input::Tracked { own, group }));
+        };
+        for (host, demotion, after) in changes {
+            track(&mut network, host, demotion);
+            network.run_for(Duration::from_micros(after));
+        }
+        last.into_iter().enumerate().for_each(|(host, demotion)| track(&mut network, host, (demotion, 0)));
+        // The later start, a silence, the delay, and an advert of the slowest.
+        network.run_for(starts[0].max(starts[1]) + span(3, 240) + preempt_delay + span(1, 240) * 2 + delay * 3);
+        let preferred = usize::from(last == [100, 0]);
+        prop_assert_eq!(network.hosts[preferred].state(), State::Master, "of {:?}", last);
+        network.assert_settled("in the end");
+    }
+
+    /// Without preemption, too, though who it is depends on what was first.
+    #[test]
+    fn whatever_was_tracked_there_is_one_master_in_the_end(
+        profile in profiles(),
+        sources in two_sources(),
+        start in offsets(),
+        delay in delays(),
+        changes in prop::collection::vec((0..2usize, demotions(), 0..3_000_000u64), 0..30),
+    ) {
+        let configs = [0, 1].map(|host| Config { profile, source: sources[host], ..config(1, 0) });
+        let mut network = Network::new(configs.clone(), [Duration::ZERO, start], delay);
+        for (host, (own, group), after) in changes {
+            network.at(host, |host| host.handle(Input::Tracked { own, group }));
+            network.run_for(Duration::from_micros(after));
+        }
+        let start = start.saturating_sub(network.now.since(START));
+        network.run_for(start + span(1, 240) * 2 + configs[0].dead_time(0) + rounds(&configs[0], delay, CROSSINGS));
+        network.assert_settled("in the end");
+    }
+
+    /// While a master that is demoted has a peer that is not, the peer takes over by the next advert, which is sent at
+    /// once: for this long nobody waits.
+    #[test]
+    fn a_demoted_master_hands_over_within_two_delays(
+        profile in profiles(),
+        sources in two_sources(),
+        delay in delays(),
+        after in 0..5_000_000u64,
+        demotion in 100..=255u8,
+    ) {
+        let configs = [10, 60].map(|advskew| Config { profile, ..preempting(1, advskew) });
+        let configs = [0, 1].map(|host| Config { source: sources[host], ..configs[host].clone() });
+        let start = [Duration::ZERO, Duration::from_secs(1)];
+        let mut network = Network::new(configs, start, delay);
+        network.run_for(span(4, 10) + Duration::from_micros(after));
+        prop_assert_eq!(network.hosts[0].state(), State::Master);
+        network.at(0, |host| host.handle(Input::Tracked { own: demotion, group: 0 }));
+        network.run_for(delay * 2);
+        prop_assert_eq!(network.hosts[0].state(), State::Backup);
+        network.assert_settled("after the demotion");
+        network.at(0, |host| host.handle(Input::Tracked { own: 0, group: 0 }));
+        network.run_for(span(1, 60) + delay * 2);
+        prop_assert_eq!(network.hosts[0].state(), State::Master, "it does not take back");
     }
 
     #[test]
@@ -238,7 +322,7 @@ proptest! {
     ) {
         let configs = equals([false; 2], sources);
         let mut network = Network::new(configs.clone(), [Duration::ZERO, start], delay);
-        network.run_for(start + configs[0].dead_time() + rounds(&configs[0], delay, CROSSINGS));
+        network.run_for(start + configs[0].dead_time(0) + rounds(&configs[0], delay, CROSSINGS));
         network.run_for(Duration::from_micros(after));
         let [master, other] = if network.hosts[0].state() == State::Master { [0, 1] } else { [1, 0] };
         network.at(master, |host| host.handle(Input::Shutdown));
@@ -256,7 +340,7 @@ fn slowest_pair_of_neighbours(families: &'static [Family]) -> Duration {
         let sources = [one, other].map(|last| IpAddr::from([10, 77, 0, last]));
         let configs = equals([false; 2], sources).map(|config| Config { families, ..config });
         let delay = MILLI * 3;
-        let bound = configs[0].dead_time() + rounds(&configs[0], delay, CROSSINGS);
+        let bound = configs[0].dead_time(0) + rounds(&configs[0], delay, CROSSINGS);
         let mut network = Network::new(configs, [Duration::ZERO; 2], delay);
         network.run_for(bound);
         longest = longest.max(network.last_change.since(START));

@@ -47,6 +47,7 @@ impl Event {
                 Input::VipsReleased => "VipsReleased",
                 Input::StepDown => "StepDown",
                 Input::Demote(_) => "Demote",
+                Input::Tracked { .. } => "Tracked",
                 Input::Shutdown => "Shutdown",
             },
             Self::Early => "Early",
@@ -54,7 +55,7 @@ impl Event {
         }
     }
 
-    const COUNT: usize = 13;
+    const COUNT: usize = 14;
 }
 
 /// The own interval and dead time of the rows: advbase 1, advskew 100.
@@ -120,6 +121,17 @@ fn demoted(manual: u8) -> Expected {
     act(Action::Demoted(demotion))
 }
 
+/// The same of what is tracked here, and in the group.
+fn tracked(own: u8, group: u8) -> Expected {
+    let mut demotion = Demotion::default();
+    demotion.set_tracked(own, group);
+    act(Action::Demoted(demotion))
+}
+
+fn tracks(own: u8, group: u8) -> Input {
+    Input::Tracked { own, group }
+}
+
 fn rows_of_init() -> Vec<Row> {
     let init = || Host::new(config(1, 100));
     let stopped = || {
@@ -140,6 +152,8 @@ fn rows_of_init() -> Vec<Row> {
         row("VIPs are gone", init(), Input::VipsReleased, Init, [], Never),
         row("nothing to step down from", init(), Input::StepDown, Init, [], Never),
         row("demoted", init(), Input::Demote(1), Init, [demoted(1)], Never),
+        row("something tracked fails", init(), tracks(100, 0), Init, [tracked(100, 0)], Never),
+        row("nothing tracked has changed", init(), tracks(0, 0), Init, [], Never),
         row("a stop always runs the down script", init(), Input::Shutdown, Init, [RELEASE], Never),
         row("a second stop", stopped(), Input::Shutdown, Init, [], Never),
         row("no bow-out from INIT", stopped(), Input::VipsReleased, Init, [], Never),
@@ -189,6 +203,9 @@ fn rows_of_backup() -> Vec<Row> {
         row("nothing to step down from", backup(), Input::StepDown, Backup, [], Unchanged),
         row("demoted", backup(), Input::Demote(1), Backup, [demoted(1)], Unchanged),
         row("demoted no longer", backup(), Input::Demote(0), Backup, [], Unchanged),
+        row("something tracked fails", backup(), tracks(100, 0), Backup, [tracked(100, 0)], Unchanged),
+        row("others of the group are in trouble", backup(), tracks(0, 240), Backup, [tracked(0, 240)], Unchanged),
+        row("nothing tracked has changed", backup(), tracks(0, 0), Backup, [], Unchanged),
         row("a stop", backup(), Input::Shutdown, Init, [RELEASE, Becomes(Cause::Shutdown)], Never),
         row("a stop while releasing", yielded(), Input::Shutdown, Init, [Becomes(Cause::Shutdown)], Never),
         row("the master may yet speak", backup(), Event::Early, Backup, [], Unchanged),
@@ -228,6 +245,23 @@ fn rows_of_master() -> Vec<Row> {
         row("an old release has ended", master(), Input::VipsReleased, Master, [], Unchanged),
         row("asked to step down", master(), Input::StepDown, Backup, stepped_down, In(DEAD)),
         row("demoted", master(), Input::Demote(1), Backup, [demoted(1), RELEASE, Becomes(Cause::StepDown)], In(DEAD)),
+        row(
+            "something tracked fails",
+            master(),
+            tracks(100, 0),
+            Master,
+            [tracked(100, 0), act(send(1, 100, 100))],
+            Unchanged,
+        ),
+        row(
+            "others of the group are in trouble",
+            master(),
+            tracks(0, 240),
+            Master,
+            [tracked(0, 240), act(send(1, 100, 240))],
+            Unchanged,
+        ),
+        row("nothing tracked has changed", master(), tracks(0, 0), Master, [], Unchanged),
         row("asked to stop", master(), Input::Shutdown, Init, [RELEASE, Becomes(Cause::Shutdown)], Never),
         row("no advert is due", master(), Event::Early, Master, [], Unchanged),
         row("an advert is due", master(), Event::Due, Master, [advert], In(OWN)),

@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use carp_common::{engine::State, reason::Reason, time::Time};
+use carp_common::{
+    engine::{Profile, State},
+    reason::Reason,
+    time::Time,
+};
 use jiff::{SignedDuration, Timestamp};
 use log::info;
 
 use super::VirtualHost;
 use crate::{
-    agent::refusals::mac,
+    agent::{refusals::mac, tracking::View},
     config::VipMac,
-    control::protocol,
+    control::protocol::{self, Source},
     datapath::{Datapath, Road},
     history::rfc3339,
     net::NetError,
@@ -45,6 +49,7 @@ impl VirtualHost {
         &self,
         datapath: &mut Datapath,
         road: Option<&Road>,
+        view: View<'_>,
         now: Time,
     ) -> protocol::VirtualHost {
         let (status, settings) = (self.engine.status(), &self.settings);
@@ -57,7 +62,7 @@ impl VirtualHost {
             Some((reason.name().to_owned(), protocol::Refused { address: last.source(), mac: mac(last.mac()) }))
         });
         let refused: BTreeMap<_, _> = refused.collect();
-        let demotion = status.demotion;
+        let (demotion, demoting) = (status.demotion, self.sources(view));
         let sources = self.entered.as_ref().map(|entered| &entered.sources[..]).unwrap_or_default();
         protocol::VirtualHost {
             interface: self.interface.clone(),
@@ -71,14 +76,22 @@ impl VirtualHost {
             source: sources.first().copied(),
             peers: self.peer_status(),
             advbase: config.advbase.get(),
-            advskew: config.advskew.get(),
+            advskew: self.engine.fields().advskew,
             preempt: config.preempt,
-            dead_seconds: config.dead_time().as_secs_f64(),
+            dead_seconds: self.engine.dead_time().as_secs_f64(),
             demotion: protocol::Demotion {
                 total: demotion.get(),
                 manual: demotion.manual(),
                 send_errors: demotion.send_errors(),
+                tracked: demotion.tracked(),
+                group: demotion.group(),
+                sources: demoting,
             },
+            profile: match settings.failover.profile {
+                Profile::OpenBsd => "openbsd".to_owned(),
+                Profile::FreeBsd => "freebsd".to_owned(),
+            },
+            failover_group: settings.failover.group.clone(),
             heard: self.heard.map(|heard| protocol::Heard {
                 address: heard.source,
                 // By the engine's word, which knows of repeats, too.
@@ -118,6 +131,12 @@ impl VirtualHost {
         if let Some(error) = self.send_error {
             troubles.push(format!("adverts cannot be sent: {error}"));
         }
+        let demotion = self.engine.status().demotion;
+        troubles
+            .extend(self.wrong.iter().map(|Source { source, by, why }| format!("demoted by {by}: {source}: {why}")));
+        if let Some(other) = &self.group_cause {
+            troubles.push(format!("demoted by {} with its group: {other} is in trouble", demotion.group()));
+        }
         if let Some(since) = self.refusals.deaf_since() {
             let from = wrong.map(|last| format!(", the last from {} ({})", last.address, last.mac));
             troubles.push(format!(
@@ -132,15 +151,20 @@ impl VirtualHost {
 
     /// What may be wrong, in words. Backups are silent, so a master that hears nobody may be all right.
     fn hints(&self, now: Time) -> Vec<String> {
-        let (status, silence) = (self.engine.status(), self.engine.config().dead_time());
+        let (status, silence) = (self.engine.status(), self.engine.dead_time());
+        let mut hints: Vec<String> = self.profiles.wrong().map(str::to_owned).into_iter().collect();
+        if let Some(until) = status.preempt_at.filter(|until| self.engine.config().preempt && now < *until) {
+            hints.push(format!("preempts nobody for another {:.0} s (preempt_delay)", until.since(now).as_secs_f64()));
+        }
         let hears = status.last_arrival.is_some_and(|arrival| now.since(arrival) <= silence);
         if status.state != State::Master || hears || self.refusals.deaf_since().is_some() {
-            return vec![];
+            return hints;
         }
-        vec![
+        hints.push(
             "no other server is heard: all is well if the others are BACKUP; if one is MASTER too, adverts \
              do not arrive: look for a firewall, for a switch that snoops, and for the same group on all servers"
                 .to_owned(),
-        ]
+        );
+        hints
     }
 }

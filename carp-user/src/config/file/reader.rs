@@ -1,5 +1,7 @@
 //! From tables to settings; a mistake is noted, and the rest read all the same.
 
+pub(super) mod failover;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt::Display,
@@ -31,7 +33,7 @@ use crate::config::{
 };
 
 /// What there is once in a file.
-pub(super) const FILE_KEYS: [&str; 3] = ["realtime", "defaults", "virtual_host"];
+pub(super) const FILE_KEYS: [&str; 4] = ["realtime", "defaults", "script", "virtual_host"];
 /// What every virtual host has of its own.
 pub(super) const OWN_KEYS: [&str; 3] = ["vhid", "addresses", "rollout"];
 /// What can stand in `[defaults]`, too.
@@ -71,6 +73,8 @@ pub(super) struct Reader<'a> {
     surroundings: &'a Surroundings<'a>,
     /// Whether the text is no TOML in places: what is missing may have stood there.
     has_holes: bool,
+    /// What virtual hosts can name.
+    scripts: failover::Scripts,
     mistakes: Notes,
     warnings: Notes,
 }
@@ -89,7 +93,7 @@ struct Section<'t> {
 
 impl<'a> Reader<'a> {
     pub(super) const fn new(surroundings: &'a Surroundings<'a>, has_holes: bool) -> Self {
-        Self { surroundings, has_holes, mistakes: vec![], warnings: vec![] }
+        Self { surroundings, has_holes, scripts: failover::Scripts::new(), mistakes: vec![], warnings: vec![] }
     }
 
     /// What was wrong, and what may be, in the order of the text.
@@ -117,10 +121,11 @@ impl<'a> Reader<'a> {
     }
 
     fn virtual_hosts(&mut self, root: &DeTable<'_>) -> Vec<Settings> {
+        self.scripts = self.scripts(root);
         let defaults = root.get("defaults").and_then(|defaults| {
             let table = defaults.get_ref().as_table();
             match table {
-                Some(table) => self.look_at_keys(table, &[&KEYS]),
+                Some(table) => self.look_at_keys(table, &[&KEYS, &failover::KEYS]),
                 None => self.note(defaults.span(), "`defaults` is a table: [defaults]"),
             }
             table
@@ -173,7 +178,7 @@ impl<'a> Reader<'a> {
 
     /// A virtual host, unless something that it cannot be without is wrong.
     fn virtual_host(&mut self, section: Section<'_>, known: &mut Known) -> Option<Settings> {
-        self.look_at_keys(section.own, &[&OWN_KEYS, &KEYS]);
+        self.look_at_keys(section.own, &[&OWN_KEYS, &KEYS, &failover::KEYS]);
         let interface = self.needed::<String>(section, "interface");
         if let Some(name) = &interface
             && !is_interface_name(name.get_ref())
@@ -217,6 +222,7 @@ impl<'a> Reader<'a> {
         let preempt = self.plain(section, "preempt", false);
         let ignore_link_state = self.plain(section, "ignore_link_state", false);
         let notify = self.notify(section);
+        let failover = self.failover(section);
 
         let (interface, (vhid, vhid_at)) = (interface?.into_inner(), vhid?);
         if !known.vhids.insert((interface.clone(), vhid.get())) {
@@ -250,6 +256,7 @@ impl<'a> Reader<'a> {
             announcements: Announcements { repeat: repeat?, refresh: refresh? },
             scripts: None,
             notify,
+            failover: failover?,
         })
     }
 
@@ -373,8 +380,7 @@ impl<'a> Reader<'a> {
     }
 
     fn notify(&mut self, section: Section<'_>) -> Option<Notify> {
-        let limit = |seconds| SCRIPT_SECONDS.contains(&seconds).then(|| Duration::from_secs(seconds.unsigned_abs()));
-        let time_limit = self.number(section, "notify_timeout", SCRIPT_SECONDS, limit, SCRIPT_TIMEOUT.into());
+        let time_limit = self.seconds(section, "notify_timeout", SCRIPT_SECONDS, SCRIPT_TIMEOUT.into());
         let found = self.given::<String>(section, "notify")?;
         let program = executable(&self.surroundings.folder.join(found.get_ref()));
         let program = program.map_err(|error| self.note(found.span(), format!("notify: {error:#}"))).ok();
@@ -421,6 +427,18 @@ impl<'a> Reader<'a> {
         }
         let found = self.given::<i64>(section, key)?;
         self.ranged(found, key, range, new).map(|(value, _)| value)
+    }
+
+    /// A number of seconds within a range.
+    fn seconds(
+        &mut self,
+        section: Section<'_>,
+        key: &str,
+        range: RangeInclusive<i64>,
+        default: i64,
+    ) -> Option<Duration> {
+        let new = |seconds: i64| range.contains(&seconds).then(|| Duration::from_secs(seconds.unsigned_abs()));
+        self.number(section, key, range.clone(), new, default)
     }
 
     fn ranged<N: TryFrom<i64> + Display, T>(

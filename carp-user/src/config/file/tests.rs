@@ -9,7 +9,7 @@ use std::{
 use carp_common::{abi::Family, engine::Announcements};
 
 use super::{
-    reader::{FILE_KEYS, KEYS, OWN_KEYS},
+    reader::{FILE_KEYS, KEYS, OWN_KEYS, failover::KEYS as FAILOVER_KEYS, failover::SCRIPT_KEYS},
     *,
 };
 use crate::config::{AdvertMac, Choice, LinkLocal, Notify, VipMac, passphrase};
@@ -338,7 +338,7 @@ fn of_very_many_mistakes_the_first_are_told() {
 #[test]
 fn the_example_names_every_key() {
     let example = include_str!("../../../packaging/carpd.toml");
-    for key in FILE_KEYS.iter().chain(&OWN_KEYS).chain(&KEYS) {
+    for key in FILE_KEYS.iter().chain(&OWN_KEYS).chain(&KEYS).chain(&FAILOVER_KEYS).chain(&SCRIPT_KEYS) {
         assert!(example.contains(key), "{key}");
     }
 }
