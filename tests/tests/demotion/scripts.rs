@@ -92,6 +92,9 @@ fn a_script_runs_once_an_interval_for_all_virtual_hosts_that_name_it_and_no_more
     server.reload(&[first(TRACKED), script("interval = 3600\nfall = 200")])?;
     assert_eq!(server.demoting()?.len(), 1, "what is run in another way goes on with it, too");
 
+    server.reload(&[first(TRACKED), script("")])?;
+    let before = runs(&server.folder).len();
+    eventually("two runs again", LONG, || Ok(runs(&server.folder).len() >= before + 2))?;
     server.reload(&[first(""), script("")])?;
     server.wait_until_demoted_by(&[])?;
     let stopped = runs(&server.folder).len();
