@@ -37,6 +37,8 @@ impl Server {
     fn start_in(folder: Folder, host: &Host, tables: &[String]) -> Result<Self> {
         write(&folder, tables)?;
         let agent = start(host, &folder)?;
+        // Its log begins before it answers.
+        eventually("carpctl is answered", LONG, || Ok(carpctl(&folder, &["status"])?.status.code() != Some(3)))?;
         Ok(Self { folder, agent })
     }
 
