@@ -57,6 +57,8 @@ fn addresses_that_are_removed_together_are_put_back_together_and_announced() -> 
     let removed = BootTime::now();
     node.agent().signal(Signal::SIGCONT)?;
     eventually("they are back", LONG, || Ok(addresses(&a)?.len() == 1 + vips.len()))?;
+    // The log has a thread of its own.
+    node.wait_for_line("putting it back")?;
     // A second repair would have come a second later.
     assert_eq!(node.lines_with("putting it back").len(), 1);
     for vip in vips {
