@@ -131,8 +131,6 @@ fn measure(what: &str, case: &'static Case, runs: u32, run: impl Fn(&Pair) -> Re
 fn steady(span: Duration) -> Result<String> {
     let [.., case] = &CASES;
     let pair = Pair::new(case)?;
-    // The second became a backup, after it had been a master or not.
-    sleep(Duration::from_secs(1));
     let changes = || pair.backup_agent.lines().iter().filter(|line| line.text.contains("-> MASTER")).count();
     let before = changes();
     eprintln!("{}: {} s in which nothing is to happen", case.name(), span.as_secs());

@@ -30,6 +30,7 @@ mod packet_socket;
 pub mod pcap;
 pub mod peers;
 pub mod probe;
+pub mod random;
 mod record;
 pub mod tools;
 pub mod wire;

@@ -156,15 +156,7 @@ impl Ours {
     }
 
     fn hear(&mut self, source: SourceKey, last: &LastHeard, now: Duration) {
-        let heard = last.heard();
-        let advert = HeardAdvert {
-            family: source.vhost().family(),
-            source: source.source(),
-            advbase: heard.advbase(),
-            advskew: heard.advskew(),
-            demote: heard.demote(),
-            arrival: heard.arrival(),
-        };
+        let advert = HeardAdvert::new(source, last.heard());
         self.handle(Input::Advert(advert), now);
     }
 }

@@ -2,7 +2,11 @@
 
 use core::{fmt, net::IpAddr};
 
-use crate::{abi::Family, time::Time, wire::BOW_OUT};
+use crate::{
+    abi::{Family, Heard, SourceKey},
+    time::Time,
+    wire::BOW_OUT,
+};
 
 /// Something that happened, handed to [`Engine::handle`](super::Engine::handle).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +63,19 @@ pub struct HeardAdvert {
 }
 
 impl HeardAdvert {
+    /// What the datapath has heard of this source.
+    #[must_use]
+    pub const fn new(source: SourceKey, heard: Heard) -> Self {
+        Self {
+            family: source.vhost().family(),
+            source: source.source(),
+            advbase: heard.advbase(),
+            advskew: heard.advskew(),
+            demote: heard.demote(),
+            arrival: heard.arrival(),
+        }
+    }
+
     /// Whether this is a master's last advert. (The BSDs have no rule for it: it is so slow that their
     /// "master is slower than our dead time" fires; but not at advbase 0, nor from 86 up.)
     #[must_use]

@@ -372,12 +372,7 @@ impl Agent {
         }
         let keys = |(row, host): (&u32, &VirtualHost)| host.keys().map(|key| (key, *row)).collect::<Vec<_>>();
         self.entered = self.hosts.iter().flat_map(keys).collect();
-        let peers: BTreeSet<_> = self.hosts.values().flat_map(VirtualHost::peers).collect();
-        self.peers.send_if_modified(|known| {
-            let is_other = *known != peers;
-            *known = peers;
-            is_other
-        });
+        orders::set(&self.peers, self.hosts.values().flat_map(VirtualHost::peers).collect());
         errors
     }
 

@@ -14,14 +14,14 @@ use carp_common::{
 };
 
 use log::warn;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use super::{Agent, Named, link::Link, tracking::View, vhost::VirtualHost};
 use crate::{
     clock::now,
     config::{Settings, VipMac},
     control::{
-        Applied, Command,
+        Answer, Applied, Command,
         protocol::{Status, Target, VERSION},
     },
     lock::Lock,
@@ -39,7 +39,7 @@ pub(super) struct Next {
     wanted: Vec<Wanted>,
     /// How many leave.
     left: usize,
-    reply: oneshot::Sender<Result<Applied, String>>,
+    reply: Answer<Applied>,
 }
 
 impl Wanted {
@@ -110,7 +110,7 @@ impl Agent {
     }
 
     /// Takes out what is not to be served any more; the rest follows when that has left.
-    fn replace(&mut self, hosts: Vec<Settings>, reply: oneshot::Sender<Result<Applied, String>>) {
+    fn replace(&mut self, hosts: Vec<Settings>, reply: Answer<Applied>) {
         if self.is_stopping {
             reply.send(Err("carpd is stopping".to_owned())).ok();
             return;
@@ -243,13 +243,15 @@ impl Agent {
     fn watch_links(&self) {
         let tracked = self.hosts.values().flat_map(|host| host.settings().tracked_interfaces());
         let names: BTreeSet<String> = self.links.keys().map(String::as_str).chain(tracked).map(str::to_owned).collect();
-        self.names.send_if_modified(|known| {
-            if *known == names {
-                false
-            } else {
-                *known = names;
-                true
-            }
-        });
+        set(&self.names, names);
     }
+}
+
+/// Tells those who watch, if it is something else than before.
+pub(super) fn set<T: PartialEq>(watched: &watch::Sender<T>, value: T) {
+    watched.send_if_modified(|known| {
+        let is_other = *known != value;
+        *known = value;
+        is_other
+    });
 }

@@ -168,9 +168,10 @@ impl VirtualHost {
         let before = mem::replace(&mut self.settings, Arc::clone(&settings));
         let digests = mem::replace(&mut self.digests, settings.digests());
         self.adverts.set(&settings);
-        let what_is_heard =
-            |settings: &Settings| (settings.passphrase.clone(), settings.peers.clone(), settings.min_ttl);
-        if what_is_heard(&before) != what_is_heard(&settings) || digests != self.digests {
+        if (&before.passphrase, &before.peers, before.min_ttl)
+            != (&settings.passphrase, &settings.peers, settings.min_ttl)
+            || digests != self.digests
+        {
             // It enters anew with the next look at the interface, which follows at once.
             self.leave(datapath);
         }
@@ -271,14 +272,7 @@ impl VirtualHost {
 
     /// An advert has arrived.
     pub(super) fn hear(&mut self, source: SourceKey, heard: Heard) {
-        let advert = HeardAdvert {
-            family: source.vhost().family(),
-            source: source.source(),
-            advbase: heard.advbase(),
-            advskew: heard.advskew(),
-            demote: heard.demote(),
-            arrival: heard.arrival(),
-        };
+        let advert = HeardAdvert::new(source, heard);
         debug!("{}: heard {}/{} from {}", self.name, advert.advbase, advert.advskew, advert.source);
         self.refusals.heard();
         self.profiles.hear(&advert, self.settings.failover.profile, &self.name);

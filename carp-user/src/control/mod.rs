@@ -46,7 +46,7 @@ pub(crate) enum Command {
         /// Them.
         hosts: Vec<Settings>,
         /// What has changed, or why nothing has.
-        reply: oneshot::Sender<Result<Applied, String>>,
+        reply: Answer<Applied>,
     },
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct Applied {
 }
 
 /// What was done, or why it was not.
-pub(crate) type Answer = oneshot::Sender<Result<String, String>>;
+pub(crate) type Answer<T = String> = oneshot::Sender<Result<T, String>>;
 /// How the loop is asked.
 pub(crate) type Commands = mpsc::Sender<Command>;
 

@@ -122,7 +122,7 @@ async fn next_hops(netlink: &Netlink, peers: &BTreeSet<Neighbour>) -> Result<Has
 async fn look(netlink: &Netlink, hops: &HashMap<Neighbour, Neighbour>) -> Result<Neighbours, NetError> {
     for (ifindex, hop) in hops.values() {
         let request = netlink.handle.neighbours().add(*ifindex, *hop).replace();
-        // An error is that it cannot be asked for now, with the interface down, say.
+        // An error is that nobody can be asked, with the interface down, say: the next look asks again.
         request.state(NeighbourState::None).flags(NeighbourFlags::Use).execute().await.ok();
     }
     let all: Vec<NeighbourMessage> = netlink

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::wire::{self, Header};
-use super::{Config, DownTimers, Family, Output, Peer, Random, Reason, Refusal, State, interval, skew_time};
+use super::{Config, DownTimers, Family, Output, Peer, Reason, Refusal, State, interval, skew_time};
 use crate::adverts::Election;
+use crate::random::SplitMix64;
 
 /// The most that it advertises, demoted or not: an advskew of 254, as in pfSense's maintenance mode, leaves as 240.
 const MOST_SKEW: i32 = 240;
@@ -20,7 +21,7 @@ pub struct FreeBsd {
     demotion: i32,
     /// The last counter sent or heard; at random until an advert is heard.
     counter: Option<u64>,
-    random: Random,
+    random: SplitMix64,
     next_advert: Option<Duration>,
     down: DownTimers,
     stopped: bool,
@@ -34,7 +35,7 @@ impl FreeBsd {
             state: State::Init,
             demotion: 0,
             counter: None,
-            random: Random(config.seed),
+            random: SplitMix64::new(config.seed),
             next_advert: None,
             down: DownTimers::default(),
             stopped: false,

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::wire::{self, Header};
-use super::{Config, DownTimers, Family, Output, Peer, Random, Reason, Refusal, State, interval, skew_time};
+use super::{Config, DownTimers, Family, Output, Peer, Reason, Refusal, State, interval, skew_time};
 use crate::adverts::Election;
+use crate::random::SplitMix64;
 
 /// advbase and advskew of the advert that says "I leave".
 const BOW_OUT: u8 = 255;
@@ -29,7 +30,7 @@ pub struct OpenBsd {
 impl OpenBsd {
     /// It is configured, and up.
     pub fn new(config: Config, now: Duration) -> Self {
-        let cookie = Random(config.seed).next();
+        let cookie = SplitMix64::new(config.seed).next();
         let mut new = Self {
             config,
             state: State::Init,

@@ -24,6 +24,15 @@ pub(super) fn captured() -> Vec<(u8, &'static str, Vec<Vec<u8>>)> {
     captured.to_vec()
 }
 
+/// A peer that nobody contradicts, when it is master, and when that is.
+pub(super) fn become_master<P: Peer>(mut peer: P) -> (P, Duration) {
+    let now = peer.next_deadline().unwrap();
+    peer.expire(now);
+    assert_eq!(peer.state(), State::Master);
+    peer.take_outputs();
+    (peer, now)
+}
+
 pub(super) const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }

@@ -14,8 +14,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::wire::{self, Header};
-use super::{Config, Family, Output, Peer, Random, Reason, Refusal, State, interval, skew_time};
+use super::{Config, Family, Output, Peer, Reason, Refusal, State, interval, skew_time};
 use crate::adverts::Election;
+use crate::random::SplitMix64;
 
 /// What it advertises, unless that is less preferred still, while it is demoted.
 const DEMOTED_SKEW: u8 = 240;
@@ -38,7 +39,7 @@ pub struct Ucarp {
     suppressed: i32,
     /// The last counter sent or heard; at random until an advert is heard.
     counter: Option<u64>,
-    random: Random,
+    random: SplitMix64,
     next_advert: Option<Duration>,
     down: Option<Duration>,
     /// Adverts until the second gratuitous ARP.
@@ -63,7 +64,7 @@ impl Ucarp {
             state: State::Init,
             suppressed: 0,
             counter: None,
-            random: Random(config.seed),
+            random: SplitMix64::new(config.seed),
             next_advert: None,
             down: None,
             delayed_arp: None,

@@ -12,6 +12,8 @@ use carp_common::{
     verdict::{Verdict, judge},
 };
 
+use carp_tests::random::SplitMix64;
+
 use crate::xdp_support::{
     Family::{self, V4, V6},
     HostTables, IFINDEX, TestVhost,
@@ -47,7 +49,7 @@ fn choosy() -> TestVhost {
 fn agree_about(vhost: &TestVhost) {
     let seed = std::env::var("CARP_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(SEED);
     println!("CARP_TEST_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random(SplitMix64::new(seed));
     let mut program = Program::load();
     program.serve(vhost);
     let mut host = HostTables::default();
@@ -119,16 +121,12 @@ fn assert_all_are_seen(counted: &BTreeMap<(u32, Reason), u64>) {
 /// What we sent last ourselves.
 const OUR_LAST_COUNTER: u64 = 0xdead_beef;
 
-/// SplitMix64: the same numbers from the same seed, everywhere.
-struct Random(u64);
+/// What is drawn by chance.
+struct Random(SplitMix64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.next()
     }
 
     fn below(&mut self, end: usize) -> usize {

@@ -1,4 +1,4 @@
-use super::super::testing::{adverts, changes, hear, ms, run};
+use super::super::testing::{adverts, become_master, changes, hear, ms, run};
 use super::*;
 
 fn dual_stack(advskew: u8) -> Config {
@@ -7,12 +7,7 @@ fn dual_stack(advskew: u8) -> Config {
 }
 
 fn master(config: Config) -> (FreeBsd, Duration) {
-    let mut peer = FreeBsd::new(config, Duration::ZERO);
-    let now = peer.next_deadline().unwrap();
-    peer.expire(now);
-    assert_eq!(peer.state(), State::Master);
-    peer.take_outputs();
-    (peer, now)
+    become_master(FreeBsd::new(config, Duration::ZERO))
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use super::super::testing::{adverts, changes, hear, ms, run};
+use super::super::testing::{adverts, become_master, changes, hear, ms, run};
 use super::*;
 
 fn election(advbase: u8, advskew: u8, demote: u8) -> Election {
@@ -11,12 +11,7 @@ fn dual_stack() -> Config {
 }
 
 fn master(config: Config) -> (OpenBsd, Duration) {
-    let mut peer = OpenBsd::new(config, Duration::ZERO);
-    let now = peer.next_deadline().unwrap();
-    peer.expire(now);
-    assert_eq!(peer.state(), State::Master);
-    peer.take_outputs();
-    (peer, now)
+    become_master(OpenBsd::new(config, Duration::ZERO))
 }
 
 #[test]
