@@ -97,6 +97,7 @@ fn run(args: Args) -> Result<ExitCode> {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS), hard).ok();
     }
+    realtime::enlist();
     if realtime && let Err(error) = realtime::set(true) {
         // Better late than never.
         error!("{error:#}; going on as an ordinary program");

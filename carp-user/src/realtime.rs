@@ -2,44 +2,63 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result};
+use log::warn;
 use nix::{
     libc,
     sys::mman::{MlockAllFlags, mlockall, munlockall},
+    unistd::{Pid, gettid},
 };
 
 /// Before all ordinary threads, and behind whatever else is real-time.
 const PRIORITY: libc::c_int = 1;
 
-/// Runs this thread before all ordinary ones, and keeps what the process uses in memory; or no longer. Programs that it
-/// starts are ordinary ones.
+/// Whether it is on, and the threads that it is for.
+static ENLISTED: Mutex<(bool, Vec<Pid>)> = Mutex::new((false, Vec::new()));
+
+/// This thread, too, does what failover waits for.
+pub(crate) fn enlist() {
+    let mut enlisted = ENLISTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let (is_on, threads) = &mut *enlisted;
+    let thread = gettid();
+    if *is_on && let Err(error) = schedule(thread, true) {
+        warn!("a thread stays an ordinary one: {error}");
+    }
+    threads.push(thread);
+}
+
+/// Runs the threads that are enlisted before all ordinary ones, and keeps what the process uses in memory; or no longer.
+/// Programs that it starts are ordinary ones.
 ///
 /// # Errors
 /// Neither CAP_SYS_NICE and CAP_IPC_LOCK nor limits allow it.
 pub(crate) fn set(on: bool) -> Result<()> {
-    static IS_ON: AtomicBool = AtomicBool::new(false);
-    if IS_ON.load(Ordering::Relaxed) == on {
+    let mut enlisted = ENLISTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let (is_on, threads) = &mut *enlisted;
+    if *is_on == on {
         return Ok(());
     }
-    let (policy, priority) = if on { (libc::SCHED_RR, PRIORITY) } else { (libc::SCHED_OTHER, 0) };
-    schedule(policy, priority).context("cannot run in real time (CAP_SYS_NICE, or LimitRTPRIO=)")?;
+    let scheduled = threads.iter().try_for_each(|thread| schedule(*thread, on));
+    scheduled.context("cannot run in real time (CAP_SYS_NICE, or LimitRTPRIO=)")?;
     // What is not touched need not be there: stacks, above all.
     let all =
         MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     let locked = if on { mlockall(all) } else { munlockall() };
     locked.context("cannot lock memory (CAP_IPC_LOCK, or LimitMEMLOCK=infinity)")?;
-    IS_ON.store(on, Ordering::Relaxed);
+    *is_on = on;
     Ok(())
 }
 
-fn schedule(policy: libc::c_int, priority: libc::c_int) -> io::Result<()> {
+fn schedule(thread: Pid, on: bool) -> io::Result<()> {
+    let (policy, priority) = if on { (libc::SCHED_RR, PRIORITY) } else { (libc::SCHED_OTHER, 0) };
     // SAFETY: for this struct of integers all bytes zero is valid.
     let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     parameters.sched_priority = priority;
-    // SAFETY: 0 is this thread, and the parameters live until the call returns.
-    let result = unsafe { libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &raw const parameters) };
+    let policy = policy | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the parameters live until the call returns.
+    let result = unsafe { libc::sched_setscheduler(thread.as_raw(), policy, &raw const parameters) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -36,8 +36,16 @@ const REPAIR_AGAIN: Duration = Duration::from_secs(1);
 /// Tries to remove a VIP before the agent is told that it is over all the same.
 const TRIES: u32 = 3;
 
-/// That a goal was reached, and by which virtual host, by its row.
-pub(crate) type Report = (u32, Input);
+/// How far a virtual host, by its row, is on the way to its goal.
+pub(crate) type Report = (u32, Progress);
+
+/// What the agent learns on the way to a goal.
+pub(crate) enum Progress {
+    /// The VIPs are taken or released: [`Input::VipsTaken`] or [`Input::VipsReleased`].
+    Vips(Input),
+    /// Nothing is left to do.
+    Settled,
+}
 
 /// The virtual host whose VIPs they are.
 pub(crate) struct Owner {
@@ -63,7 +71,7 @@ pub(crate) struct Leftovers {
 /// The agent's end: sets the goal.
 pub(crate) struct VipKeeper {
     goal: watch::Sender<Option<Goal>>,
-    /// Whether the last goal was reached, and no other has been set since.
+    /// Whether nothing is left to do for the last goal, and no other has been set since.
     settled: bool,
 }
 
@@ -98,10 +106,15 @@ impl VipKeeper {
         self.goal.send_replace(Some(Goal { ifindex, held, is_repair: false }));
     }
 
-    /// The goal was reached, as the task has reported. A report can be of no goal but the last: setting one ends
+    /// Nothing is left to do for the goal, as the task has reported. A report can be of no goal but the last: setting one ends
     /// the pursuit of the one before at once, and the loop handles every report before it sets the next.
     pub(crate) const fn settle(&mut self) {
         self.settled = true;
+    }
+
+    /// Whether nothing is left to do.
+    pub(crate) const fn is_settled(&self) -> bool {
+        self.settled
     }
 
     /// Whether VIPs are still being taken or released on another interface than this one.
@@ -144,15 +157,19 @@ impl Task {
     }
 
     async fn pursue(&mut self, goal: Goal) {
-        let done = if goal.is_repair { self.repair(goal).await } else { self.reach(goal).await };
-        if done {
-            let report = if goal.held { Input::VipsTaken } else { Input::VipsReleased };
-            self.reports.send((self.owner.row, report)).await.ok();
+        if goal.is_repair {
+            self.repair(goal).await;
+        } else {
+            self.reach(goal).await;
         }
     }
 
+    async fn report(&self, progress: Progress) {
+        self.reports.send((self.owner.row, progress)).await.ok();
+    }
+
     /// Takes or releases the VIPs, by script if there is one.
-    async fn reach(&mut self, goal: Goal) -> bool {
+    async fn reach(&mut self, goal: Goal) {
         self.clean(goal.ifindex).await;
         let is_virtual = self.settings.mac == VipMac::Virtual;
         match &self.settings.scripts {
@@ -164,28 +181,35 @@ impl Task {
                 }
             }
             None if is_virtual && goal.held => self.device.take(goal.ifindex, &self.settings.vips).await,
-            None if is_virtual => self.device.release(goal.ifindex).await,
+            None if is_virtual => {
+                // Without them it is silent: the next master need not wait until it is deleted.
+                if self.device.empty(goal.ifindex, &self.settings.vips).await.is_ok() {
+                    self.report(Progress::Vips(Input::VipsReleased)).await;
+                }
+                self.device.release(goal.ifindex).await;
+            }
             None if goal.held => self.add(goal.ifindex).await,
             None => self.remove(goal.ifindex, &self.settings.vips).await,
         }
-        true
+        self.report(Progress::Vips(if goal.held { Input::VipsTaken } else { Input::VipsReleased })).await;
+        self.report(Progress::Settled).await;
     }
 
-    /// Puts right what something else has changed; `false` if nothing was wrong, or a script is in charge.
-    async fn repair(&mut self, goal: Goal) -> bool {
+    /// Puts right what something else has changed, unless a script is in charge.
+    async fn repair(&mut self, goal: Goal) {
         if self.settings.scripts.is_some() {
-            return false;
+            return;
         }
         // Whoever changes the addresses may do so again at once, and for ever.
         if let Some(repaired) = self.repaired {
             sleep_until(repaired + REPAIR_AGAIN).await;
         }
         // What the agent saw may be older than what this task has done since.
-        let Ok(Some(now)) = interface::look_at(&self.netlink, &self.owner.interface).await else { return false };
+        let Ok(Some(now)) = interface::look_at(&self.netlink, &self.owner.interface).await else { return };
         if now.index != goal.ifindex {
-            return false;
+            return;
         }
-        let Some(wrong) = wrong(&self.settings, &now, goal.held) else { return false };
+        let Some(wrong) = wrong(&self.settings, &now, goal.held) else { return };
         warn!("{}: {wrong}", self.owner.name);
         if let Wrong::Leftover { is_device, .. } = wrong {
             self.leftovers = if is_device {
@@ -194,9 +218,8 @@ impl Task {
                 Leftovers { vips: self.settings.vips.clone(), device: false }
             };
         }
-        let done = self.reach(goal).await;
+        self.reach(goal).await;
         self.repaired = Some(Instant::now());
-        done
     }
 
     /// Removes what is left over.

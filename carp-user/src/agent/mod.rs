@@ -188,7 +188,7 @@ impl Agent {
     /// Serves the virtual hosts until a signal ends them.
     pub(crate) async fn run(mut self) -> Result<()> {
         let mut has_more = false;
-        while !(self.is_stopping && self.hosts.values().all(|host| host.engine().is_stopped())) {
+        while !(self.is_stopping && self.hosts.values().all(VirtualHost::is_over)) {
             select! {
                 biased;
                 input = self.signals.next() => self.handle_signal(input),

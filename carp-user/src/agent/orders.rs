@@ -149,7 +149,7 @@ impl Agent {
         if self.next.is_none() {
             return;
         }
-        for (_, mut host) in self.hosts.extract_if(.., |_, host| host.engine().is_stopped()) {
+        for (_, mut host) in self.hosts.extract_if(.., |_, host| host.is_over()) {
             host.leave(&mut self.datapath);
         }
         if self.hosts.values().any(|host| host.engine().is_stopping()) {

@@ -43,7 +43,7 @@ use crate::{
         vmac,
     },
     notify::Notifier,
-    vips::{self, Leftovers, Owner, Report, VipKeeper},
+    vips::{self, Leftovers, Owner, Progress, Report, VipKeeper},
 };
 
 /// What all virtual hosts of the process work with.
@@ -280,11 +280,20 @@ impl VirtualHost {
         self.handle(Input::Advert(advert));
     }
 
-    /// The VIP task has reached its goal.
-    pub(super) fn handle_report(&mut self, report: Input) {
-        self.vips.settle();
-        self.leftovers = Leftovers::default();
-        self.handle(report);
+    /// The VIP task has something to say.
+    pub(super) fn handle_report(&mut self, report: Progress) {
+        match report {
+            Progress::Vips(input) => self.handle(input),
+            Progress::Settled => {
+                self.vips.settle();
+                self.leftovers = Leftovers::default();
+            }
+        }
+    }
+
+    /// Whether it can go: it has stopped, and left nothing behind.
+    pub(super) fn is_over(&self) -> bool {
+        self.engine.is_stopped() && self.vips.is_settled()
     }
 
     /// Whether it still releases VIPs on an interface that this one has replaced. (Not by scripts: they know the

@@ -12,13 +12,22 @@ pub(crate) mod vip;
 mod vlan;
 pub(crate) mod vmac;
 
-use std::{io, sync::Arc};
+use std::{
+    future::pending,
+    io,
+    sync::{Arc, OnceLock},
+    thread,
+};
 
 use rtnetlink::Handle;
 use thiserror::Error;
-use tokio::sync::Mutex;
+use tokio::{
+    runtime::{self, Runtime},
+    sync::Mutex,
+};
 
 pub(crate) use self::packet_socket::{PacketSocket, link_address};
+use crate::realtime;
 
 /// What went wrong in a conversation with the kernel over netlink.
 #[derive(Debug, Error)]
@@ -58,6 +67,9 @@ impl NetError {
 }
 
 /// A netlink socket for requests, shared by all that ask.
+///
+/// The kernel does what it is asked for while it takes the message: it waits for everything else that changes a network
+/// device, on the whole machine, and deletes a device for some 30 ms. So a thread of its own asks, lest the adverts wait.
 #[derive(Clone)]
 pub(crate) struct Netlink {
     handle: Handle,
@@ -65,10 +77,12 @@ pub(crate) struct Netlink {
 }
 
 impl Netlink {
-    /// Opens the socket. Must be called within the runtime.
+    /// Opens the socket.
     pub(crate) fn connect() -> Result<Self, NetError> {
+        let beside = thread_that_asks().map_err(NetError::Open)?;
+        let _guard = beside.enter();
         let (connection, handle, _) = rtnetlink::new_connection().map_err(NetError::Open)?;
-        tokio::spawn(connection);
+        beside.spawn(connection);
         Ok(Self { handle, dumps: Arc::default() })
     }
 
@@ -85,4 +99,21 @@ impl Netlink {
         });
         listing.await.expect("nothing ends a listing before its end")
     }
+}
+
+/// The thread that talks to the kernel, as long as the process lives.
+fn thread_that_asks() -> io::Result<&'static runtime::Handle> {
+    static THREAD: OnceLock<runtime::Handle> = OnceLock::new();
+    if let Some(handle) = THREAD.get() {
+        return Ok(handle);
+    }
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let handle = runtime.handle().clone();
+    let run = move |runtime: Runtime| {
+        // The VIPs wait for it.
+        realtime::enlist();
+        runtime.block_on(pending::<()>());
+    };
+    thread::Builder::new().name("carpd-netlink".to_owned()).spawn(move || run(runtime))?;
+    Ok(THREAD.get_or_init(|| handle))
 }

@@ -47,7 +47,17 @@ impl VirtualMac {
         self.trouble = None;
     }
 
-    /// Deletes the device, and its VIPs with it. Gives up in the end, so that the agent can stop.
+    /// Removes the VIPs from the device, which takes the kernel no time.
+    pub(super) async fn empty(&self, ifindex: u32, vips: &[Vip]) -> Result<(), NetError> {
+        if let Some(device) = vmac::find(&self.netlink, ifindex, self.vhid).await? {
+            for vip in vips {
+                net::vip::remove(&self.netlink, device, *vip).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the device, and what is on it. Gives up in the end, so that the agent can stop.
     pub(super) async fn release(&mut self, ifindex: u32) {
         for left in (0..TRIES).rev() {
             let Err(error) = self.try_release(ifindex).await else { break };
