@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use self::device::VirtualMac;
-pub(crate) use self::parent::restore_all;
+pub(crate) use self::{device::remove_strays, parent::restore_all};
 use crate::{
     config::{Settings, Vip, VipMac},
     net::{

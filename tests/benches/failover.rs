@@ -223,7 +223,17 @@ impl Pair {
         probe.wait_for_answer("of the master", PATIENCE, |_| true)?;
         let backup_agent = start(&backup, other, &[])?;
         backup_agent.wait_for_line("INIT -> BACKUP", PATIENCE)?;
-        Ok(Self { master, _backup: backup, master_agent, backup_agent, wire, probe, folder, _client: client, _lab: lab })
+        Ok(Self {
+            master,
+            _backup: backup,
+            master_agent,
+            backup_agent,
+            wire,
+            probe,
+            folder,
+            _client: client,
+            _lab: lab,
+        })
     }
 
     /// The arrival of the next advert of the master.

@@ -169,6 +169,8 @@ impl Agent {
             summary: String::new(),
         };
         let wanted = agent.lock(hosts)?;
+        let found = Arc::clone(&agent.looks.borrow());
+        vips::remove_strays(&agent.shared.netlink, &found).await;
         vips::restore_all(&agent.shared.netlink).await.unwrap_or_else(|error| warn!("{error:#}"));
         agent.apply(wanted);
         agent.hosts.values_mut().for_each(VirtualHost::run_down_script_at_start);

@@ -158,6 +158,11 @@ impl Interfaces {
         self.found.get(name)
     }
 
+    /// Those that are there, with their names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Interface)> {
+        self.found.iter().map(|(name, interface)| (name.as_str(), interface))
+    }
+
     /// What the link of this name lacks, if that is known.
     pub(crate) fn fault(&self, name: &str) -> Option<LinkFault> {
         match self.get(name) {

@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use carp_tests::node::PREFERRED;
-use carp_tests::{ArpWatch, ETH0, LONG, Lab, Node, PASSPHRASE, VHID, VIP, Wire, configured, eventually};
+use carp_tests::{Agent, ArpWatch, ETH0, LONG, Lab, Node, PASSPHRASE, VHID, VIP, Wire, configured, eventually};
 
 use super::{
-    MAC, VIRTUAL, alone, arp_settings, device, device_on, has_device, listing, pair, wait_for_device, wait_until_gone,
+    MAC, PLAIN, VIRTUAL, alone, arp_settings, device, device_on, has_device, listing, pair, wait_for_device,
+    wait_until_gone,
 };
 
 const PERIOD: std::time::Duration = std::time::Duration::from_millis(5);
@@ -60,6 +61,27 @@ fn a_device_is_deleted_where_the_vips_are_to_be_on_the_interface() -> Result<()>
     wait_until_gone(&a)?;
     node.wait_for("BACKUP -> MASTER")?;
     eventually("the interface has it", LONG, || a.has_address(VIP))
+}
+
+#[test]
+fn a_device_of_a_virtual_host_that_nobody_serves_any_more_goes_with_the_next_start_of_any() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let mut crashes = alone(&a, "")?;
+    let other = || -> Result<Agent> {
+        let agent = a.carpd(&["--interface=eth0", "--pass=other", "--vhid=9", "--addr=10.77.0.109"])?;
+        agent.wait_for_line("eth0 vhid 9: INIT -> BACKUP", LONG)?;
+        Ok(agent)
+    };
+    let beside = other()?;
+    assert!(has_device(&a)?, "it is served");
+    crashes.agent_mut().kill()?;
+    drop(beside);
+    let after = other()?;
+    assert!(after.transcript().contains(&format!("{} was left by a carpd that is gone", device(&a)?)));
+    assert!(!has_device(&a)?);
+    assert_eq!(arp_settings(&a)?, PLAIN);
+    Ok(())
 }
 
 #[test]
