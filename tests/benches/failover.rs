@@ -12,7 +12,7 @@
 use std::{fs, net::Ipv4Addr, path::PathBuf, process::Command, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use carp_tests::{Agent, BootTime, Capture, ETH0, Filter, Folder, Frame, Host, Lab, Line, Probe, adverts, carpd_path};
+use carp_tests::{Agent, BootTime, Capture, ETH0, Filter, Folder, Frame, Host, Lab, Probe, adverts, carpd_path};
 use clap::Parser;
 use nix::{
     errno::Errno,
@@ -26,6 +26,8 @@ const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What the stall of a machine has to exceed to explain a takeover at the shortest interval.
 const STALL: Duration = Duration::from_millis(7);
+/// Stalls from this length on are kept.
+const NOTABLE: Duration = Duration::from_millis(2);
 
 /// How often two hosts advertise.
 struct Case {
@@ -134,8 +136,7 @@ fn measure(what: &str, case: &'static Case, runs: u32, run: impl Fn(&Pair) -> Re
 fn steady(span: Duration) -> Result<String> {
     let [.., case] = &CASES;
     let pair = Pair::new(case)?;
-    let begin = BootTime::now();
-    let end = begin + span;
+    let end = BootTime::now() + span;
     eprintln!("{}: {} s in which nothing is to happen", case.name(), span.as_secs());
     let cpus = thread::available_parallelism()?.get();
     let watchers: Vec<_> = (0..cpus).map(|cpu| thread::spawn(move || stalls(cpu, end))).collect();
@@ -143,22 +144,28 @@ fn steady(span: Duration) -> Result<String> {
     for watcher in watchers {
         stalls.extend(watcher.join().expect("a watcher panics never")?);
     }
-    let takeovers: Vec<_> =
-        pair.backup_agent.lines().into_iter().filter(|line| line.text.contains("-> MASTER")).collect();
-    let is_explained = |takeover: &&Line| {
-        stalls.iter().any(|stall| stall.end <= takeover.at + STALL && takeover.at.since(stall.end) < case.dead_time)
+    let takeovers = pair.takeovers();
+    // What kept the last three adverts of the master from being sent, or heard.
+    let before = |takeover: BootTime| {
+        let decisive = move |stall: &&Stall| stall.end <= takeover + STALL && takeover.since(stall.end) < case.dead_time;
+        stalls.iter().filter(decisive).map(|stall| stall.length).max().unwrap_or_default()
     };
-    let explained = takeovers.iter().filter(is_explained).count();
-    Ok(format!(
-        "{}, {} s in which nothing happened: {} takeovers, {explained} of them within a dead time after one of {} stalls over {} ms \
-         (the longest: {:.1} ms)",
+    let (explained, unexplained): (Vec<_>, Vec<_>) =
+        takeovers.into_iter().map(before).partition(|longest| *longest > STALL);
+    let mut line = format!(
+        "{}, {} s in which nothing happened: {} takeovers, {} of them just after one of {} stalls over {} ms (the longest: {:.1} ms)",
         case.name(),
         span.as_secs(),
-        takeovers.len(),
-        stalls.len(),
+        explained.len() + unexplained.len(),
+        explained.len(),
+        stalls.iter().filter(|stall| stall.length > STALL).count(),
         STALL.as_millis(),
         stalls.iter().map(|stall| millis(stall.length)).fold(0.0, f64::max),
-    ))
+    );
+    for longest in unexplained {
+        line += &format!("\n  another: the longest stall before it {:.1} ms", millis(longest));
+    }
+    Ok(line)
 }
 
 /// A span in which a CPU did not even run what comes before all else.
@@ -183,7 +190,7 @@ fn stalls(cpu: usize, until: BootTime) -> Result<Vec<Stall>> {
         thread::sleep(Duration::from_micros(500));
         let now = BootTime::now();
         let length = now.since(last);
-        if length > STALL {
+        if length > NOTABLE {
             stalls.push(Stall { end: now, length });
         }
         last = now;
@@ -194,7 +201,7 @@ fn stalls(cpu: usize, until: BootTime) -> Result<Vec<Stall>> {
 /// A master and a backup at work, and a client that is answered by the master.
 struct Pair {
     master: Host,
-    _backup: Host,
+    backup: Host,
     master_agent: Agent,
     backup_agent: Agent,
     wire: Capture,
@@ -225,7 +232,7 @@ impl Pair {
         backup_agent.wait_for_line("INIT -> BACKUP", PATIENCE)?;
         Ok(Self {
             master,
-            _backup: backup,
+            backup,
             master_agent,
             backup_agent,
             wire,
@@ -255,6 +262,15 @@ impl Pair {
         let gaps = answers.windows(2).filter(|gap| gap[1] > begin);
         let longest = gaps.max_by_key(|gap| gap[1].since(gap[0])).context("no answer before")?;
         Ok((longest[0], longest[1]))
+    }
+
+    /// When the backup has begun to advertise.
+    fn takeovers(&self) -> Vec<BootTime> {
+        let frames = self.wire.frames();
+        let masters = frames.iter().filter_map(|frame| Some((frame.at, adverts::parse(frame)?.source == self.backup.ip())));
+        let masters: Vec<_> = masters.collect();
+        let begins = masters.windows(2).filter(|pair| !pair[0].1 && pair[1].1);
+        begins.map(|pair| pair[1].0).collect()
     }
 
     fn is_masters(&self, frame: &Frame) -> bool {
