@@ -1,0 +1,158 @@
+//! The fence: when the mastership lease of a virtual host is over, its host no longer owns the VIPs, whatever the agent is
+//! doing. The same functions in the kernel programs and in user space.
+//!
+//! | | dropped, if it is to or from this host | and |
+//! |---|---|---|
+//! | [`arrives`] | destination MAC is broadcast, multicast or one of [`Held`]'s | an ARP request or a neighbour solicitation for a held VIP; any IP packet to it |
+//! | [`leaves`] | source MAC is one of [`Held`]'s | ARP that says a held VIP is its sender's; a neighbour advertisement for one; any IP packet from one |
+//! | [`leaves`] | IP source is that of our adverts | an advert of a virtual host of ours, unless it is a bow-out |
+//!
+//! Everything else is never touched: frames of guests behind a bridge or a macvtap have other MACs, and every address
+//! that is not held is missing in the table.
+//!
+//! Extension headers before ICMPv6 are not followed, and 802.1Q tags are not looked behind, as in the verdict. The stack
+//! would answer such a solicitation, or a request whose tag is of VLAN 0; but what it answers with has neither, and is
+//! dropped when it leaves.
+
+use crate::{
+    abi::{AddressKey, Family, Held, VhostKey, mapped},
+    verdict::{Frame, Tables},
+    wire::{
+        AUTHLEN, BOW_OUT, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL,
+        VERSION_TYPE,
+    },
+};
+
+/// Length of the headers that are looked at, at most: Ethernet, IPv6, and ICMPv6 up to the end of its target.
+pub const HEADERS_LEN: usize = ICMPV6_TARGET_AT + 16;
+
+/// Protocol type IPv4, lengths 6 and 4: ARP for IPv4 over Ethernet. (The hardware type before them may be 1 or 6.)
+const ARP_FOR_IPV4: [u8; 4] = [8, 0, 6, 4];
+/// The operation of an ARP request.
+const ARP_REQUEST: [u8; 2] = [0, 1];
+const ARP_SENDER_AT: usize = ETHERNET_LEN + 14;
+const ARP_TARGET_AT: usize = ETHERNET_LEN + 24;
+const ICMPV6: u8 = 58;
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+const ICMPV6_TARGET_AT: usize = ETHERNET_LEN + IPV6_LEN + 8;
+
+/// What the fence has to look up.
+pub trait Leases {
+    /// Whose this address is, if this host holds it.
+    fn held(&self, key: &AddressKey) -> Option<&Held>;
+
+    /// When the lease in this row is over, in nanoseconds of CLOCK_BOOTTIME; 0: there is none.
+    fn deadline(&self, row: u32) -> u64;
+}
+
+/// Whether a frame that arrived on the interface `ifindex` is dropped: `Some` with the row that it is counted in. `now`
+/// reads the clock, which takes longer than all the rest: it is asked for held VIPs with a lease only.
+#[inline(always)]
+pub fn arrives<F: Frame + ?Sized>(frame: &F, ifindex: u32, leases: &impl Leases, now: impl Fn() -> u64) -> Option<u32> {
+    let is_fenced = |address| {
+        let held = leases.held(&AddressKey::new(ifindex, address))?;
+        let to: [u8; 6] = frame.read(0)?;
+        let is_group = to[0] & 1 != 0;
+        if is_group || held.has(to) { is_over(held.row(), leases, &now) } else { None }
+    };
+    let [type_0, type_1] = frame.read(ETHERNET_LEN - 2)?;
+    match u16::from_be_bytes([type_0, type_1]) {
+        ETHERTYPE_IPV4 => is_fenced(mapped(frame.read(ETHERNET_LEN + 16)?)),
+        ETHERTYPE_IPV6 => {
+            is_fenced(frame.read(ETHERNET_LEN + 24)?).or_else(|| is_fenced(icmpv6_target(frame, SOLICITATION)?))
+        }
+        ETHERTYPE_ARP if arp_operation(frame)? == ARP_REQUEST => is_fenced(mapped(frame.read(ARP_TARGET_AT)?)),
+        _ => None,
+    }
+}
+
+/// Whether a frame that is about to leave by the interface `ifindex` is dropped, as [`arrives`].
+#[inline(always)]
+pub fn leaves<F: Frame + ?Sized>(
+    frame: &F,
+    ifindex: u32,
+    tables: &(impl Tables + Leases),
+    now: impl Fn() -> u64,
+) -> Option<u32> {
+    let is_fenced = |address| {
+        let held = tables.held(&AddressKey::new(ifindex, address))?;
+        if held.has(frame.read(6)?) { is_over(held.row(), tables, &now) } else { None }
+    };
+    let [type_0, type_1] = frame.read(ETHERNET_LEN - 2)?;
+    match u16::from_be_bytes([type_0, type_1]) {
+        ETHERTYPE_IPV4 => {
+            let source = mapped(frame.read(ETHERNET_LEN + 12)?);
+            is_fenced(source).or_else(|| {
+                let [protocol] = frame.read(ETHERNET_LEN + 9)?;
+                let at = ETHERNET_LEN + IPV4_LEN;
+                if protocol == PROTOCOL { overdue(frame, ifindex, Family::V4, &source, at, tables, &now) } else { None }
+            })
+        }
+        ETHERTYPE_IPV6 => {
+            let source = frame.read(ETHERNET_LEN + 8)?;
+            is_fenced(source).or_else(|| {
+                let [next_header] = frame.read(ETHERNET_LEN + 6)?;
+                let at = ETHERNET_LEN + IPV6_LEN;
+                match next_header {
+                    PROTOCOL => overdue(frame, ifindex, Family::V6, &source, at, tables, &now),
+                    ICMPV6 => is_fenced(icmpv6_target(frame, ADVERTISEMENT)?),
+                    _ => None,
+                }
+            })
+        }
+        ETHERTYPE_ARP => {
+            arp_operation(frame)?;
+            is_fenced(mapped(frame.read(ARP_SENDER_AT)?))
+        }
+        _ => None,
+    }
+}
+
+/// Whether an IP packet of protocol 112 is an advert of ours that the lease no longer covers. (An agent that wakes up late
+/// may send one before it looks at the clock.)
+#[inline(always)]
+fn overdue<F: Frame + ?Sized>(
+    frame: &F,
+    ifindex: u32,
+    family: Family,
+    source: &[u8; 16],
+    at: usize,
+    tables: &(impl Tables + Leases),
+    now: impl Fn() -> u64,
+) -> Option<u32> {
+    let [version_type, vhid, advskew, authlen, _, advbase] = frame.read(at)?;
+    let is_bow_out = advbase == BOW_OUT && advskew == BOW_OUT;
+    if version_type != VERSION_TYPE || authlen != AUTHLEN || is_bow_out {
+        return None;
+    }
+    let key = VhostKey::new(ifindex, vhid, family);
+    if !tables.sent(&key)?.is_from(source) {
+        return None;
+    }
+    is_over(tables.vhost(&key)?.row(), tables, now)
+}
+
+/// The row, if its lease is over.
+#[inline(always)]
+fn is_over(row: u32, leases: &impl Leases, now: impl Fn() -> u64) -> Option<u32> {
+    let deadline = leases.deadline(row);
+    (deadline != 0 && now() >= deadline).then_some(row)
+}
+
+/// The operation of a frame of ARP for IPv4 over Ethernet.
+#[inline(always)]
+fn arp_operation<F: Frame + ?Sized>(frame: &F) -> Option<[u8; 2]> {
+    if frame.read(ETHERNET_LEN + 2)? == ARP_FOR_IPV4 { frame.read(ETHERNET_LEN + 6) } else { None }
+}
+
+/// The target of an ICMPv6 message of this type, right after the IPv6 header.
+#[inline(always)]
+fn icmpv6_target<F: Frame + ?Sized>(frame: &F, wanted: u8) -> Option<[u8; 16]> {
+    let [next_header] = frame.read(ETHERNET_LEN + 6)?;
+    let [message] = frame.read(ETHERNET_LEN + IPV6_LEN)?;
+    if next_header == ICMPV6 && message == wanted { frame.read(ICMPV6_TARGET_AT) } else { None }
+}
+
+#[cfg(test)]
+mod tests;
