@@ -13,7 +13,7 @@ use zeroize::Zeroize;
 
 pub use self::{
     heard::{Heard, LastHeard},
-    held::{AddressKey, CUT, Held, MAX_VIPS},
+    held::{AddressKey, CUT, ENDING_WORDS, Held, MAX_VIPS, ending_bit},
 };
 use crate::{digest::DigestKey, reason::Reason, wire::TTL};
 
@@ -49,6 +49,8 @@ pub mod map {
     pub const EVENTS: &str = "CARP_EVENTS";
     /// [`AddressKey`](super::AddressKey) to [`Held`](super::Held): the VIPs that this host holds.
     pub const HELD: &str = "CARP_HELD";
+    /// Words of bits, each for two bytes with which a held VIP ends ([`ending_bit`](super::ending_bit)): asked first.
+    pub const ENDINGS: &str = "CARP_ENDINGS";
     /// Row to the deadline of its mastership lease, in nanoseconds of CLOCK_BOOTTIME; 0: none, [`CUT`](super::CUT): over.
     pub const LEASES: &str = "CARP_LEASES";
 }

@@ -39,6 +39,10 @@ const ICMPV6_TARGET_AT: usize = ETHERNET_LEN + IPV6_LEN + 8;
 
 /// What the fence has to look up.
 pub trait Leases {
+    /// Whether there may be a held address that ends with these two bytes. To look one up takes several times as long, and
+    /// most packets of a busy host have nothing to do with a VIP.
+    fn may_hold(&self, ending: [u8; 2]) -> bool;
+
     /// Whose this address is, if this host holds it.
     fn held(&self, key: &AddressKey) -> Option<&Held>;
 
@@ -50,19 +54,18 @@ pub trait Leases {
 /// reads the clock, which takes longer than all the rest: it is asked for held VIPs with a lease only.
 #[inline(always)]
 pub fn arrives<F: Frame + ?Sized>(frame: &F, ifindex: u32, leases: &impl Leases, now: impl Fn() -> u64) -> Option<u32> {
-    let is_fenced = |address| {
-        let held = leases.held(&AddressKey::new(ifindex, address))?;
+    let is_fenced = |family, at| {
+        let held = held_at(frame, ifindex, family, at, leases)?;
         let to: [u8; 6] = frame.read(0)?;
         let is_group = to[0] & 1 != 0;
         if is_group || held.has(to) { is_over(held.row(), leases, &now) } else { None }
     };
     let [type_0, type_1] = frame.read(ETHERNET_LEN - 2)?;
     match u16::from_be_bytes([type_0, type_1]) {
-        ETHERTYPE_IPV4 => is_fenced(mapped(frame.read(ETHERNET_LEN + 16)?)),
-        ETHERTYPE_IPV6 => {
-            is_fenced(frame.read(ETHERNET_LEN + 24)?).or_else(|| is_fenced(icmpv6_target(frame, SOLICITATION)?))
-        }
-        ETHERTYPE_ARP if arp_operation(frame)? == ARP_REQUEST => is_fenced(mapped(frame.read(ARP_TARGET_AT)?)),
+        ETHERTYPE_IPV4 => is_fenced(Family::V4, ETHERNET_LEN + 16),
+        ETHERTYPE_IPV6 => is_fenced(Family::V6, ETHERNET_LEN + 24)
+            .or_else(|| if is_icmpv6(frame, SOLICITATION)? { is_fenced(Family::V6, ICMPV6_TARGET_AT) } else { None }),
+        ETHERTYPE_ARP if arp_operation(frame)? == ARP_REQUEST => is_fenced(Family::V4, ARP_TARGET_AT),
         _ => None,
     }
 }
@@ -75,38 +78,55 @@ pub fn leaves<F: Frame + ?Sized>(
     tables: &(impl Tables + Leases),
     now: impl Fn() -> u64,
 ) -> Option<u32> {
-    let is_fenced = |address| {
-        let held = tables.held(&AddressKey::new(ifindex, address))?;
+    let is_fenced = |family, at| {
+        let held = held_at(frame, ifindex, family, at, tables)?;
         if held.has(frame.read(6)?) { is_over(held.row(), tables, &now) } else { None }
     };
     let [type_0, type_1] = frame.read(ETHERNET_LEN - 2)?;
     match u16::from_be_bytes([type_0, type_1]) {
-        ETHERTYPE_IPV4 => {
-            let source = mapped(frame.read(ETHERNET_LEN + 12)?);
-            is_fenced(source).or_else(|| {
-                let [protocol] = frame.read(ETHERNET_LEN + 9)?;
-                let at = ETHERNET_LEN + IPV4_LEN;
-                if protocol == PROTOCOL { overdue(frame, ifindex, Family::V4, &source, at, tables, &now) } else { None }
-            })
-        }
-        ETHERTYPE_IPV6 => {
-            let source = frame.read(ETHERNET_LEN + 8)?;
-            is_fenced(source).or_else(|| {
-                let [next_header] = frame.read(ETHERNET_LEN + 6)?;
-                let at = ETHERNET_LEN + IPV6_LEN;
-                match next_header {
-                    PROTOCOL => overdue(frame, ifindex, Family::V6, &source, at, tables, &now),
-                    ICMPV6 => is_fenced(icmpv6_target(frame, ADVERTISEMENT)?),
-                    _ => None,
-                }
-            })
-        }
+        ETHERTYPE_IPV4 => is_fenced(Family::V4, ETHERNET_LEN + 12).or_else(|| {
+            let [protocol] = frame.read(ETHERNET_LEN + 9)?;
+            if protocol == PROTOCOL { overdue(frame, ifindex, Family::V4, tables, &now) } else { None }
+        }),
+        ETHERTYPE_IPV6 => is_fenced(Family::V6, ETHERNET_LEN + 8).or_else(|| {
+            let [next_header] = frame.read(ETHERNET_LEN + 6)?;
+            if next_header == PROTOCOL {
+                overdue(frame, ifindex, Family::V6, tables, &now)
+            } else if is_icmpv6(frame, ADVERTISEMENT)? {
+                is_fenced(Family::V6, ICMPV6_TARGET_AT)
+            } else {
+                None
+            }
+        }),
         ETHERTYPE_ARP => {
             arp_operation(frame)?;
-            is_fenced(mapped(frame.read(ARP_SENDER_AT)?))
+            is_fenced(Family::V4, ARP_SENDER_AT)
         }
         _ => None,
     }
+}
+
+/// Whose the address at this place of the frame is, if this host holds it.
+#[inline(always)]
+fn held_at<'l, F: Frame + ?Sized, L: Leases>(
+    frame: &F,
+    ifindex: u32,
+    family: Family,
+    at: usize,
+    leases: &'l L,
+) -> Option<&'l Held> {
+    let ending_at = match family {
+        Family::V4 => at + 2,
+        Family::V6 => at + 14,
+    };
+    if !leases.may_hold(frame.read(ending_at)?) {
+        return None;
+    }
+    let address = match family {
+        Family::V4 => mapped(frame.read(at)?),
+        Family::V6 => frame.read(at)?,
+    };
+    leases.held(&AddressKey::new(ifindex, address))
 }
 
 /// Whether an IP packet of protocol 112 is an advert of ours that the lease no longer covers. (An agent that wakes up late
@@ -116,18 +136,20 @@ fn overdue<F: Frame + ?Sized>(
     frame: &F,
     ifindex: u32,
     family: Family,
-    source: &[u8; 16],
-    at: usize,
     tables: &(impl Tables + Leases),
     now: impl Fn() -> u64,
 ) -> Option<u32> {
+    let (source, at) = match family {
+        Family::V4 => (mapped(frame.read(ETHERNET_LEN + 12)?), ETHERNET_LEN + IPV4_LEN),
+        Family::V6 => (frame.read(ETHERNET_LEN + 8)?, ETHERNET_LEN + IPV6_LEN),
+    };
     let [version_type, vhid, advskew, authlen, _, advbase] = frame.read(at)?;
     let is_bow_out = advbase == BOW_OUT && advskew == BOW_OUT;
     if version_type != VERSION_TYPE || authlen != AUTHLEN || is_bow_out {
         return None;
     }
     let key = VhostKey::new(ifindex, vhid, family);
-    if !tables.sent(&key)?.is_from(source) {
+    if !tables.sent(&key)?.is_from(&source) {
         return None;
     }
     is_over(tables.vhost(&key)?.row(), tables, now)
@@ -146,12 +168,15 @@ fn arp_operation<F: Frame + ?Sized>(frame: &F) -> Option<[u8; 2]> {
     if frame.read(ETHERNET_LEN + 2)? == ARP_FOR_IPV4 { frame.read(ETHERNET_LEN + 6) } else { None }
 }
 
-/// The target of an ICMPv6 message of this type, right after the IPv6 header.
+/// Whether an IPv6 packet has a message of ICMPv6 of this type right after its header.
 #[inline(always)]
-fn icmpv6_target<F: Frame + ?Sized>(frame: &F, wanted: u8) -> Option<[u8; 16]> {
+fn is_icmpv6<F: Frame + ?Sized>(frame: &F, wanted: u8) -> Option<bool> {
     let [next_header] = frame.read(ETHERNET_LEN + 6)?;
+    if next_header != ICMPV6 {
+        return None;
+    }
     let [message] = frame.read(ETHERNET_LEN + IPV6_LEN)?;
-    if next_header == ICMPV6 && message == wanted { frame.read(ICMPV6_TARGET_AT) } else { None }
+    Some(message == wanted)
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use aya_ebpf::{
 };
 use carp_common::{
     abi::{
-        AddressKey, AdvertEvent, COUNTER_ROWS, COUNTERS, Held, LastHeard, MAX_PEERS, MAX_SOURCES, MAX_VHOSTS, MAX_VIPS,
-        RING_BYTES, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index,
+        AddressKey, AdvertEvent, COUNTER_ROWS, COUNTERS, ENDING_WORDS, Held, LastHeard, MAX_PEERS, MAX_SOURCES,
+        MAX_VHOSTS, MAX_VIPS, RING_BYTES, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index, ending_bit,
     },
     digest::Blocks,
     fence::Leases,
@@ -38,6 +38,9 @@ static CARP_EVENTS: RingBuf<AdvertEvent, { RING_BYTES as usize }> = RingBuf::new
 
 #[btf_map]
 static CARP_HELD: HashMap<AddressKey, Held, { MAX_VIPS as usize }> = HashMap::new();
+
+#[btf_map]
+static CARP_ENDINGS: Array<u64, { ENDING_WORDS as usize }> = Array::new();
 
 #[btf_map]
 static CARP_LEASES: Array<u64, { COUNTER_ROWS as usize }> = Array::new();
@@ -86,6 +89,12 @@ impl Tables for Maps {
 }
 
 impl Leases for Maps {
+    #[inline(always)]
+    fn may_hold(&self, ending: [u8; 2]) -> bool {
+        let (word, bit) = ending_bit(ending);
+        CARP_ENDINGS.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
     #[inline(always)]
     fn held(&self, key: &AddressKey) -> Option<&Held> {
         // SAFETY: no program changes CARP_HELD; if the agent removes the entry meanwhile, the slot may say already whose

@@ -5,6 +5,18 @@ use super::MAX_VHOSTS;
 /// Most VIPs that are held at once, of all virtual hosts together.
 pub const MAX_VIPS: u32 = 4 * MAX_VHOSTS;
 
+/// Words of the map [`ENDINGS`](super::map::ENDINGS): one bit for each value of two bytes.
+pub const ENDING_WORDS: u32 = (1 << 16) / u64::BITS;
+
+/// Where the bit for addresses that end with these two bytes stands: the word, and the bit in it. (In the order of this
+/// machine, which is the cheapest.)
+#[inline(always)]
+#[must_use]
+pub const fn ending_bit(last: [u8; 2]) -> (u32, u64) {
+    let last = u16::from_ne_bytes(last) as u32;
+    (last / u64::BITS, 1 << (last % u64::BITS))
+}
+
 /// The deadline of a lease that was cut: over since the machine started. (0 is none: such a row is never fenced.)
 pub const CUT: u64 = 1;
 
@@ -23,6 +35,13 @@ impl AddressKey {
     #[must_use]
     pub const fn new(ifindex: u32, address: [u8; 16]) -> Self {
         Self { ifindex, reserved: [0; 4], address }
+    }
+
+    /// The last two bytes of the address.
+    #[must_use]
+    pub const fn ending(&self) -> [u8; 2] {
+        let [.., a, b] = self.address;
+        [a, b]
     }
 }
 

@@ -82,6 +82,10 @@ impl Tables for Host {
 }
 
 impl Leases for Host {
+    fn may_hold(&self, ending: [u8; 2]) -> bool {
+        self.held.keys().any(|key| key.ending() == ending)
+    }
+
     fn held(&self, key: &AddressKey) -> Option<&Held> {
         self.held.get(key)
     }

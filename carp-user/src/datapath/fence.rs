@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData},
+    maps::{Array, HashMap, MapData, MapError},
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
     },
 };
-use carp_common::abi::{AddressKey, EGRESS_PROGRAM, Held, map};
+use carp_common::abi::{AddressKey, EGRESS_PROGRAM, Held, ending_bit, map};
 use nix::net::if_::if_indextoname;
 
 use super::xdp::{LoadError, MapAccess, failed, os_error, refusal, take};
@@ -18,6 +18,8 @@ use super::xdp::{LoadError, MapAccess, failed, os_error, refusal, take};
 /// The egress program with the maps that it shares with the XDP program.
 pub(super) struct Fence {
     held: HashMap<MapData, AddressKey, Held>,
+    /// A bit is set as long as an address in `held` ends so.
+    endings: Array<MapData, u64>,
     leases: Array<MapData, u64>,
     /// Why the kernel does not take the program.
     refused: Option<String>,
@@ -31,9 +33,9 @@ impl Fence {
     /// # Errors
     /// The object is not ours.
     pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
-        let (held, leases) = (take(ebpf, map::HELD)?, take(ebpf, map::LEASES)?);
+        let (held, endings, leases) = (take(ebpf, map::HELD)?, take(ebpf, map::ENDINGS)?, take(ebpf, map::LEASES)?);
         let refused = program(ebpf)?.load().err().map(|error| refusal(&error));
-        Ok(Self { held, leases, refused, links: BTreeMap::new() })
+        Ok(Self { held, endings, leases, refused, links: BTreeMap::new() })
     }
 
     /// Attaches the program to an interface; [`Self::obstacle`] tells whether that worked.
@@ -64,12 +66,18 @@ impl Fence {
     /// # Errors
     /// The map is full.
     pub(super) fn hold(&mut self, key: AddressKey, held: &Held) -> Result<(), MapAccess> {
-        self.held.insert(key, held, 0).map_err(failed("tell the kernel of a VIP that is held"))
+        self.set_ending(key.ending(), true)
+            .and_then(|()| self.held.insert(key, held, 0))
+            .map_err(failed("tell the kernel of a VIP that is held"))
     }
 
     /// It does not hold it any more, if it did.
     pub(super) fn release(&mut self, key: AddressKey) {
         self.held.remove(&key).ok();
+        if !self.held.keys().filter_map(Result::ok).any(|other| other.ending() == key.ending()) {
+            // A bit that stays set costs time and nothing else.
+            self.set_ending(key.ending(), false).ok();
+        }
     }
 
     /// Until when the lease of a row lasts.
@@ -78,6 +86,12 @@ impl Fence {
     /// There is no such row.
     pub(super) fn set_lease(&mut self, row: u32, deadline: u64) -> Result<(), MapAccess> {
         self.leases.set(row, deadline, 0).map_err(failed("tell the kernel of a lease"))
+    }
+
+    fn set_ending(&mut self, ending: [u8; 2], is_held: bool) -> Result<(), MapError> {
+        let (word, bit) = ending_bit(ending);
+        let bits = self.endings.get(&word, 0)?;
+        self.endings.set(word, if is_held { bits | bit } else { bits & !bit }, 0)
     }
 }
 

@@ -48,7 +48,7 @@ fn key_of(family: Family) -> AddressKey {
 }
 
 fn set_leases(program: &mut Program, deadline: u64) {
-    BOTH.map(|family| program.set_lease(row_of(family), deadline));
+    BOTH.into_iter().for_each(|family| program.set_lease(row_of(family), deadline));
 }
 
 /// A frame of the table: what it is, its row, its bytes, and whether it is dropped when it arrives and when it leaves.
@@ -171,7 +171,7 @@ fn the_kernel_and_the_host_agree_on_random_frames_in_both_directions() {
         if number % 100 == 0 {
             let deadline = [0, CUT, CUT, now(), u64::MAX][below(5)];
             set_leases(&mut program, deadline);
-            BOTH.map(|family| host.set_lease(row_of(family), deadline));
+            BOTH.into_iter().for_each(|family| host.set_lease(row_of(family), deadline));
             program.events();
         }
         let mut frame = cases[below(cases.len())].2.clone();

@@ -126,6 +126,10 @@ impl HostTables {
 }
 
 impl Leases for HostTables {
+    fn may_hold(&self, ending: [u8; 2]) -> bool {
+        self.held.keys().any(|key| key.ending() == ending)
+    }
+
     fn held(&self, key: &AddressKey) -> Option<&Held> {
         self.held.get(key)
     }

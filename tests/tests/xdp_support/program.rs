@@ -76,6 +76,7 @@ pub(crate) struct Program {
     refused: Array<MapData, Refused>,
     events: RingBuf<MapData>,
     held: HashMap<MapData, AddressKey, Held>,
+    endings: Array<MapData, u64>,
     leases: Array<MapData, u64>,
 }
 
@@ -97,6 +98,7 @@ impl Program {
             refused: take(&mut ebpf, map::REFUSED),
             events: take(&mut ebpf, map::EVENTS),
             held: take(&mut ebpf, map::HELD),
+            endings: take(&mut ebpf, map::ENDINGS),
             leases: take(&mut ebpf, map::LEASES),
             ebpf,
         }
@@ -132,6 +134,9 @@ impl Program {
 
     /// Tells the programs of a VIP that is held.
     pub(crate) fn hold(&mut self, key: AddressKey, held: Held) {
+        let (word, bit) = abi::ending_bit(key.ending());
+        let bits = self.endings.get(&word, 0).expect("read the endings");
+        self.endings.set(word, bits | bit, 0).expect("write the endings");
         self.held.insert(key, held, 0).expect("write the held map");
     }
 
