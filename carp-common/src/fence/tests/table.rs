@@ -51,9 +51,12 @@ impl Drops {
 
 type Frame = std::vec::Vec<u8>;
 
+/// Builds a frame of this family.
+type Build = fn(Family) -> Frame;
+
 /// What it is, in which families, how it is built, when it is dropped.
 #[rustfmt::skip]
-pub(crate) const TABLE: &[(&str, &[Family], fn(Family) -> Frame, Drops)] = &[
+pub(crate) const TABLE: &[(&str, &[Family], Build, Drops)] = &[
     ("a request for the VIP", &[V4], |_| arp(BROADCAST, CLIENT, REQUEST, [10, 77, 0, 9], VIP), Arriving),
     ("a request for the VIP, to our MAC", &[V4], |_| arp(OWN, CLIENT, REQUEST, [10, 77, 0, 9], VIP), Arriving),
     ("a request for the VIP, to the virtual MAC", &[V4], |_| arp(VIRTUAL, CLIENT, REQUEST, [10, 77, 0, 9], VIP), Arriving),
