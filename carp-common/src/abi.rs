@@ -5,12 +5,16 @@
 //! address in its IPv4-mapped form.
 
 mod heard;
+mod held;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zeroize::Zeroize;
 
-pub use self::heard::{Heard, LastHeard};
+pub use self::{
+    heard::{Heard, LastHeard},
+    held::{AddressKey, CUT, ENDING_WORDS, Held, MAX_VIPS, ending_bit},
+};
 use crate::{digest::DigestKey, reason::Reason, wire::TTL};
 
 /// Most virtual hosts that one program serves.
@@ -43,10 +47,18 @@ pub mod map {
     pub const REFUSED: &str = "CARP_REFUSED";
     /// The ring of [`AdvertEvent`](super::AdvertEvent)s.
     pub const EVENTS: &str = "CARP_EVENTS";
+    /// [`AddressKey`](super::AddressKey) to [`Held`](super::Held): the VIPs that this host holds.
+    pub const HELD: &str = "CARP_HELD";
+    /// Words of bits, each for two bytes with which a held VIP ends ([`ending_bit`](super::ending_bit)): asked first.
+    pub const ENDINGS: &str = "CARP_ENDINGS";
+    /// Row to the deadline of its mastership lease, in nanoseconds of CLOCK_BOOTTIME; 0: none, [`CUT`](super::CUT): over.
+    pub const LEASES: &str = "CARP_LEASES";
 }
 
-/// Name of the kernel program.
+/// Name of the XDP program.
 pub const PROGRAM: &str = "carp_advert";
+/// Name of the program that looks at what leaves, a tc classifier.
+pub const EGRESS_PROGRAM: &str = "carp_egress";
 
 /// Place of a reason's counter, and of its last refused source, in the row of a virtual host.
 #[inline(always)]
@@ -201,7 +213,14 @@ impl Sent {
     #[inline(always)]
     #[must_use]
     pub fn is_echo(&self, source: &[u8; 16], counter: u64) -> bool {
-        counter <= self.newest && same_address(&self.source, source)
+        counter <= self.newest && self.is_from(source)
+    }
+
+    /// Whether adverts of ours leave from this source.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_from(&self, source: &[u8; 16]) -> bool {
+        same_address(&self.source, source)
     }
 }
 
@@ -383,12 +402,14 @@ const _: () = {
     // Eight bytes short of what an event may take: room for a sequence number.
     assert!(size_of::<AdvertEvent>() == 56);
     assert!(size_of::<Refused>() == 24);
+    assert!(size_of::<AddressKey>() == 24);
+    assert!(size_of::<Held>() == 16);
 };
 
 #[cfg(feature = "aya")]
 #[allow(unsafe_code)]
 mod pod {
-    use super::{AdvertEvent, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey};
+    use super::{AddressKey, AdvertEvent, Held, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey};
 
     macro_rules! pod {
         ($($name:ident)*) => { $(
@@ -397,7 +418,7 @@ mod pod {
             unsafe impl aya::Pod for $name {}
         )* };
     }
-    pod!(VhostKey Vhost Sent SourceKey LastHeard AdvertEvent Refused);
+    pod!(VhostKey Vhost Sent SourceKey LastHeard AdvertEvent Refused AddressKey Held);
 }
 
 #[cfg(test)]

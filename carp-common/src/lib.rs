@@ -10,6 +10,7 @@
 //! | [`checksum`] | RFC 1071 |
 //! | [`digest`] | SHA-1 compression and the HMAC whose fixed parts are computed beforehand |
 //! | [`verdict`] | what is ours, what is refused and why: one function for the kernel and for user space |
+//! | [`fence`] | what a host drops whose mastership lease is over: one function for each direction |
 //! | [`reason`] | the counters, one name each |
 //! | [`abi`] | the structs that the kernel program and the agent share |
 //! | [`time`] | nanoseconds of CLOCK_BOOTTIME |
@@ -28,6 +29,7 @@ pub mod checksum;
 pub mod digest;
 #[cfg(feature = "engine")]
 pub mod engine;
+pub mod fence;
 pub mod reason;
 pub mod time;
 pub mod verdict;

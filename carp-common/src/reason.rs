@@ -31,6 +31,11 @@ pub enum Reason {
     /// Valid, but the event ring was full: the agent finds it in the last-heard map. Counted beside
     /// `Ipackets`.
     RingFull = 9,
+    /// A frame to a VIP, or one that asks for it, that arrived after the mastership lease was over ([`fence`](crate::fence)).
+    FencedIn = 10,
+    /// A frame from a VIP, one that claims it, or an overdue advert of ours, that would have left after the mastership
+    /// lease was over.
+    FencedOut = 11,
 }
 
 impl Reason {
@@ -38,7 +43,7 @@ impl Reason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Ipackets,
         Self::Ipackets6,
         Self::BadTtl,
@@ -49,6 +54,8 @@ impl Reason {
         Self::Other,
         Self::Repeat,
         Self::RingFull,
+        Self::FencedIn,
+        Self::FencedOut,
     ];
 
     /// What a valid advert of this family is counted as.
@@ -82,16 +89,24 @@ impl Reason {
             Self::Other => "other",
             Self::Repeat => "repeat",
             Self::RingFull => "ringfull",
+            Self::FencedIn => "fencedin",
+            Self::FencedOut => "fencedout",
         }
     }
 
-    /// Whether the kernel program drops what it counts under this name: only adverts to a vhid of ours,
-    /// of exactly an advert's length.
+    /// Whether an advert is refused for this: only one to a vhid of ours, of exactly an advert's length. (What the fence
+    /// drops is no fault of a peer.)
     #[must_use]
     pub const fn is_refusal(self) -> bool {
         match self {
             Self::BadTtl | Self::BadSum | Self::BadAddrs | Self::BadAuth | Self::Echo => true,
-            Self::Ipackets | Self::Ipackets6 | Self::Other | Self::Repeat | Self::RingFull => false,
+            Self::Ipackets
+            | Self::Ipackets6
+            | Self::Other
+            | Self::Repeat
+            | Self::RingFull
+            | Self::FencedIn
+            | Self::FencedOut => false,
         }
     }
 }

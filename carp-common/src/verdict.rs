@@ -272,4 +272,4 @@ fn refused<F: Frame + ?Sized>(frame: &F, ip: &IpHeader, vhid: u8) -> Option<Refu
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

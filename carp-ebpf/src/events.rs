@@ -1,19 +1,18 @@
 //! A valid advert: the last-heard map, and the event that wakes the agent.
 
-use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, programs::XdpContext};
+use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use carp_common::{
     abi::{Advert, AdvertEvent, LastHeard},
     reason::Reason,
 };
 
-use crate::maps;
+use crate::{maps, now};
 
 /// Records a valid advert, and tells the agent unless it has just been told the same.
 #[inline(always)]
 pub(crate) fn heard(ctx: &XdpContext, row: u32, advert: &Advert) {
-    // SAFETY: takes no argument and touches no memory of ours.
-    let arrival = unsafe { bpf_ktime_get_boot_ns() };
+    let arrival = now();
     maps::count(row, Reason::received(advert.source.vhost().family()));
 
     // If two CPUs do this at once for one source, the map keeps one of the two adverts; both woke the agent.

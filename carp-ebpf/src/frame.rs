@@ -2,23 +2,42 @@
 
 use core::hint::black_box;
 
-use aya_ebpf::programs::XdpContext;
-use carp_common::verdict::Frame;
+use aya_ebpf::programs::{TcContext, XdpContext};
+use carp_common::{fence::HEADERS_LEN, verdict::Frame};
 
-/// The frame that XDP was called for.
-pub(crate) struct XdpFrame {
+/// The frame that a program was called for.
+pub(crate) struct Packet {
     start: usize,
     end: usize,
 }
 
-impl XdpFrame {
+impl Packet {
     #[inline(always)]
-    pub(crate) fn of(ctx: &XdpContext) -> Self {
+    pub(crate) fn arriving(ctx: &XdpContext) -> Self {
         Self { start: ctx.data(), end: ctx.data_end() }
+    }
+
+    /// What is about to leave, with the headers that the fence looks at. `None` if the frame has a VLAN's tag, which the
+    /// kernel keeps beside it until the card or the driver puts it in: without it, it would look like one of this interface.
+    #[inline(always)]
+    pub(crate) fn leaving(ctx: &TcContext) -> Option<Self> {
+        // SAFETY: the verifier lets the fields of the context be read, and nothing else.
+        if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
+            return None;
+        }
+        let mut packet = Self { start: ctx.data(), end: ctx.data_end() };
+        // Only what is elsewhere is pulled: the helper would copy the headers of what is shared, as TCP's are.
+        let wanted = ctx.len().min(HEADERS_LEN as u32);
+        if !packet.has(wanted as usize) {
+            // Without memory for it, the frame seems to end early, and passes. What was read before is void in any case.
+            let _ = ctx.pull_data(wanted);
+            packet = Self { start: ctx.data(), end: ctx.data_end() };
+        }
+        Some(packet)
     }
 }
 
-impl Frame for XdpFrame {
+impl Frame for Packet {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         if self.start + offset + N > self.end {

@@ -1,7 +1,8 @@
-//! The XDP program: judges CARP adverts before the network stack sees them.
+//! The kernel programs: one judges CARP adverts before the network stack sees them; and with another that looks at what
+//! leaves, it keeps a host quiet whose mastership lease is over.
 //!
-//! What it decides is written in `carp_common::verdict`, which user space shares; this crate reads packet
-//! memory, looks into maps, counts, and wakes the agent.
+//! What they decide is written in `carp_common::verdict` and `carp_common::fence`, which user space shares; this crate
+//! reads packet memory, looks into maps, counts, and wakes the agent.
 
 #![no_std]
 #![no_main]
@@ -10,31 +11,65 @@ mod events;
 mod frame;
 mod maps;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    helpers::bpf_ktime_get_boot_ns,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use carp_common::{
+    fence,
     reason::Reason,
     verdict::{Verdict, judge},
 };
+use frame::Packet;
 
-/// Judges one frame. Marked for multi-buffer frames, so that native mode works at any MTU: an advert always
-/// lies within the first buffer.
+/// Judges one frame. Marked for multi-buffer frames, so that native mode works at any MTU: an advert, and what the fence
+/// looks at, always lies within the first buffer.
 #[xdp(frags)]
 fn carp_advert(ctx: XdpContext) -> u32 {
-    match judge(&frame::XdpFrame::of(&ctx), ctx.ingress_ifindex() as u32, &maps::Maps, maps::scratch) {
-        Verdict::Foreign => xdp_action::XDP_PASS,
-        Verdict::Other(row, source) => {
-            maps::refuse(row, Reason::Other, &source);
-            xdp_action::XDP_PASS
-        }
+    let (frame, ifindex) = (Packet::arriving(&ctx), ctx.ingress_ifindex() as u32);
+    match judge(&frame, ifindex, &maps::Maps, maps::scratch) {
         Verdict::Refused(row, reason, source) => {
             maps::refuse(row, reason, &source);
-            xdp_action::XDP_DROP
+            return xdp_action::XDP_DROP;
         }
         Verdict::Valid(row, advert) => {
             events::heard(&ctx, row, &advert);
-            xdp_action::XDP_PASS
+            return xdp_action::XDP_PASS;
         }
+        Verdict::Other(row, source) => maps::refuse(row, Reason::Other, &source),
+        Verdict::Foreign => {}
     }
+    match fence::arrives(&frame, ifindex, &maps::Maps, now) {
+        Some(row) => {
+            maps::count(row, Reason::FencedIn);
+            xdp_action::XDP_DROP
+        }
+        None => xdp_action::XDP_PASS,
+    }
+}
+
+/// Looks at one frame that is about to leave. What it lets pass, other programs may still drop.
+#[classifier]
+fn carp_egress(ctx: TcContext) -> i32 {
+    let Some(frame) = Packet::leaving(&ctx) else { return TC_ACT_UNSPEC };
+    // SAFETY: the verifier lets the fields of the context be read.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    match fence::leaves(&frame, ifindex, &maps::Maps, now) {
+        Some(row) => {
+            maps::count(row, Reason::FencedOut);
+            TC_ACT_SHOT
+        }
+        None => TC_ACT_UNSPEC,
+    }
+}
+
+/// Nanoseconds of CLOCK_BOOTTIME.
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: takes no argument and touches no memory of ours.
+    unsafe { bpf_ktime_get_boot_ns() }
 }
 
 #[panic_handler]

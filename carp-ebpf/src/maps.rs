@@ -6,10 +6,11 @@ use aya_ebpf::{
 };
 use carp_common::{
     abi::{
-        AdvertEvent, COUNTERS, LastHeard, MAX_PEERS, MAX_SOURCES, MAX_VHOSTS, RING_BYTES, Refused, Sent, SourceKey,
-        Vhost, VhostKey, counter_index,
+        AddressKey, AdvertEvent, COUNTER_ROWS, COUNTERS, ENDING_WORDS, Held, LastHeard, MAX_PEERS, MAX_SOURCES,
+        MAX_VHOSTS, MAX_VIPS, RING_BYTES, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index, ending_bit,
     },
     digest::Blocks,
+    fence::Leases,
     reason::Reason,
     verdict::Tables,
 };
@@ -34,6 +35,15 @@ static CARP_REFUSED: Array<Refused, { COUNTERS as usize }> = Array::new();
 
 #[btf_map]
 static CARP_EVENTS: RingBuf<AdvertEvent, { RING_BYTES as usize }> = RingBuf::new();
+
+#[btf_map]
+static CARP_HELD: HashMap<AddressKey, Held, { MAX_VIPS as usize }> = HashMap::new();
+
+#[btf_map]
+static CARP_ENDINGS: Array<u64, { ENDING_WORDS as usize }> = Array::new();
+
+#[btf_map]
+static CARP_LEASES: Array<u64, { COUNTER_ROWS as usize }> = Array::new();
 
 /// Working space for a digest: the stack is too small. (A struct, because the loader takes no map whose
 /// value is an array of arrays.)
@@ -78,11 +88,33 @@ impl Tables for Maps {
     }
 }
 
+impl Leases for Maps {
+    #[inline(always)]
+    fn may_hold(&self, ending: [u8; 2]) -> bool {
+        let (word, bit) = ending_bit(ending);
+        CARP_ENDINGS.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    #[inline(always)]
+    fn held(&self, key: &AddressKey) -> Option<&Held> {
+        // SAFETY: no program changes CARP_HELD; if the agent removes the entry meanwhile, the slot may say already whose
+        // another VIP is, which one frame is then judged by.
+        unsafe { CARP_HELD.get(key) }
+    }
+
+    #[inline(always)]
+    fn deadline(&self, row: u32) -> u64 {
+        // A single load of eight bytes, as the agent's write is a single store.
+        CARP_LEASES.get(row).copied().unwrap_or(0)
+    }
+}
+
 /// Counts a frame under `reason` in a virtual host's row.
 #[inline(always)]
 pub(crate) fn count(row: u32, reason: Reason) {
     let Some(counter) = CARP_COUNTERS.get_ptr_mut(counter_index(row, reason)) else { return };
-    // SAFETY: this CPU's slot, and XDP runs to its end on it.
+    // SAFETY: this CPU's slot, and both programs run to their end on it: what is about to leave is not interrupted by what
+    // arrives, for softirqs are off.
     unsafe { *counter += 1 };
 }
 

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use aya::programs::{SchedClassifier, TcAttachType};
+use carp_common::abi::EGRESS_PROGRAM;
 use carp_tests::adverts::{self, Election};
 use carp_tests::foreign::{Mode, attach, detach};
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{ETH0, Flood, FloodPlan, LONG, Lab, Netns, Node, VIP, Wire, eventually};
+use carp_tests::{ETH0, Flood, FloodPlan, Host, LONG, Lab, Netns, Node, VIP, Wire, eventually};
 use nix::sys::signal::Signal;
 
 /// A virtual host with an advert every 234 ms, but for its interface.
@@ -57,6 +59,27 @@ fn takes_over_on(interface: &str, setup: &str, road: &str) -> Result<()> {
     backup.wait_for_line("BACKUP -> MASTER", LONG)?;
     let has_vip = || Ok(a.ns().ip(&format!("-brief addr show dev {interface}"))?.contains("10.77.0.100/"));
     eventually("the VIP is there", LONG, has_vip)
+}
+
+/// What looks at the frames that leave by the host's eth0, by name.
+fn egress_programs(host: &Host) -> Result<Vec<String>> {
+    host.ns().run(|| {
+        let (_, programs) = SchedClassifier::query_tcx(ETH0, TcAttachType::Egress)?;
+        Ok(programs.iter().map(|program| program.name_as_str().unwrap_or("?").to_owned()).collect())
+    })
+}
+
+#[test]
+fn what_leaves_is_looked_at_as_long_as_xdp_is_attached() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [node, on_socket] = [Node::spawn(&a, PREFERRED)?, Node::spawn(&b, &format!("{OTHER} --datapath=socket"))?];
+    node.wait_for("INIT -> BACKUP")?;
+    assert_eq!(egress_programs(&a)?, [EGRESS_PROGRAM]);
+    on_socket.wait_for("INIT -> BACKUP")?;
+    assert!(egress_programs(&b)?.is_empty(), "without XDP there is no fence");
+    node.agent().signal(Signal::SIGTERM)?;
+    eventually("the program is gone", LONG, || Ok(egress_programs(&a)?.is_empty()))
 }
 
 #[test]

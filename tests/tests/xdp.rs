@@ -1,4 +1,4 @@
-//! The XDP program in the kernel, run frame by frame with `BPF_PROG_TEST_RUN`. Needs root.
+//! The XDP program and the egress program in the kernel, run frame by frame with `BPF_PROG_TEST_RUN`. Needs root.
 //!
 //! Each test loads a program of its own, so they run in any order and side by side.
 
@@ -9,6 +9,7 @@ mod xdp_cases {
     mod agreement;
     mod bpftool;
     mod events;
+    mod fence;
     mod table;
     mod vectors;
 }

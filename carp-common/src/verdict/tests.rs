@@ -1,6 +1,6 @@
 //! Tests of the verdict on the host: every row of "what is ours, what may be dropped", in both families.
 
-mod frames;
+pub(crate) mod frames;
 mod properties;
 mod table;
 

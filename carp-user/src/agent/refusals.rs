@@ -113,6 +113,12 @@ fn describe(reason: Reason) -> &'static str {
         Reason::BadSum => "badsum (damaged)",
         Reason::BadAddrs => "badaddrs (impossible source)",
         Reason::Echo => "echo (our own, reflected by a switch)",
-        Reason::Ipackets | Reason::Ipackets6 | Reason::Other | Reason::Repeat | Reason::RingFull => reason.name(),
+        Reason::Ipackets
+        | Reason::Ipackets6
+        | Reason::Other
+        | Reason::Repeat
+        | Reason::RingFull
+        | Reason::FencedIn
+        | Reason::FencedOut => reason.name(),
     }
 }

@@ -1,13 +1,14 @@
 //! The way of adverts from the wire to the agent: an XDP program in the driver (native) or in the network stack
 //! (generic), or a packet socket.
 
+mod fence;
 mod socket;
 mod xdp;
 
-use std::{collections::HashMap, future::poll_fn, io, task::Poll};
+use std::{collections::HashMap, future::poll_fn, io, net::IpAddr, task::Poll};
 
 use carp_common::{
-    abi::{AdvertEvent, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey},
+    abi::{AddressKey, AdvertEvent, Held, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey, address_bytes},
     reason::Reason,
     time::Time,
 };
@@ -16,6 +17,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::xdp::OBJECT;
 use self::{
+    fence::Fence,
     socket::AdvertSocket,
     xdp::{Mode, Xdp},
 };
@@ -133,7 +135,9 @@ impl Datapath {
         if let Some(why) = obstacle(interface) {
             return Err(why.to_owned());
         }
-        attach(choice, |mode| xdp.attach(interface.index, mode, interface.xdp_program))
+        let road = attach(choice, |mode| xdp.attach(interface.index, mode, interface.xdp_program))?;
+        xdp.attach_egress(interface.index);
+        Ok(road)
     }
 
     fn enter_socket(&mut self, ifindex: u32, name: &str) -> Result<(), DatapathError> {
@@ -193,6 +197,46 @@ impl Datapath {
             (None, None) => {}
         }
         Ok(())
+    }
+
+    /// This host holds a VIP, on the interface on which the adverts of its virtual host come in: the fence is about it from
+    /// now on. Without XDP on that interface there is no fence, and this does nothing, nor do the next two.
+    #[expect(dead_code, reason = "the lease that calls it comes next")]
+    pub(crate) fn hold(&mut self, ifindex: u32, address: IpAddr, held: &Held) -> Result<(), DatapathError> {
+        let Some(fence) = self.fence_mut(ifindex) else { return Ok(()) };
+        Ok(fence.hold(AddressKey::new(ifindex, address_bytes(address)), held)?)
+    }
+
+    /// It does not hold it any more, if it did.
+    #[expect(dead_code, reason = "the lease that calls it comes next")]
+    pub(crate) fn release(&mut self, ifindex: u32, address: IpAddr) {
+        if let Some(xdp) = &mut self.xdp {
+            xdp.get_mut().fence.release(AddressKey::new(ifindex, address_bytes(address)));
+        }
+    }
+
+    /// Until when the virtual host with this row holds its VIPs, in nanoseconds of CLOCK_BOOTTIME; 0: for ever,
+    /// [`CUT`](carp_common::abi::CUT): not any more.
+    #[expect(dead_code, reason = "the lease that calls it comes next")]
+    pub(crate) fn set_lease(&mut self, row: u32, deadline: u64) -> Result<(), DatapathError> {
+        let Some(xdp) = &mut self.xdp else { return Ok(()) };
+        Ok(xdp.get_mut().fence.set_lease(row, deadline)?)
+    }
+
+    /// Why there is no fence on an interface, if there is none.
+    #[expect(dead_code, reason = "the lease that calls it comes next")]
+    pub(crate) fn cannot_fence(&self, ifindex: u32) -> Option<String> {
+        match (self.socket(ifindex), &self.xdp) {
+            (None, Some(xdp)) => xdp.get_ref().fence.obstacle(ifindex),
+            (Some(_), _) | (None, None) => Some("adverts come in through a packet socket, without XDP".to_owned()),
+        }
+    }
+
+    fn fence_mut(&mut self, ifindex: u32) -> Option<&mut Fence> {
+        if self.socket(ifindex).is_some() {
+            return None;
+        }
+        self.xdp.as_mut().map(|xdp| &mut xdp.get_mut().fence)
     }
 
     /// Waits until there may be something to read.

@@ -17,7 +17,9 @@ use log::{debug, max_level};
 use nix::libc::{EBUSY, EEXIST};
 use thiserror::Error;
 
-/// The XDP program as it was compiled.
+use super::fence::Fence;
+
+/// The kernel programs as they were compiled.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CARP_EBPF_OBJECT"));
 
 /// The program could not be loaded.
@@ -83,6 +85,8 @@ pub(super) struct Xdp {
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     /// By interface; detaches the program when dropped.
     links: BTreeMap<u32, FdLink>,
+    /// What is dropped when a lease is over.
+    pub(super) fence: Fence,
 }
 
 impl Xdp {
@@ -110,7 +114,8 @@ impl Xdp {
         let program = program(&mut ebpf)?;
         program.load().map_err(failed)?;
         let id = program.info().map_err(failed)?.id();
-        Ok(Self { ebpf, id, vhosts, peers, sent, heard, counters, refused, events, logger, links: BTreeMap::new() })
+        let (fence, links) = (Fence::load(&mut ebpf)?, BTreeMap::new());
+        Ok(Self { ebpf, id, vhosts, peers, sent, heard, counters, refused, events, logger, links, fence })
     }
 
     /// The kernel's number of the program.
@@ -131,8 +136,14 @@ impl Xdp {
         })
     }
 
-    /// Detaches the program from an interface.
+    /// Attaches the program that looks at what leaves; [`Fence::obstacle`] tells whether that worked.
+    pub(super) fn attach_egress(&mut self, ifindex: u32) {
+        self.fence.attach(&mut self.ebpf, ifindex);
+    }
+
+    /// Detaches both programs from an interface.
     pub(super) fn detach(&mut self, ifindex: u32) {
+        self.fence.detach(ifindex);
         self.links.remove(&ifindex);
     }
 
@@ -246,12 +257,12 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut programs::Xdp, LoadError> {
     ebpf.program_mut(PROGRAM).and_then(|program| program.try_into().ok()).ok_or(LoadError::Missing(PROGRAM))
 }
 
-fn take<T: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError> {
+pub(super) fn take<T: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError> {
     ebpf.take_map(name).and_then(|map| map.try_into().ok()).ok_or(LoadError::Missing(name))
 }
 
 /// Why the kernel refuses the program, in one line; the verifier's log, of hundreds, goes to the debug log.
-fn refusal(error: &ProgramError) -> String {
+pub(super) fn refusal(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else { return error.to_string() };
     let log = verifier_log.to_string();
     debug!("the verifier says:\n{log}");
@@ -264,7 +275,7 @@ fn refusal(error: &ProgramError) -> String {
     }
 }
 
-fn failed(what: &'static str) -> impl FnOnce(MapError) -> MapAccess {
+pub(super) fn failed(what: &'static str) -> impl FnOnce(MapError) -> MapAccess {
     move |source| MapAccess { what, source }
 }
 
@@ -276,7 +287,7 @@ fn program_name(id: Option<u32>) -> String {
 }
 
 /// The system call's error, which aya wraps.
-fn os_error(error: ProgramError) -> io::Error {
+pub(super) fn os_error(error: ProgramError) -> io::Error {
     match error {
         ProgramError::SyscallError(error) => error.io_error,
         error => io::Error::other(error),

@@ -28,6 +28,7 @@ pub(super) struct Snapshot {
     dropped: Family<OfReason, Counter>,
     repeated: Family<OfHost, Counter>,
     ring_lost: Family<OfHost, Counter>,
+    fenced: Family<OfDirection, Counter>,
     ignored: Family<OfHost, Counter>,
     ignored_for_none: Counter,
     socket_lost: Family<OfInterface, Counter>,
@@ -66,6 +67,13 @@ struct OfReason {
     #[prometheus(flatten)]
     host: OfHost,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfDirection {
+    #[prometheus(flatten)]
+    host: OfHost,
+    direction: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -111,6 +119,8 @@ impl Snapshot {
                 Reason::Other => self.ignored.get_or_create_owned(&host),
                 Reason::Repeat => self.repeated.get_or_create_owned(&host),
                 Reason::RingFull => self.ring_lost.get_or_create_owned(&host),
+                Reason::FencedIn => self.of_direction(&host, "in"),
+                Reason::FencedOut => self.of_direction(&host, "out"),
             };
             counter.inc_by(told.received.get(reason.name()).copied().unwrap_or(0));
         }
@@ -118,6 +128,10 @@ impl Snapshot {
 
     fn of_family(&self, host: &OfHost, family: &'static str) -> Counter {
         self.received.get_or_create_owned(&OfFamily { host: host.clone(), family })
+    }
+
+    fn of_direction(&self, host: &OfHost, direction: &'static str) -> Counter {
+        self.fenced.get_or_create_owned(&OfDirection { host: host.clone(), direction })
     }
 
     /// Gives each its name and its meaning.
@@ -151,6 +165,11 @@ impl Snapshot {
             "ring_lost",
             "Valid adverts, received as well, whose events found the ring full; carpd reads them late, from the map",
             self.ring_lost,
+        );
+        to.register(
+            "frames_fenced",
+            "Frames to and from the VIPs, and overdue adverts, that were dropped because the mastership lease was over",
+            self.fenced,
         );
         to.register("frames_ignored", "Frames of protocol 112 that are no adverts of this virtual host", self.ignored);
         to.register(

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use carp_common::abi::{PROGRAM, map};
+use carp_common::abi::{AddressKey, EGRESS_PROGRAM, Held, PROGRAM, map, mapped};
 use carp_tests::tool;
 
 use crate::xdp_support::{
@@ -40,6 +40,14 @@ fn the_program_shows_its_name_its_btf_and_its_maps() {
 }
 
 #[test]
+fn so_does_the_egress_program() {
+    let program = Program::load();
+    let text = told(&["prog", "show", "id", &program.egress_info().id().to_string()]);
+    let name = format!("\"name\":\"{EGRESS_PROGRAM}\"");
+    assert_says(&text, &["\"type\":\"sched_cls\"", &name, "\"gpl_compatible\":true", "\"btf_id\":"]);
+}
+
+#[test]
 fn the_licence_is_that_of_the_code() {
     let licence = b"Dual MIT/GPL\0";
     assert!(object().windows(licence.len()).any(|bytes| bytes == licence));
@@ -52,6 +60,8 @@ fn every_map_has_its_name_and_shows_the_names_of_its_fields() {
     program.run(&EthernetFrame::advert(V4, Fields { counter: 9, ..Fields::default() }).with_ttl(3).bytes);
     let key = carp_common::abi::VhostKey::new(1, 7, V4);
     program.sent(key, carp_common::abi::Sent::new([10, 77, 0, 1].into(), 1));
+    program.hold(AddressKey::new(1, mapped([10, 77, 0, 100])), Held::new(5, [[2; 6]; 2]));
+    program.set_lease(5, 77);
 
     let ids = program.info().map_ids().unwrap().expect("ids of the maps");
     let names: Vec<(u32, String)> =
@@ -68,7 +78,9 @@ fn every_map_has_its_name_and_shows_the_names_of_its_fields() {
         &["\"vhost\":{\"ifindex\":1,\"vhid\":7", "\"arrival\":", "\"counter\":1234605616436508552", "\"advbase\":1"],
     );
     assert_says(&dump(map::REFUSED), &["\"source\":[", "\"mac\":[", "\"vhid\":7"]);
-    assert_says(&dump(map::COUNTERS), &["\"key\":50,\"values\":[{\"cpu\":0,\"value\":"]);
+    assert_says(&dump(map::COUNTERS), &["\"key\":60,\"values\":[{\"cpu\":0,\"value\":"]);
+    assert_says(&dump(map::HELD), &["\"ifindex\":1", "\"address\":[", "\"row\":5", "\"macs\":[["]);
+    assert_says(&dump(map::LEASES), &["\"key\":5,\"value\":77"]);
     let quoted = format!("\"name\":\"{}\"", map::EVENTS);
     assert!(names.iter().any(|(_, text)| text.contains(&quoted)), "no map {}", map::EVENTS);
 }

@@ -1,8 +1,10 @@
-//! What the tests and the benchmark of the XDP program share.
+//! What the tests and the benchmark of the kernel programs share.
 
 // The benchmark uses less of it than the tests.
 #![allow(dead_code)]
 
+#[path = "../../../carp-common/src/fence/tests/table.rs"]
+pub(crate) mod fence_table;
 #[path = "../../../carp-common/src/verdict/tests/frames.rs"]
 pub(crate) mod frames;
 pub(crate) mod program;
@@ -15,8 +17,9 @@ use std::{
 };
 
 use carp_common::{
-    abi::{Sent, SourceKey, Vhost, VhostKey, address_bytes},
+    abi::{AddressKey, Held, Sent, SourceKey, Vhost, VhostKey, address_bytes},
     digest::{Blocks, DigestKey, Passphrase},
+    fence::Leases,
     verdict::Tables,
 };
 // The shared files find these here.
@@ -96,6 +99,8 @@ pub(crate) struct HostTables {
     vhosts: HashMap<VhostKey, Vhost>,
     peers: HashSet<SourceKey>,
     sent: HashMap<VhostKey, Sent>,
+    held: HashMap<AddressKey, Held>,
+    leases: HashMap<u32, u64>,
 }
 
 impl HostTables {
@@ -109,6 +114,28 @@ impl HostTables {
 
     pub(crate) fn sent(&mut self, key: VhostKey, sent: Sent) {
         self.sent.insert(key, sent);
+    }
+
+    pub(crate) fn hold(&mut self, key: AddressKey, held: Held) {
+        self.held.insert(key, held);
+    }
+
+    pub(crate) fn set_lease(&mut self, row: u32, deadline: u64) {
+        self.leases.insert(row, deadline);
+    }
+}
+
+impl Leases for HostTables {
+    fn may_hold(&self, ending: [u8; 2]) -> bool {
+        self.held.keys().any(|key| key.ending() == ending)
+    }
+
+    fn held(&self, key: &AddressKey) -> Option<&Held> {
+        self.held.get(key)
+    }
+
+    fn deadline(&self, row: u32) -> u64 {
+        self.leases.get(&row).copied().unwrap_or(0)
     }
 }
 

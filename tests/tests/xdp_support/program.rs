@@ -1,14 +1,17 @@
-//! The XDP program, loaded, and its maps.
+//! The kernel programs, loaded, and their maps.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{ProgramInfo, TestRun, TestRunOptions, Xdp},
+    programs::{ProgramInfo, SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
 use carp_common::{
-    abi::{self, Advert, Family, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index, map},
+    abi::{
+        self, AddressKey, Advert, Family, Held, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index,
+        map,
+    },
     reason::Reason,
 };
 
@@ -58,7 +61,11 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("inside of an event")
 }
 
-/// The loaded program and its maps.
+/// What the egress program says of a frame that leaves, as a return value: it has nothing against it, or drops it.
+const UNSPECIFIED: u32 = u32::MAX;
+const SHOT: u32 = 2;
+
+/// The loaded programs and their maps.
 pub(crate) struct Program {
     ebpf: Ebpf,
     vhosts: HashMap<MapData, VhostKey, Vhost>,
@@ -68,14 +75,20 @@ pub(crate) struct Program {
     counters: PerCpuArray<MapData, u64>,
     refused: Array<MapData, Refused>,
     events: RingBuf<MapData>,
+    held: HashMap<MapData, AddressKey, Held>,
+    endings: Array<MapData, u64>,
+    leases: Array<MapData, u64>,
 }
 
 impl Program {
-    /// Loads the program, with no virtual host.
+    /// Loads the programs, with no virtual host.
     pub(crate) fn load() -> Self {
         let mut ebpf = Ebpf::load(object()).expect("load the XDP object (this needs root)");
         let xdp: &mut Xdp = ebpf.program_mut(abi::PROGRAM).expect("the program").try_into().expect("an XDP program");
         xdp.load().expect("load the XDP program (this needs root)");
+        let egress = ebpf.program_mut(abi::EGRESS_PROGRAM).expect("the egress program");
+        let egress: &mut SchedClassifier = egress.try_into().expect("a classifier");
+        egress.load().expect("load the egress program");
         Self {
             vhosts: take(&mut ebpf, map::VHOSTS),
             peers: take(&mut ebpf, map::PEERS),
@@ -84,6 +97,9 @@ impl Program {
             counters: take(&mut ebpf, map::COUNTERS),
             refused: take(&mut ebpf, map::REFUSED),
             events: take(&mut ebpf, map::EVENTS),
+            held: take(&mut ebpf, map::HELD),
+            endings: take(&mut ebpf, map::ENDINGS),
+            leases: take(&mut ebpf, map::LEASES),
             ebpf,
         }
     }
@@ -114,6 +130,49 @@ impl Program {
     /// Tells the program what we sent ourselves.
     pub(crate) fn sent(&mut self, key: VhostKey, sent: Sent) {
         self.sent.insert(key, sent, 0).expect("write the sent map");
+    }
+
+    /// Tells the programs of a VIP that is held.
+    pub(crate) fn hold(&mut self, key: AddressKey, held: Held) {
+        let (word, bit) = abi::ending_bit(key.ending());
+        let bits = self.endings.get(&word, 0).expect("read the endings");
+        self.endings.set(word, bits | bit, 0).expect("write the endings");
+        self.held.insert(key, held, 0).expect("write the held map");
+    }
+
+    /// Tells them of a VIP that is not held any more.
+    pub(crate) fn release(&mut self, key: AddressKey) {
+        self.held.remove(&key).expect("remove an entry of the held map");
+    }
+
+    /// Tells them how long the lease of a row lasts.
+    pub(crate) fn set_lease(&mut self, row: u32, deadline: u64) {
+        self.leases.set(row, deadline, 0).expect("write the leases");
+    }
+
+    /// Runs the egress program over a frame: whether it may leave.
+    pub(crate) fn may_leave(&self, frame: &[u8]) -> bool {
+        match self.leave_repeatedly(frame, 1).0 {
+            UNSPECIFIED => true,
+            SHOT => false,
+            action => panic!("the egress program returned {action}"),
+        }
+    }
+
+    /// Runs it `repeat` times; returns the last return value and the mean duration.
+    pub(crate) fn leave_repeatedly(&self, frame: &[u8], repeat: u32) -> (u32, Duration) {
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+        let result = self.egress().test_run(options).expect("BPF_PROG_TEST_RUN");
+        (result.return_value, result.duration)
+    }
+
+    /// What the kernel knows of the egress program.
+    pub(crate) fn egress_info(&self) -> ProgramInfo {
+        self.egress().info().expect("information about the egress program")
+    }
+
+    fn egress(&self) -> &SchedClassifier {
+        self.ebpf.program(abi::EGRESS_PROGRAM).expect("the egress program").try_into().expect("a classifier")
     }
 
     /// Runs the program over a frame.
