@@ -21,7 +21,10 @@ use crate::{
     VERSION,
     config::{
         self, AdvertMac, Choice, LinkLocal, Scripts, Settings, Vip, VipMac, can_be_hosts, executable,
-        failover::Failover, file::Configuration, is_interface_name,
+        failover::Failover,
+        file::Configuration,
+        is_interface_name,
+        lease::{Fence, Lease},
     },
     control::protocol,
     metrics,
@@ -161,6 +164,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADVERTS", default_value_t = Announcements::default().refresh)]
     garp_refresh: u8,
 
+    /// Whether the kernel stops answering for the VIPs when carpd has not advertised for so long that another host may be
+    /// master: where it can (auto), or else not to start (required), or never (off)
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Fence::Auto)]
+    fence: Fence,
+
+    /// Smallest --deadratio of the other hosts, if it differs: 1 to 255; --fence goes by it
+    #[arg(long, value_name = "RATIO", value_parser = value_parser!(u8).range(1..))]
+    peer_deadratio: Option<u8>,
+
+    /// Smallest --advskew of the other hosts: 0 to 254; at --advbase 0, --fence needs it
+    #[arg(long, value_name = "SKEW", value_parser = value_parser!(u8).range(..=254))]
+    peer_advskew: Option<u8>,
+
     /// Run in real time, with locked memory: for intervals of a few milliseconds
     #[arg(long)]
     realtime: bool,
@@ -179,7 +195,7 @@ pub(crate) struct Args {
 }
 
 /// What describes a virtual host on the command line.
-const OF_ONE_HOST: [&str; 29] = [
+const OF_ONE_HOST: [&str; 32] = [
     "interface",
     "srcip",
     "vhid",
@@ -207,6 +223,9 @@ const OF_ONE_HOST: [&str; 29] = [
     "datapath",
     "garp_repeat",
     "garp_refresh",
+    "fence",
+    "peer_deadratio",
+    "peer_advskew",
     "realtime",
     "from_ucarp",
 ];
@@ -345,6 +364,11 @@ impl Args {
             scripts,
             notify: None,
             failover: Failover::default(),
+            lease: Lease {
+                fence: self.fence,
+                peer_dead_ratio: self.peer_deadratio.and_then(DeadRatio::new),
+                peer_advskew: self.peer_advskew.and_then(Advskew::new),
+            },
         })
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod failover;
 pub(crate) mod file;
+pub(crate) mod lease;
 
 use std::{
     ffi::OsString,
@@ -28,7 +29,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use self::failover::Failover;
+use self::{failover::Failover, lease::Lease};
 
 /// Longest name of an interface in bytes (IFNAMSIZ less its NUL).
 const MAX_INTERFACE: usize = 15;
@@ -246,6 +247,8 @@ pub(crate) struct Settings {
     pub(crate) notify: Option<Notify>,
     /// What else decides who is master.
     pub(crate) failover: Failover,
+    /// For how long this host may be, without a word from it.
+    pub(crate) lease: Lease,
 }
 
 impl Settings {
@@ -323,6 +326,8 @@ impl Settings {
             advbase: self.advbase,
             advskew: self.advskew,
             dead_ratio: self.dead_ratio,
+            peer_dead_ratio: self.lease.peer_dead_ratio.unwrap_or(self.dead_ratio),
+            peer_advskew: self.lease.peer_advskew,
             preempt: self.preempt,
             families: self.families(),
             source,

@@ -147,7 +147,8 @@ fn steady(span: Duration) -> Result<String> {
     let takeovers = pair.takeovers();
     // What kept the last three adverts of the master from being sent, or heard.
     let before = |takeover: BootTime| {
-        let decisive = move |stall: &&Stall| stall.end <= takeover + STALL && takeover.since(stall.end) < case.dead_time;
+        let decisive =
+            move |stall: &&Stall| stall.end <= takeover + STALL && takeover.since(stall.end) < case.dead_time;
         stalls.iter().filter(decisive).map(|stall| stall.length).max().unwrap_or_default()
     };
     let (explained, unexplained): (Vec<_>, Vec<_>) =
@@ -230,17 +231,7 @@ impl Pair {
         probe.wait_for_answer("of the master", PATIENCE, |_| true)?;
         let backup_agent = start(&backup, other, &[])?;
         backup_agent.wait_for_line("INIT -> BACKUP", PATIENCE)?;
-        Ok(Self {
-            master,
-            backup,
-            master_agent,
-            backup_agent,
-            wire,
-            probe,
-            folder,
-            _client: client,
-            _lab: lab,
-        })
+        Ok(Self { master, backup, master_agent, backup_agent, wire, probe, folder, _client: client, _lab: lab })
     }
 
     /// The arrival of the next advert of the master.
@@ -267,7 +258,8 @@ impl Pair {
     /// When the backup has begun to advertise.
     fn takeovers(&self) -> Vec<BootTime> {
         let frames = self.wire.frames();
-        let masters = frames.iter().filter_map(|frame| Some((frame.at, adverts::parse(frame)?.source == self.backup.ip())));
+        let masters =
+            frames.iter().filter_map(|frame| Some((frame.at, adverts::parse(frame)?.source == self.backup.ip())));
         let masters: Vec<_> = masters.collect();
         let begins = masters.windows(2).filter(|pair| !pair[0].1 && pair[1].1);
         begins.map(|pair| pair[1].0).collect()

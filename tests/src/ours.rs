@@ -76,6 +76,8 @@ impl Ours {
             advbase: Advbase::new(config.advbase).expect(valid),
             advskew: Advskew::new(config.advskew).expect(valid),
             dead_ratio: DeadRatio::new(config.dead_ratio as u8).expect(valid),
+            peer_dead_ratio: DeadRatio::new(config.dead_ratio as u8).expect(valid),
+            peer_advskew: None,
             preempt: config.preempt,
             families: &[Family::V4],
             source,
@@ -118,7 +120,7 @@ impl Ours {
             let done = match action {
                 Action::SendAdvert(fields) => {
                     self.send(fields);
-                    Input::AdvertSent
+                    Input::AdvertSent(time(now))
                 }
                 Action::TakeVips => Input::VipsTaken,
                 Action::ReleaseVips => Input::VipsReleased,
@@ -132,7 +134,7 @@ impl Ours {
                     self.outputs.push_back(Output::Change { from, to, reason });
                     continue;
                 }
-                Action::Demoted(_) => continue,
+                Action::Demoted(_) | Action::SetLease(_) => continue,
             };
             self.engine.handle(done, time(now));
         }
@@ -253,6 +255,6 @@ fn reason(cause: &engine::Cause) -> Reason {
         Cause::DemotedMaster(_) => Reason::MasterDemoted,
         Cause::BowOut(_) | Cause::SlowMaster(_) => Reason::MasterTooSlow,
         Cause::BetterMaster(_) | Cause::EqualMaster(_) => Reason::Yields,
-        Cause::StepDown | Cause::Shutdown => Reason::Stopped,
+        Cause::StepDown | Cause::Shutdown | Cause::LeaseOver | Cause::Resumed(_) => Reason::Stopped,
     }
 }

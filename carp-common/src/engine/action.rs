@@ -1,6 +1,6 @@
 //! What the agent has to do, in order.
 
-use super::{Demotion, Transition};
+use super::{Demotion, Lease, Transition};
 
 /// Something to do, taken from [`Engine::poll_action`](super::Engine::poll_action).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -9,6 +9,8 @@ pub enum Action {
     /// Send one advert in every family; answer with [`AdvertSent`](super::Input::AdvertSent) or
     /// [`AdvertFailed`](super::Input::AdvertFailed).
     SendAdvert(AdvertFields),
+    /// Have the kernel enforce this from now on.
+    SetLease(Lease),
     /// Add the VIPs or run the up script; answer with [`VipsTaken`](super::Input::VipsTaken).
     TakeVips,
     /// Remove the VIPs or run the down script; answer with [`VipsReleased`](super::Input::VipsReleased).

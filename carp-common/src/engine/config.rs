@@ -83,6 +83,10 @@ pub struct Config {
     pub advskew: Advskew,
     /// How long the master may be silent.
     pub dead_ratio: DeadRatio,
+    /// How long a peer lets a master be silent, at the least; for the lease.
+    pub peer_dead_ratio: DeadRatio,
+    /// The smallest advskew that a peer has, where it is known: at advbase 0 the lease needs it.
+    pub peer_advskew: Option<Advskew>,
     /// Whether a backup takes over from a master that advertises less often.
     pub preempt: bool,
     /// The families in which adverts are exchanged: each has its own master-down timer.
@@ -105,10 +109,10 @@ impl Config {
         AdvertFields { advbase: self.advbase.get(), advskew, demote }
     }
 
-    /// The own advertisement interval, demoted by so much: advbase + advskew/256 s, and 1/256 s where both are 0.
+    /// The own advertisement interval, demoted by so much.
     pub(super) fn interval(&self, demotion: u8) -> Duration {
         let AdvertFields { advbase, advskew, .. } = self.fields(demotion);
-        if (advbase, advskew) == (0, 0) { skew_time(1) } else { rank(advbase, advskew) }
+        interval_of(advbase, advskew)
     }
 
     /// How long a backup that is demoted by so much waits for an advert: `dead_ratio` times advbase, and once the
@@ -120,6 +124,11 @@ impl Config {
             advbase => Duration::from_secs(u64::from(advbase)) * ratio + skew_time(self.advskew.get()),
         }
     }
+}
+
+/// How far such adverts are apart: advbase + advskew/256 s, and 1/256 s where both are 0.
+pub(super) fn interval_of(advbase: u8, advskew: u8) -> Duration {
+    if (advbase, advskew) == (0, 0) { skew_time(1) } else { rank(advbase, advskew) }
 }
 
 /// advbase + advskew/256 s: the smaller, the more preferred. At 0/0 it is smaller than the interval.
@@ -141,6 +150,8 @@ mod tests {
             advbase: Advbase::new(advbase).unwrap(),
             advskew: Advskew::new(advskew).unwrap(),
             dead_ratio: DeadRatio::new(dead_ratio).unwrap(),
+            peer_dead_ratio: DeadRatio::new(dead_ratio).unwrap(),
+            peer_advskew: None,
             preempt: false,
             families: &[Family::V4],
             source: IpAddr::from([10, 0, 0, 1]),

@@ -19,8 +19,15 @@ pub enum Input {
     LinkDown(LinkFault),
     /// The interface has another hardware address.
     MacChanged,
-    /// An advert has left.
-    AdvertSent,
+    /// The kernel can enforce a lease on this interface, or no longer.
+    Fence(bool),
+    /// Goes on as MASTER in an agent's place whose lease is not over: instead of [`Input::LinkUp`].
+    Resume {
+        /// When that lease ends.
+        until: Time,
+    },
+    /// An advert has left, which was not sent before this time.
+    AdvertSent(Time),
     /// An advert could not be sent.
     AdvertFailed,
     /// The VIPs that [`Action::TakeVips`](super::Action::TakeVips) asked for are there, or the up script

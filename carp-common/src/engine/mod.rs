@@ -23,13 +23,15 @@
 //!   often as [`Announcements`] says.
 //! * Yielding to a better master: a last advert first, so that the other hears of this one and announces. To an
 //!   equal it must not be sent, or both would yield.
-//! * Leaving: first the VIPs, then (when they are gone) the bow-out. Only a MASTER bows out: the bow-out of a
+//! * Leaving: first the VIPs, then (when they are gone) the bow-out; under a [lease](Lease) the bow-out at once, for the
+//!   kernel serves them no more. Only a MASTER bows out: the bow-out of a
 //!   backup would make the other backups masters.
 
 mod action;
 mod config;
 mod demotion;
 mod input;
+mod lease;
 mod profile;
 mod state;
 #[cfg(test)]
@@ -48,10 +50,11 @@ pub use self::{
     config::{Advbase, Advskew, Announcements, Config, DeadRatio, Vhid},
     demotion::Demotion,
     input::{HeardAdvert, Input, LinkFault},
+    lease::Lease,
     profile::Profile,
     state::{Cause, State, Transition},
 };
-use self::{profile::Standing, timers::Timers};
+use self::{lease::LeaseTerms, profile::Standing, timers::Timers};
 use crate::{time::Time, wire::BOW_OUT};
 
 /// After stepping down on request, a host does not preempt for at least this long.
@@ -69,6 +72,7 @@ pub struct Engine {
     state: State,
     since: Time,
     timers: Timers,
+    lease: LeaseTerms,
     demotion: Demotion,
     /// When the last advert of another host arrived.
     last_arrival: Option<Time>,
@@ -108,6 +112,8 @@ pub struct Status {
     pub last_arrival: Option<Time>,
     /// BACKUP: before this time it does not preempt.
     pub preempt_at: Option<Time>,
+    /// MASTER: until when the kernel lets it serve the VIPs, if there is a lease.
+    pub lease: Option<Time>,
 }
 
 impl Engine {
@@ -119,6 +125,7 @@ impl Engine {
             state: State::Init,
             since: now,
             timers: Timers::default(),
+            lease: LeaseTerms::default(),
             demotion: Demotion::default(),
             last_arrival: None,
             ties: 0,
@@ -161,12 +168,21 @@ impl Engine {
 
     /// Takes note of something that happened.
     pub fn handle(&mut self, input: Input, now: Time) {
+        // It may have left in time, and only the word of it be late.
+        if !matches!(input, Input::AdvertSent(_)) {
+            self.check_lease(now);
+        }
         match input {
             Input::Advert(advert) => self.handle_advert(&advert, now),
             Input::LinkUp => self.handle_link_up(now),
             Input::LinkDown(fault) => self.set_state(State::Init, Cause::LinkDown(fault), now),
             Input::MacChanged => self.handle_mac_changed(),
-            Input::AdvertSent => self.handle_send_result(false, now),
+            Input::Fence(enforced) => self.handle_fence(enforced, now),
+            Input::Resume { until } => self.handle_resume(until, now),
+            Input::AdvertSent(before) => {
+                self.renew_lease(before);
+                self.handle_send_result(false, now);
+            }
             Input::AdvertFailed => self.handle_send_result(true, now),
             Input::VipsTaken => self.handle_vips_taken(),
             Input::VipsReleased => self.handle_vips_released(),
@@ -179,6 +195,7 @@ impl Engine {
 
     /// Does what is due. Called only after all inputs that are there have been handled.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.check_lease(now);
         if self.timers.is_master_down(now) {
             let silence = now.since(self.last_arrival.unwrap_or(self.since).max(self.since));
             self.set_state(State::Master, Cause::MasterDown(silence), now);
@@ -194,7 +211,7 @@ impl Engine {
     /// When to call [`Engine::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.timers.next()
+        self.timers.next().into_iter().chain(self.lease.until()).min()
     }
 
     /// The next thing to do.
@@ -211,6 +228,7 @@ impl Engine {
             demotion: self.demotion,
             last_arrival: self.last_arrival,
             preempt_at: self.preempt_at,
+            lease: self.lease.until(),
         }
     }
 
@@ -251,6 +269,9 @@ impl Engine {
         if !advert.is_bow_out() {
             // Another master is there before our VIPs are gone: no longer ours to hand over.
             self.bow_out_due = false;
+        }
+        if !advert.is_bow_out() {
+            self.lease.hear(advert);
         }
         if self.state != State::Init {
             self.last_arrival = self.last_arrival.max(Some(advert.arrival));
@@ -370,6 +391,21 @@ impl Engine {
         self.set_state(State::Backup, Cause::LinkUp, now);
     }
 
+    fn handle_resume(&mut self, until: Time, now: Time) {
+        if self.state != State::Init || self.stopping || until <= now {
+            return;
+        }
+        self.demote(now, Demotion::reset_send_errors);
+        self.set_state(State::Master, Cause::Resumed(until), now);
+    }
+
+    /// Who has not advertised for too long is master no more, whatever it has to do next.
+    fn check_lease(&mut self, now: Time) {
+        if self.state == State::Master && self.lease.is_over(now) {
+            self.set_state(State::Backup, Cause::LeaseOver, now);
+        }
+    }
+
     /// The neighbours know the VIPs by the old address.
     fn handle_mac_changed(&mut self) {
         if self.vips_here {
@@ -392,8 +428,22 @@ impl Engine {
     fn handle_vips_released(&mut self) {
         self.releasing = false;
         if core::mem::take(&mut self.bow_out_due) {
-            let fields = AdvertFields { advbase: BOW_OUT, advskew: BOW_OUT, ..self.fields() };
-            self.actions.push_back(Action::SendAdvert(fields));
+            self.bow_out();
+        }
+    }
+
+    fn bow_out(&mut self) {
+        let fields = AdvertFields { advbase: BOW_OUT, advskew: BOW_OUT, ..self.fields() };
+        self.actions.push_back(Action::SendAdvert(fields));
+    }
+
+    /// This host has just given up being master: the next one may come when the VIPs are gone; or at once, if the kernel
+    /// no longer serves them.
+    fn hand_over(&mut self, had_lease: bool) {
+        if had_lease {
+            self.bow_out();
+        } else {
+            self.bow_out_due = true;
         }
     }
 
@@ -401,8 +451,9 @@ impl Engine {
         if self.state != State::Master {
             return;
         }
+        let had_lease = self.lease.until().is_some();
         self.set_state(State::Backup, Cause::StepDown, now);
-        self.bow_out_due = true;
+        self.hand_over(had_lease);
         self.hold = Some(now.after(self.hold_time()));
     }
 
@@ -452,14 +503,17 @@ impl Engine {
             return;
         }
         self.stopping = true;
-        self.bow_out_due |= self.state == State::Master;
-        if !self.releasing && self.state != State::Master {
+        let (bow_out_due, was_master) = (self.bow_out_due, self.state == State::Master);
+        let had_lease = self.lease.until().is_some();
+        if !self.releasing && !was_master {
             // Nothing to give up, but a stop always runs the down script.
             self.release_vips();
         }
-        let bow_out_due = self.bow_out_due;
         self.set_state(State::Init, Cause::Shutdown, now);
         self.bow_out_due = bow_out_due;
+        if was_master {
+            self.hand_over(had_lease);
+        }
     }
 
     /// The one place where the state changes.
@@ -476,11 +530,13 @@ impl Engine {
         self.set_timers(cause, now);
         if to == State::Master {
             self.releasing = false;
+            self.begin_lease(if let Cause::Resumed(until) = cause { Some(until) } else { None }, now);
             self.send_advert();
             self.actions.push_back(Action::TakeVips);
         }
         if from == State::Master {
             self.vips_here = false;
+            self.end_lease();
             self.release_vips();
         }
         self.actions.push_back(Action::Transition(Transition { from, to, cause, at: now }));
@@ -505,6 +561,8 @@ impl Engine {
                     | Cause::Preempt(_)
                     | Cause::DemotedMaster(_)
                     | Cause::SlowMaster(_)
+                    | Cause::LeaseOver
+                    | Cause::Resumed(_)
                     | Cause::Shutdown => now.after(dead_time),
                 };
                 for family in self.config.families {
@@ -522,6 +580,8 @@ impl Engine {
                     | Cause::SlowMaster(_)
                     | Cause::BetterMaster(_)
                     | Cause::EqualMaster(_)
+                    | Cause::LeaseOver
+                    | Cause::Resumed(_)
                     | Cause::StepDown
                     | Cause::Shutdown => self.interval(),
                 };

@@ -60,6 +60,10 @@ pub enum Cause {
     BetterMaster(HeardAdvert),
     /// Another master is as good as this one, and was heard first.
     EqualMaster(HeardAdvert),
+    /// This host could not advertise for so long that others may have taken over.
+    LeaseOver,
+    /// Another agent on this host was master, with a lease that ends then.
+    Resumed(Time),
     /// The administrator asked for it.
     StepDown,
     /// The agent ends.
@@ -80,6 +84,8 @@ impl Cause {
             Self::SlowMaster(_) => "slow_master",
             Self::BetterMaster(_) => "better_master",
             Self::EqualMaster(_) => "equal_master",
+            Self::LeaseOver => "lease_over",
+            Self::Resumed(_) => "resumed",
             Self::StepDown => "step_down",
             Self::Shutdown => "shutdown",
         }
@@ -98,6 +104,8 @@ impl fmt::Display for Cause {
             Self::SlowMaster(peer) => write!(f, "{} advertises too slowly", Peer(peer)),
             Self::BetterMaster(peer) => write!(f, "{} is preferred", Peer(peer)),
             Self::EqualMaster(peer) => write!(f, "{} is as good and was heard first", Peer(peer)),
+            Self::LeaseOver => f.write_str("no advert has left for so long that another host may be master"),
+            Self::Resumed(_) => f.write_str("going on within the lease of the carpd before"),
             Self::StepDown => f.write_str("asked to step down"),
             Self::Shutdown => f.write_str("stopping"),
         }

@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use carp_common::{
     abi::{Heard, SourceKey, VhostKey},
     engine::{Input, State},
@@ -180,6 +180,9 @@ impl Agent {
             return Err(errors.swap_remove(0).into());
         }
         errors.iter().for_each(|error| warn!("{error}"));
+        if let Some(why) = agent.hosts.values().find_map(VirtualHost::missing_fence) {
+            bail!(why);
+        }
         if in_maintenance {
             warn!("in maintenance: the last resort, until `carpctl maintenance off`");
         }
@@ -335,7 +338,7 @@ impl Agent {
     fn handle_report(&mut self, (row, report): Report) {
         // None if the virtual host has been taken out meanwhile.
         let Some(host) = self.hosts.get_mut(&row) else { return };
-        host.handle_report(report);
+        host.handle_report(&mut self.datapath, report);
         if host.misses_interface() {
             // A replacement may have waited for this.
             self.looks.mark_changed();

@@ -157,7 +157,8 @@ impl Agent {
         }
         if let Some(Next { wanted, left, reply }) = self.next.take() {
             let changes = format!("{left} taken out, {}", self.apply(wanted));
-            let troubles = self.handle_links().iter().map(ToString::to_string).collect();
+            let mut troubles: Vec<_> = self.handle_links().iter().map(ToString::to_string).collect();
+            troubles.extend(self.hosts.values().filter_map(VirtualHost::missing_fence));
             reply.send(Ok(Applied { changes, troubles })).ok();
         }
     }
@@ -184,7 +185,8 @@ impl Agent {
                 continue;
             };
             let (row, shared) = (self.free_row(), self.shared.clone());
-            self.datapath.clear_counters(row).unwrap_or_else(|error| warn!("{interface}: {error}"));
+            let cleared = self.datapath.clear_counters(row).and_then(|()| self.datapath.set_lease(row, 0));
+            cleared.unwrap_or_else(|error| warn!("{interface}: {error}"));
             let host = VirtualHost::new(row, lock, interface, settings, self.in_maintenance, shared, now());
             self.hosts.insert(row, host);
             added += 1;

@@ -1,6 +1,7 @@
 //! One virtual host: its state machine, and all that this acts through.
 
 mod demotion;
+mod lease;
 mod profiles;
 mod status;
 
@@ -101,6 +102,10 @@ pub(super) struct VirtualHost {
     /// The member of the failover group on whose account this one is demoted.
     group_cause: Option<String>,
     profiles: Profiles,
+    /// Why the kernel cannot enforce a lease, if it cannot; `None` while nothing is known of the interface.
+    no_fence: Option<Option<String>>,
+    /// What the fence knows of, with the index of the interface.
+    held: BTreeSet<(u32, IpAddr)>,
     /// Why it is held back in INIT.
     gate: Option<LinkFault>,
 }
@@ -157,6 +162,8 @@ impl VirtualHost {
             wrong: vec![],
             group_cause: None,
             profiles: Profiles::default(),
+            no_fence: None,
+            held: BTreeSet::new(),
             gate,
         }
     }
@@ -186,7 +193,11 @@ impl VirtualHost {
             let owner = owner(self.row, &self.name, &self.interface, &settings, &self.shared);
             self.vips = VipKeeper::start(netlink, owner, settings, reports, self.leftovers.clone());
             if self.ifindex != 0 {
-                self.vips.want(self.ifindex, self.engine.status().state == State::Master);
+                let is_master = self.engine.status().state == State::Master;
+                if is_master {
+                    self.hold(datapath);
+                }
+                self.vips.want(self.ifindex, is_master);
             }
         }
         self.reconfigure();
@@ -281,12 +292,13 @@ impl VirtualHost {
     }
 
     /// The VIP task has something to say.
-    pub(super) fn handle_report(&mut self, report: Progress) {
+    pub(super) fn handle_report(&mut self, datapath: &mut Datapath, report: Progress) {
         match report {
             Progress::Vips(input) => self.handle(input),
             Progress::Settled => {
                 self.vips.settle();
                 self.leftovers = Leftovers::default();
+                self.release(datapath);
             }
         }
     }
@@ -340,6 +352,9 @@ impl VirtualHost {
                 Some(LinkFault::NotAttached)
             }
         };
+        if fault.is_none() {
+            self.look_at_fence(datapath);
+        }
         let fault = fault.or(self.gate);
         let is_new = mem::replace(&mut self.fault, fault) != fault;
         match fault {
@@ -375,7 +390,11 @@ impl VirtualHost {
         while let Some(action) = self.engine.poll_action() {
             match action {
                 Action::SendAdvert(fields) => self.send_advert(datapath, fields),
-                Action::TakeVips => self.vips.want(self.ifindex, true),
+                Action::SetLease(lease) => self.set_lease(datapath, lease),
+                Action::TakeVips => {
+                    self.hold(datapath);
+                    self.vips.want(self.ifindex, true);
+                }
                 Action::ReleaseVips => self.vips.want(self.ifindex, false),
                 Action::Announce => self.announce(),
                 Action::Transition(transition) => self.tell(&transition),
@@ -429,6 +448,9 @@ impl VirtualHost {
         self.is_router = interface.is_router;
         if mem::replace(&mut self.mac, interface.mac) != interface.mac {
             self.engine.handle(Input::MacChanged, now());
+            if self.engine.status().state == State::Master {
+                self.hold(datapath);
+            }
         }
         Ok(None)
     }
@@ -463,8 +485,9 @@ impl VirtualHost {
     }
 
     fn send_advert(&mut self, datapath: &mut Datapath, fields: AdvertFields) {
+        let before = now();
         let result = self.try_send_advert(datapath, fields);
-        let input = if result.is_ok() { Input::AdvertSent } else { Input::AdvertFailed };
+        let input = if result.is_ok() { Input::AdvertSent(before) } else { Input::AdvertFailed };
         match result {
             Ok(()) => {
                 debug!("{}: sent an advert, {}/{}", self.name, fields.advbase, fields.advskew);

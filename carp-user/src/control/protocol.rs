@@ -128,6 +128,12 @@ pub(crate) struct VirtualHost {
     pub(crate) heard: Option<Heard>,
     /// `native`, `generic` or `socket`; `null` while adverts cannot be received.
     pub(crate) datapath: Option<String>,
+    /// `lease`, or `none` and why: whether the kernel stops answering for the VIPs when this host could not advertise.
+    #[serde(default)]
+    pub(crate) fence: String,
+    /// MASTER: seconds until it would, if there is a lease.
+    #[serde(default)]
+    pub(crate) lease_seconds: Option<f64>,
     /// Adverts that have left.
     pub(crate) sent: u64,
     /// Adverts that came in, by reason (BSD's carpstats), as far as there are any.

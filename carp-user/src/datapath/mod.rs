@@ -201,14 +201,12 @@ impl Datapath {
 
     /// This host holds a VIP, on the interface on which the adverts of its virtual host come in: the fence is about it from
     /// now on. Without XDP on that interface there is no fence, and this does nothing, nor do the next two.
-    #[expect(dead_code, reason = "the lease that calls it comes next")]
     pub(crate) fn hold(&mut self, ifindex: u32, address: IpAddr, held: &Held) -> Result<(), DatapathError> {
         let Some(fence) = self.fence_mut(ifindex) else { return Ok(()) };
         Ok(fence.hold(AddressKey::new(ifindex, address_bytes(address)), held)?)
     }
 
     /// It does not hold it any more, if it did.
-    #[expect(dead_code, reason = "the lease that calls it comes next")]
     pub(crate) fn release(&mut self, ifindex: u32, address: IpAddr) {
         if let Some(xdp) = &mut self.xdp {
             xdp.get_mut().fence.release(AddressKey::new(ifindex, address_bytes(address)));
@@ -217,14 +215,12 @@ impl Datapath {
 
     /// Until when the virtual host with this row holds its VIPs, in nanoseconds of CLOCK_BOOTTIME; 0: for ever,
     /// [`CUT`](carp_common::abi::CUT): not any more.
-    #[expect(dead_code, reason = "the lease that calls it comes next")]
     pub(crate) fn set_lease(&mut self, row: u32, deadline: u64) -> Result<(), DatapathError> {
         let Some(xdp) = &mut self.xdp else { return Ok(()) };
         Ok(xdp.get_mut().fence.set_lease(row, deadline)?)
     }
 
     /// Why there is no fence on an interface, if there is none.
-    #[expect(dead_code, reason = "the lease that calls it comes next")]
     pub(crate) fn cannot_fence(&self, ifindex: u32) -> Option<String> {
         match (self.socket(ifindex), &self.xdp) {
             (None, Some(xdp)) => xdp.get_ref().fence.obstacle(ifindex),

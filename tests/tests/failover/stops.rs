@@ -1,14 +1,10 @@
 //! An agent that ends by a signal, or steps down: nobody waits for a dead time.
 
-use std::io::ErrorKind;
-use std::net::UdpSocket;
-use std::sync::mpsc::{self, Sender};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{BootTime, Host, LONG, Lab, Node, VIP, Wire, eventually};
+use carp_tests::{BootTime, Host, LONG, Lab, Node, Probe, VIP, Wire, eventually};
 use nix::sys::signal::Signal;
 
 /// Its dead time is 11.8 s: too long to be the reason for a takeover.
@@ -27,7 +23,8 @@ fn a_master_that_ends_gives_up_the_address_then_bows_out_and_the_backup_follows_
         }
         let wire = Wire::at(&bystander)?;
         wire.wait_for_adverts(a.ip(), 1)?;
-        let left = bows_out(&wire, &a, || master.agent().signal(signal)).with_context(|| format!("{signal}"))?;
+        let left =
+            bows_out(&wire, &bystander, &a, || master.agent().signal(signal)).with_context(|| format!("{signal}"))?;
 
         let takeover = backup.wait_for("BACKUP -> MASTER")?;
         assert_eq!(takeover.cause, "10.77.0.1 leaves");
@@ -65,7 +62,7 @@ fn a_master_told_to_step_down_leaves_for_some_seconds_although_it_preempts() -> 
     let wire = Wire::at(&bystander)?;
     wire.wait_for_adverts(a.ip(), 1)?;
 
-    let left = bows_out(&wire, &a, || master.agent().signal(Signal::SIGUSR2))?;
+    let left = bows_out(&wire, &bystander, &a, || master.agent().signal(Signal::SIGUSR2))?;
     let down = master.wait_for("MASTER -> BACKUP")?;
     assert_eq!(down.cause, "asked to step down");
     assert_eq!(backup.wait_for("BACKUP -> MASTER")?.cause, "10.77.0.1 leaves");
@@ -111,39 +108,18 @@ fn a_request_for_the_state_is_answered_with_state_and_counters() -> Result<()> {
     Ok(())
 }
 
-/// Has the master on a host leave, and asserts that the address is gone when the bow-out is sent.
-/// Returns when that was.
-fn bows_out(wire: &Wire, host: &Host, leave: impl FnOnce() -> Result<()>) -> Result<BootTime> {
-    eventually("the master has the address", LONG, || host.has_address(VIP))?;
-    let (left, held) = thread::scope(|scope| {
-        let (tell, watching) = mpsc::channel();
-        let held = scope.spawn(|| held_until(host, tell));
-        watching.recv_timeout(LONG).context("the address is not there")?;
-        leave()?;
-        let own = |source| source == host.ip();
-        let (left, _) = wire.wait_for_advert("a bow-out", |_, advert| own(advert.source) && advert.is_bow_out())?;
-        let held = held.join().expect("its panic has been told");
-        anyhow::Ok((left, held?))
-    })?;
-    ensure!(held < left, "the address was there until {held} or later, but the bow-out left at {left}");
+/// Has the master on a host leave, and asserts that it answers nobody when the bow-out has been sent. Returns when that was.
+fn bows_out(wire: &Wire, client: &Host, host: &Host, leave: impl FnOnce() -> Result<()>) -> Result<BootTime> {
+    let probe = Probe::start(client, VIP, Duration::from_millis(1))?;
+    probe.wait_for_answer_from(host.mac(), LONG)?;
+    leave()?;
+    let own = |source| source == host.ip();
+    let (left, _) = wire.wait_for_advert("a bow-out", |_, advert| own(advert.source) && advert.is_bow_out())?;
+    eventually("it was asked some more", LONG, || Ok(BootTime::now().since(left) > Duration::from_millis(50)))?;
+    let answers = probe.stop()?;
+    let last = answers.answers().iter().rfind(|answer| answer.mac == host.mac()).context("no answer")?.at;
+    // One may be on its way.
+    let late = last.since(left);
+    ensure!(late < Duration::from_millis(1), "it answered {late:?} after the bow-out");
     Ok(left)
-}
-
-/// When the VIP could last be bound to; tells when it first could.
-fn held_until(host: &Host, watching: Sender<()>) -> Result<BootTime> {
-    let started = BootTime::now();
-    host.ns().run(|| {
-        let mut held = started;
-        loop {
-            let now = BootTime::now();
-            ensure!(now.since(started) < LONG, "the address does not go");
-            match UdpSocket::bind((VIP, 0)) {
-                Ok(_) => held = now,
-                Err(error) if error.kind() == ErrorKind::AddrNotAvailable => return Ok(held),
-                Err(error) => return Err(error).context("binding to the VIP"),
-            }
-            // Nobody listens after the first time.
-            watching.send(()).ok();
-        }
-    })
 }

@@ -9,11 +9,9 @@ use carp_tests::packet::Arp;
 use carp_tests::{ArpWatch, BootTime, ETH0, LONG, Lab, Node, PASSPHRASE, VIP, Wire, eventually};
 use nix::sys::signal::Signal;
 
-use super::{MAC, VIRTUAL, alone, arp_settings, device_on, has_device, pair, wait_for_device, wait_until_gone};
+use super::{MAC, PLAIN, VIRTUAL, alone, arp_settings, device_on, has_device, pair, wait_for_device, wait_until_gone};
 
 const PERIOD: Duration = Duration::from_millis(5);
-
-const PLAIN: [&str; 2] = ["0", "0"];
 const CHANGED: [&str; 2] = ["1", "2"];
 
 #[test]

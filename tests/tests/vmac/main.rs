@@ -15,6 +15,9 @@ const MAC: MacAddr = MacAddr([0, 0, 0x5e, 0, 1, VHID]);
 /// Options for a virtual MAC, and none of the announcements that it can do without.
 const VIRTUAL: &str = "--mac=virtual --garp-repeat=0 --garp-refresh=0";
 
+/// What eth0 is set to unless it has a device.
+const PLAIN: [&str; 2] = ["0", "0"];
+
 /// A master, and a backup that was started when that was one.
 fn pair<'h>(a: &'h Host, b: &'h Host) -> Result<[Node<'h>; 2]> {
     let pair = Node::start_pair((a, &format!("{PREFERRED} {VIRTUAL}")), (b, &format!("{OTHER} {VIRTUAL}")))?;

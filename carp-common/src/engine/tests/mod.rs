@@ -6,6 +6,7 @@
 //! | [`table`] | every state and every input, action by action |
 //! | [`timing`] | when timers end: arrival, lateness, families, ties, the hold after stepping down |
 //! | [`demotion`] | when a demotion is told, in both profiles, and what it does to timers |
+//! | [`lease`] | when a lease begins, is renewed and is over, and how long it is |
 //! | [`preempt_delay`] | for how long a worse master is borne with |
 //! | [`sequences`] | what takes several inputs: announcements, stops, faults, send errors |
 //! | [`properties`] | what holds after any sequence of inputs |
@@ -13,6 +14,7 @@
 
 mod adverts;
 mod demotion;
+mod lease;
 mod preempt_delay;
 mod properties;
 mod sequences;
@@ -50,6 +52,8 @@ fn config(advbase: u8, advskew: u8) -> Config {
         advbase: Advbase::new(advbase).unwrap(),
         advskew: Advskew::new(advskew).unwrap(),
         dead_ratio: DeadRatio::new(3).unwrap(),
+        peer_dead_ratio: DeadRatio::new(3).unwrap(),
+        peer_advskew: None,
         preempt: false,
         families: &[Family::V4],
         source: US,

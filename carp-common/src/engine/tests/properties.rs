@@ -22,6 +22,8 @@ enum Op {
     Sleep(Duration),
     /// The agent calls `handle_timeout`.
     Timeout,
+    /// An advert has left, sent just now.
+    Sent,
     /// The executor has finished what was last asked of it about the VIPs.
     VipsDone,
 }
@@ -61,7 +63,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Input(Input::LinkUp)),
         1 => fault.prop_map(|fault| Op::Input(Input::LinkDown(fault))),
         1 => Just(Op::Input(Input::MacChanged)),
-        2 => Just(Op::Input(Input::AdvertSent)),
+        4 => Just(Op::Sent),
+        1 => any::<bool>().prop_map(|enforced| Op::Input(Input::Fence(enforced))),
+        1 => short().prop_map(|span| Op::Input(Input::Resume { until: START.after(span) })),
         2 => Just(Op::Input(Input::AdvertFailed)),
         1 => Just(Op::Input(Input::StepDown)),
         1 => select(vec![0, 1, 240]).prop_map(|demotion| Op::Input(Input::Demote(demotion))),
@@ -119,6 +123,8 @@ struct Witness {
     state: State,
     vips: Vips,
     demotion: Demotion,
+    /// What the kernel was last told.
+    lease: Lease,
     /// Left MASTER on request, and has not bowed out yet.
     may_bow_out: bool,
     stopping: bool,
@@ -132,6 +138,7 @@ impl Witness {
             state: State::Init,
             vips: Vips::Gone,
             demotion: Demotion::default(),
+            lease: Lease::None,
             may_bow_out: false,
             stopping: false,
         }
@@ -163,6 +170,7 @@ impl Witness {
                 assert!(host.engine.poll_timeout().is_none_or(|next| next > now), "busy loop");
                 self.see(&actions, None);
             }
+            Op::Sent => self.run(Op::Input(Input::AdvertSent(self.host.now))),
             Op::VipsDone => match self.vips {
                 Vips::Gone | Vips::Here => {}
                 Vips::Taking => {
@@ -193,11 +201,14 @@ impl Witness {
                 }
                 Action::SendAdvert(fields) if (fields.advbase, fields.advskew) == (255, 255) => {
                     assert_ne!(self.state, State::Master, "a master bows out only when it has left");
-                    assert_eq!(input, Some(Input::VipsReleased), "a bow-out before the VIPs are gone");
+                    let is_silent = input == Some(Input::VipsReleased) || self.lease == Lease::Over;
+                    assert!(is_silent, "a bow-out while the VIPs are served");
                     assert!(core::mem::take(&mut self.may_bow_out), "only a master bows out, once");
                     assert_eq!(fields.demote, self.advertised().1);
                 }
+                Action::SetLease(lease) => self.lease = lease,
                 Action::SendAdvert(fields) => {
+                    assert_ne!(self.lease, Lease::Over, "the kernel would drop it");
                     let is_master = [self.state, self.host.state()].contains(&State::Master);
                     assert!(is_master, "only a master sends, or one that is just becoming or leaving it");
                     assert_eq!(fields.advbase, self.host.engine.config.advbase.get());
@@ -247,12 +258,23 @@ impl Witness {
         assert_eq!(self.state == State::Master, matches!(self.vips, Vips::Here | Vips::Taking), "{:?}", self.vips);
         assert!(!self.stopping || self.state == State::Init, "the way back is closed");
         assert_eq!(self.host.engine.is_stopped(), self.stopping && self.vips == Vips::Gone);
+        if let Lease::Until(until) = self.lease {
+            assert!(self.state == State::Master && status.lease == Some(until), "{:?} as {:?}", self.lease, self.state);
+        }
         self.check_timers();
     }
 
     /// Which timers run shows when they run out.
     fn check_timers(&self) {
         let mut later = self.host.clone();
+        if let Some(until) = later.engine.status().lease {
+            if until <= later.now {
+                later.handle_timeout();
+                assert_eq!(later.state(), State::Backup, "a master whose lease is over");
+                return;
+            }
+            later.handle(Input::Fence(false));
+        }
         let Some(due) = later.engine.poll_timeout() else {
             assert_eq!(self.state, State::Init, "no timer runs");
             return;
@@ -311,6 +333,7 @@ proptest! {
                 }
                 Op::Wait(span) | Op::Sleep(span) => host.now = host.now.after(span),
                 Op::Timeout => host.engine.handle_timeout(host.now),
+                Op::Sent => host.engine.handle(Input::AdvertSent(host.now), host.now),
                 Op::VipsDone => host.engine.handle(Input::VipsTaken, host.now),
             }
             if at == stop_at {

@@ -245,7 +245,7 @@ fn three_send_errors_in_a_row_demote_and_three_successes_restore() {
     let inputs = |host: &mut Host, failed: &[bool]| {
         let mut changes = 0;
         for failed in failed {
-            let actions = host.handle(if *failed { Input::AdvertFailed } else { Input::AdvertSent });
+            let actions = host.handle(if *failed { Input::AdvertFailed } else { Input::AdvertSent(START) });
             for action in &actions {
                 assert_eq!(*action, Action::Demoted(host.engine.status().demotion));
             }

@@ -41,7 +41,9 @@ impl Event {
                 Input::LinkUp => "LinkUp",
                 Input::LinkDown(_) => "LinkDown",
                 Input::MacChanged => "MacChanged",
-                Input::AdvertSent => "AdvertSent",
+                Input::Fence(_) => "Fence",
+                Input::Resume { .. } => "Resume",
+                Input::AdvertSent(_) => "AdvertSent",
                 Input::AdvertFailed => "AdvertFailed",
                 Input::VipsTaken => "VipsTaken",
                 Input::VipsReleased => "VipsReleased",
@@ -55,7 +57,7 @@ impl Event {
         }
     }
 
-    const COUNT: usize = 14;
+    const COUNT: usize = 16;
 }
 
 /// The own interval and dead time of the rows: advbase 1, advskew 100.
@@ -139,6 +141,8 @@ fn rows_of_init() -> Vec<Row> {
         host.handle(Input::Shutdown);
         host
     };
+    let old_lease = Input::Resume { until: START.after(DEAD) };
+    let resumed = Cause::Resumed(START.after(DEAD));
     vec![
         row("the link comes", init(), Input::LinkUp, Backup, [Becomes(Cause::LinkUp)], In(DEAD)),
         row("the link comes while stopping", stopped(), Input::LinkUp, Init, [], Never),
@@ -146,7 +150,11 @@ fn rows_of_init() -> Vec<Row> {
         row("an advert", init(), Input::Advert(heard(Duration::ZERO, 1, 200)), Init, [], Never),
         row("a bow-out", init(), Input::Advert(heard(Duration::ZERO, 255, 255)), Init, [], Never),
         row("another hardware address", init(), Input::MacChanged, Init, [], Never),
-        row("an advert has left", init(), Input::AdvertSent, Init, [], Never),
+        row("an advert has left", init(), Input::AdvertSent(START), Init, [], Never),
+        row("leases are enforced", init(), Input::Fence(true), Init, [act(Action::SetLease(Lease::Over))], Never),
+        row("an old lease that is over", init(), Input::Resume { until: START }, Init, [], Never),
+        row("an old lease", init(), old_lease, Master, [act(send(1, 100, 0)), TAKE, Becomes(resumed)], In(OWN)),
+        row("an old lease while stopping", stopped(), old_lease, Init, [], Never),
         row("an advert has not left", init(), Input::AdvertFailed, Init, [], Never),
         row("VIPs that are not wanted any more", init(), Input::VipsTaken, Init, [], Never),
         row("VIPs are gone", init(), Input::VipsReleased, Init, [], Never),
@@ -196,7 +204,16 @@ fn rows_of_backup() -> Vec<Row> {
             In(OWN),
         ),
         row("another hardware address", backup(), Input::MacChanged, Backup, [], Unchanged),
-        row("the bow-out has left", backup(), Input::AdvertSent, Backup, [], Unchanged),
+        row("the bow-out has left", backup(), Input::AdvertSent(START), Backup, [], Unchanged),
+        row(
+            "leases are enforced",
+            backup(),
+            Input::Fence(true),
+            Backup,
+            [act(Action::SetLease(Lease::Over))],
+            Unchanged,
+        ),
+        row("an old lease, too late", backup(), Input::Resume { until: START.after(DEAD) }, Backup, [], Unchanged),
         row("the bow-out has not left", backup(), Input::AdvertFailed, Backup, [], Unchanged),
         row("VIPs that are not wanted any more", yielded(), Input::VipsTaken, Backup, [], Unchanged),
         row("VIPs are gone after yielding", yielded(), Input::VipsReleased, Backup, [], Unchanged),
@@ -220,6 +237,7 @@ fn rows_of_master() -> Vec<Row> {
     let gone = |fault| [RELEASE, Becomes(Cause::LinkDown(fault))];
     let advert = act(send(1, 100, 0));
     let stepped_down = [RELEASE, Becomes(Cause::StepDown)];
+    let lease = Lease::Until(START.after(DEAD + A_MOMENT + Duration::from_millis(2970)));
     let yields = [act(send(1, 100, 0)), RELEASE, Becomes(Cause::BetterMaster(better))];
     vec![
         row("the link, told again", master(), Input::LinkUp, Master, [], Unchanged),
@@ -239,7 +257,9 @@ fn rows_of_master() -> Vec<Row> {
         row("a slower master, no VIPs yet", taking(), Input::Advert(slower), Master, [], Unchanged),
         row("another hardware address", master(), Input::MacChanged, Master, [ANNOUNCE], Unchanged),
         row("another hardware address, no VIPs yet", taking(), Input::MacChanged, Master, [], Unchanged),
-        row("an advert has left", master(), Input::AdvertSent, Master, [], Unchanged),
+        row("an advert has left", master(), Input::AdvertSent(START), Master, [], Unchanged),
+        row("leases are enforced", master(), Input::Fence(true), Master, [act(Action::SetLease(lease))], Unchanged),
+        row("an old lease, too late", master(), Input::Resume { until: START.after(DEAD * 2) }, Master, [], Unchanged),
         row("an advert has not left", master(), Input::AdvertFailed, Master, [], Unchanged),
         row("the VIPs are here", taking(), Input::VipsTaken, Master, [ANNOUNCE], Unchanged),
         row("an old release has ended", master(), Input::VipsReleased, Master, [], Unchanged),

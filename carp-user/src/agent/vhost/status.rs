@@ -101,6 +101,8 @@ impl VirtualHost {
                 demote: heard.demote,
             }),
             datapath: road.map(|road| road.name().to_owned()),
+            fence: self.fence(),
+            lease_seconds: status.lease.map(|until| until.since(now).as_secs_f64()),
             sent: self.sent,
             troubles: self.troubles(refused.get(Reason::BadAuth.name()), now),
             hints: self.hints(now),
@@ -156,6 +158,7 @@ impl VirtualHost {
         if let Some(until) = status.preempt_at.filter(|until| self.engine.config().preempt && now < *until) {
             hints.push(format!("preempts nobody for another {:.0} s (preempt_delay)", until.since(now).as_secs_f64()));
         }
+        hints.extend(self.fence_hint());
         let hears = status.last_arrival.is_some_and(|arrival| now.since(arrival) <= silence);
         if status.state != State::Master || hears || self.refusals.deaf_since().is_some() {
             return hints;

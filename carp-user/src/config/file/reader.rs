@@ -1,6 +1,7 @@
 //! From tables to settings; a mistake is noted, and the rest read all the same.
 
 pub(super) mod failover;
+pub(super) mod lease;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -125,7 +126,7 @@ impl<'a> Reader<'a> {
         let defaults = root.get("defaults").and_then(|defaults| {
             let table = defaults.get_ref().as_table();
             match table {
-                Some(table) => self.look_at_keys(table, &[&KEYS, &failover::KEYS]),
+                Some(table) => self.look_at_keys(table, &[&KEYS, &failover::KEYS, &lease::KEYS]),
                 None => self.note(defaults.span(), "`defaults` is a table: [defaults]"),
             }
             table
@@ -178,7 +179,7 @@ impl<'a> Reader<'a> {
 
     /// A virtual host, unless something that it cannot be without is wrong.
     fn virtual_host(&mut self, section: Section<'_>, known: &mut Known) -> Option<Settings> {
-        self.look_at_keys(section.own, &[&OWN_KEYS, &KEYS, &failover::KEYS]);
+        self.look_at_keys(section.own, &[&OWN_KEYS, &KEYS, &failover::KEYS, &lease::KEYS]);
         let interface = self.needed::<String>(section, "interface");
         if let Some(name) = &interface
             && !is_interface_name(name.get_ref())
@@ -223,6 +224,7 @@ impl<'a> Reader<'a> {
         let ignore_link_state = self.plain(section, "ignore_link_state", false);
         let notify = self.notify(section);
         let failover = self.failover(section);
+        let lease = self.lease(section);
 
         let (interface, (vhid, vhid_at)) = (interface?.into_inner(), vhid?);
         if !known.vhids.insert((interface.clone(), vhid.get())) {
@@ -257,6 +259,7 @@ impl<'a> Reader<'a> {
             scripts: None,
             notify,
             failover: failover?,
+            lease: lease?,
         })
     }
 

@@ -1,0 +1,123 @@
+//! The mastership lease: until when the kernel lets this host answer for the VIPs, whatever becomes of the agent.
+//!
+//! No other implementation has one, and peers need not know of it. A peer takes over when it has heard nothing for its dead
+//! time; so this host stops answering just before that, if it has stopped advertising:
+//!
+//! * Each advert that has left renews the lease, counted from the time **read before** it was sent: a peer's dead time
+//!   begins later, when the advert arrives.
+//! * It lasts for the shortest dead time that a peer can have, less 1 % for clocks that differ: `peer_dead_ratio` times the
+//!   smallest advbase of its own and of those heard, for a peer with advskew 0; at advbase 0, of the smallest advskew that
+//!   is configured for a peer or was heard. (`carp_setrun` in `ip_carp.c`.)
+//! * Before the first advert of a new master has left, it lasts until the second should have: somebody else may have
+//!   become master at the same time, and never hear of this one.
+//! * A master whose lease is over is BACKUP at once, and hears before it decides anything.
+//!
+//! Where it would not outlast the own interval and its jitter, there is none.
+
+use core::time::Duration;
+
+use super::{Action, Config, Engine, HeardAdvert, State, config::interval_of};
+use crate::time::Time;
+
+/// How much later than planned an advert may leave while all is well.
+const JITTER: Duration = Duration::from_millis(20);
+
+/// What the kernel is to do with the VIPs that are here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lease {
+    /// Nothing: there is no lease.
+    None,
+    /// Serve them until then.
+    Until(Time),
+    /// Not serve them.
+    Over,
+}
+
+/// What is known of the lease.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub(super) struct LeaseTerms {
+    /// Whether the kernel can enforce one.
+    enforced: bool,
+    /// MASTER: when the one that runs ends.
+    until: Option<Time>,
+    /// The shortest interval, as its dead time counts it, of those heard.
+    shortest_heard: Option<Duration>,
+}
+
+impl LeaseTerms {
+    pub(super) fn hear(&mut self, advert: &HeardAdvert) {
+        let heard = unit(advert.advbase, advert.advskew);
+        self.shortest_heard = Some(self.shortest_heard.map_or(heard, |shortest| shortest.min(heard)));
+    }
+
+    /// When the lease of a master ends.
+    pub(super) const fn until(&self) -> Option<Time> {
+        self.until
+    }
+
+    pub(super) fn is_over(&self, now: Time) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+}
+
+impl Engine {
+    /// How long an advert lets this host be master; `None` if that is too short to live with.
+    #[must_use]
+    pub fn lease(&self) -> Option<Duration> {
+        let Config { advbase, peer_advskew, peer_dead_ratio, .. } = &self.config;
+        // At advbase 0 nobody knows how patient a peer is that was never heard.
+        let own = (advbase.get() != 0).then(|| unit(advbase.get(), 0));
+        let told = peer_advskew.map(|advskew| unit(advbase.get(), advskew.get()));
+        let shortest = [own, told, self.lease.shortest_heard].into_iter().flatten().min()?;
+        let lease = shortest * u32::from(peer_dead_ratio.get()) * 99 / 100;
+        (lease > self.interval() + JITTER).then_some(lease)
+    }
+
+    /// The kernel can enforce a lease from now on, or no longer.
+    pub(super) fn handle_fence(&mut self, enforced: bool, now: Time) {
+        if core::mem::replace(&mut self.lease.enforced, enforced) == enforced {
+            return;
+        }
+        match (enforced, self.state) {
+            (false, _) => self.set_lease(Lease::None),
+            (true, State::Master) => self.renew_lease(now),
+            (true, State::Init | State::Backup) => self.set_lease(Lease::Over),
+        }
+    }
+
+    /// A new master may speak, twice, and answer meanwhile; or for as long as a lease lasts that another agent has left.
+    pub(super) fn begin_lease(&mut self, inherited: Option<Time>, now: Time) {
+        if self.lease.enforced {
+            let until = inherited.unwrap_or(now.after(self.interval() + JITTER));
+            self.set_lease(if self.lease().is_some() { Lease::Until(until) } else { Lease::None });
+        }
+    }
+
+    /// An advert has left that was not sent before this time.
+    pub(super) fn renew_lease(&mut self, sent: Time) {
+        if self.lease.enforced && self.state == State::Master {
+            let lease = self.lease();
+            self.set_lease(lease.map_or(Lease::None, |lease| Lease::Until(sent.after(lease))));
+        }
+    }
+
+    /// This host is no master any more.
+    pub(super) fn end_lease(&mut self) {
+        if self.lease.enforced {
+            self.set_lease(Lease::Over);
+        }
+    }
+
+    fn set_lease(&mut self, lease: Lease) {
+        self.lease.until = match lease {
+            Lease::Until(until) => Some(until),
+            Lease::None | Lease::Over => None,
+        };
+        self.actions.push_back(Action::SetLease(lease));
+    }
+}
+
+/// What a dead time is a multiple of, at least: advbase, or at advbase 0 the interval.
+fn unit(advbase: u8, advskew: u8) -> Duration {
+    interval_of(advbase, if advbase == 0 { advskew } else { 0 })
+}

@@ -1,0 +1,161 @@
+//! When a lease begins, is renewed and is over, and how long it is.
+
+use std::vec;
+
+use super::*;
+
+/// How late an advert may leave.
+const JITTER: Duration = Duration::from_millis(20);
+/// Three seconds, less 1 %.
+const LEASE: Duration = Duration::from_millis(2970);
+
+fn until(end: Time) -> Action {
+    Action::SetLease(Lease::Until(end))
+}
+
+const OVER: Action = Action::SetLease(Lease::Over);
+
+/// A master whose lease was renewed by its first advert, [`A_MOMENT`] ago.
+fn master_with_lease(config: Config) -> Host {
+    let mut host = Host::backup(config);
+    host.handle(Input::Fence(true));
+    host.sleep();
+    host.handle(Input::AdvertSent(host.now));
+    host.handle(Input::VipsTaken);
+    host.later(A_MOMENT)
+}
+
+#[test]
+fn a_new_master_may_try_twice_to_send_an_advert_which_counts_from_before_it_was_sent() {
+    let mut host = Host::backup(config(1, 100));
+    assert_eq!(host.handle(Input::Fence(true)), [OVER]);
+    let actions = host.sleep();
+    assert_eq!(actions[..3], [until(host.now.after(span(1, 100) + JITTER)), send(1, 100, 0), Action::TakeVips]);
+    let sent = host.now;
+    let mut host = host.later(A_MOMENT);
+    assert_eq!(host.handle(Input::AdvertSent(sent)), [until(sent.after(LEASE))]);
+    assert_eq!(host.engine.status().lease, Some(sent.after(LEASE)));
+}
+
+#[test]
+fn a_master_that_cannot_send_its_first_two_adverts_is_none_any_more() {
+    let mut host = Host::backup(config(1, 100));
+    host.handle(Input::Fence(true));
+    host.sleep();
+    assert_eq!(host.handle(Input::AdvertFailed), []);
+    assert_eq!(host.sleep(), [send(1, 100, 0)], "another try");
+    assert_eq!(host.handle(Input::AdvertFailed), []);
+    let actions = host.sleep();
+    let backup = host.transition(State::Master, State::Backup, Cause::LeaseOver);
+    assert_eq!(actions, [OVER, Action::ReleaseVips, backup]);
+    assert_eq!(host.next(), Some(span(3, 100)));
+}
+
+#[test]
+fn a_master_that_wakes_too_late_is_a_backup_before_it_hears_or_sends_anything() {
+    for event in ["a timer", "an advert", "carrier lost"] {
+        let mut host = master_with_lease(config(1, 100)).later(LEASE);
+        let (actions, rest) = match event {
+            "a timer" => (host.handle_timeout(), vec![]),
+            "an advert" => {
+                let advert = host.hears(1, 200, 0);
+                (host.handle(Input::Advert(advert)), vec![])
+            }
+            _ => {
+                let gone = host.transition(State::Backup, State::Init, Cause::LinkDown(LinkFault::NoCarrier));
+                (host.handle(Input::LinkDown(LinkFault::NoCarrier)), vec![gone])
+            }
+        };
+        let backup = host.transition(State::Master, State::Backup, Cause::LeaseOver);
+        assert_eq!(actions, [vec![OVER, Action::ReleaseVips, backup], rest].concat(), "{event}");
+    }
+}
+
+#[test]
+fn the_word_that_an_advert_has_left_may_be_late() {
+    let host = master_with_lease(config(1, 100));
+    let sent = host.now;
+    let mut host = host.later(LEASE - A_MOMENT);
+    assert_eq!(host.handle(Input::AdvertSent(sent)), [until(sent.after(LEASE))]);
+    assert_eq!(host.state(), State::Master);
+}
+
+#[test]
+fn who_leaves_under_a_lease_bows_out_at_once_and_says_nothing_more() {
+    for (input, to, cause) in
+        [(Input::StepDown, State::Backup, Cause::StepDown), (Input::Shutdown, State::Init, Cause::Shutdown)]
+    {
+        let mut host = master_with_lease(config(1, 100));
+        let actions = host.handle(input);
+        let left = host.transition(State::Master, to, cause);
+        assert_eq!(actions, [OVER, Action::ReleaseVips, left, bow_out(0)]);
+        assert_eq!(host.handle(Input::AdvertSent(host.now)), [], "a bow-out renews nothing");
+        assert_eq!(host.handle(Input::VipsReleased), []);
+    }
+}
+
+#[test]
+fn the_lease_is_the_shortest_patience_that_a_peer_can_have_less_one_percent() {
+    let lease = |config: Config, heard: &[(u8, u8)]| {
+        let mut host = Host::backup(config);
+        host.handle(Input::Fence(true));
+        for (advbase, advskew) in heard {
+            let advert = host.hears(*advbase, *advskew, 0);
+            host.handle(Input::Advert(advert));
+        }
+        host.engine.lease().map(|lease| lease.as_micros())
+    };
+    let ratio = |ratio| Config { peer_dead_ratio: DeadRatio::new(ratio).unwrap(), ..config(1, 0) };
+    let peers = |advskew| Config { peer_advskew: Advskew::new(advskew), ..config(0, 60) };
+    for (what, config, heard, expected) in [
+        ("a peer may have advskew 0", config(1, 100), &[][..], Some(2_970_000)),
+        ("its ratio may be another", ratio(5), &[], Some(4_950_000)),
+        ("the smallest advbase of all heard", config(5, 0), &[(7, 0), (2, 9), (255, 255)], Some(5_940_000)),
+        ("and the own one", config(2, 0), &[(7, 0)], Some(5_940_000)),
+        ("at advbase 0 nobody is known", config(0, 60), &[], None),
+        ("but who was heard", config(0, 60), &[(0, 80)], Some(928_125)),
+        ("or is configured", peers(80), &[], Some(928_125)),
+        ("the more impatient of them", peers(80), &[(0, 70)], Some(812_109)),
+        ("too tight for the own interval", peers(20), &[], None),
+        ("too tight for its jitter", Config { peer_advskew: Advskew::new(1), ..config(0, 0) }, &[], None),
+    ] {
+        let microseconds = lease(config, heard);
+        let is_near = |(got, wanted): (u128, u128)| got.abs_diff(wanted) < 10;
+        assert_eq!(microseconds.is_some(), expected.is_some(), "{what}: {microseconds:?}");
+        assert!(microseconds.zip(expected).is_none_or(is_near), "{what}: {microseconds:?}");
+    }
+}
+
+#[test]
+fn where_timers_are_too_tight_there_is_no_lease_and_a_stalled_master_goes_on() {
+    let mut host = Host::backup(config(0, 1));
+    host.handle(Input::Fence(true));
+    let actions = host.sleep();
+    assert_eq!(actions[0], Action::SetLease(Lease::None));
+    host.handle(Input::AdvertSent(host.now));
+    let mut host = host.later(Duration::from_secs(60));
+    host.handle_timeout();
+    assert_eq!(host.state(), State::Master);
+}
+
+#[test]
+fn another_agents_lease_is_gone_on_with_until_the_first_advert_renews_it() {
+    let mut host = Host::new(config(1, 100));
+    host.handle(Input::Fence(true));
+    let end = host.now.after(Duration::from_millis(500));
+    let actions = host.handle(Input::Resume { until: end });
+    let resumed = host.transition(State::Init, State::Master, Cause::Resumed(end));
+    assert_eq!(actions, [until(end), send(1, 100, 0), Action::TakeVips, resumed]);
+    assert_eq!(host.handle(Input::AdvertSent(host.now)), [until(host.now.after(LEASE))]);
+}
+
+#[test]
+fn without_a_fence_there_is_none() {
+    let mut host = Host::taking(config(1, 100));
+    assert_eq!(host.handle(Input::AdvertSent(host.now)), []);
+    assert_eq!(host.engine.status().lease, None);
+    let mut host = master_with_lease(config(1, 100));
+    assert_eq!(host.handle(Input::Fence(false)), [Action::SetLease(Lease::None)]);
+    host.sleep();
+    assert_eq!(host.handle(Input::AdvertSent(host.now)), []);
+}

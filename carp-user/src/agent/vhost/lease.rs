@@ -1,0 +1,97 @@
+//! The mastership lease of a virtual host, where the kernel enforces one.
+
+use carp_common::{
+    abi::{CUT, Held},
+    engine::{Input, Lease, State},
+    wire::virtual_mac,
+};
+use log::warn;
+
+use super::VirtualHost;
+use crate::{config::lease::Fence, datapath::Datapath};
+
+impl VirtualHost {
+    /// Takes note of whether the kernel can enforce a lease on its interface.
+    pub(super) fn look_at_fence(&mut self, datapath: &Datapath) {
+        let why_not = match self.settings.lease.fence {
+            Fence::Off => Some("off".to_owned()),
+            // It is to go on as master without sending anything.
+            Fence::Auto | Fence::Required if self.settings.ignore_link_state => Some("ignore_link_state".to_owned()),
+            Fence::Auto | Fence::Required => datapath.cannot_fence(self.ifindex),
+        };
+        if self.no_fence.as_ref() != Some(&why_not) {
+            if let Some(why) = why_not.as_ref().filter(|_| self.settings.lease.fence != Fence::Off) {
+                warn!("{}: the kernel goes on serving the VIPs if carpd hangs: {why}", self.name);
+            }
+            self.handle(Input::Fence(why_not.is_none()));
+            self.no_fence = Some(why_not);
+        }
+    }
+
+    /// Why there is no lease, if there is to be one without fail and that is known.
+    pub(in crate::agent) fn missing_fence(&self) -> Option<String> {
+        if self.settings.lease.fence != Fence::Required {
+            return None;
+        }
+        let why = self.no_fence.as_ref()?.clone().or_else(|| self.too_tight())?;
+        Some(format!("{}: fence = \"required\", and there can be none: {why}", self.name))
+    }
+
+    /// What there is, in words.
+    pub(super) fn fence(&self) -> String {
+        match self.no_fence.as_ref().map(|why_not| why_not.clone().or_else(|| self.too_tight())) {
+            None => "none (no interface)".to_owned(),
+            Some(None) => "lease".to_owned(),
+            Some(Some(why)) => format!("none ({why})"),
+        }
+    }
+
+    /// What the administrator should know of it, unless it was turned off.
+    pub(super) fn fence_hint(&self) -> Option<String> {
+        let why = self.no_fence.as_ref()?.clone().or_else(|| self.too_tight())?;
+        let is_wanted = self.settings.lease.fence != Fence::Off;
+        is_wanted
+            .then(|| format!("if carpd hangs, this host goes on answering for the VIPs beside the next master: {why}"))
+    }
+
+    fn too_tight(&self) -> Option<String> {
+        let config = self.engine.config();
+        let unknown = config.advbase.get() == 0 && config.peer_advskew.is_none();
+        let advice = if unknown { "; with peer_advskew they may not be" } else { "" };
+        self.engine.lease().is_none().then(|| format!("timers too tight{advice}"))
+    }
+
+    /// Has the kernel enforce this.
+    pub(super) fn set_lease(&self, datapath: &mut Datapath, lease: Lease) {
+        let deadline = match lease {
+            Lease::None => 0,
+            Lease::Over => CUT,
+            Lease::Until(time) => time.as_nanos(),
+        };
+        if let Err(error) = datapath.set_lease(self.row, deadline) {
+            warn!("{}: {error}", self.name);
+        }
+    }
+
+    /// Has the fence know all VIPs that this host is about to have.
+    pub(super) fn hold(&mut self, datapath: &mut Datapath) {
+        let held = Held::new(self.row, [self.mac, virtual_mac(self.settings.vhid.get())]);
+        for vip in &self.settings.vips {
+            match datapath.hold(self.ifindex, vip.address, &held) {
+                Ok(()) => drop(self.held.insert((self.ifindex, vip.address))),
+                Err(error) => warn!("{}: {vip} is not fenced: {error}", self.name),
+            }
+        }
+    }
+
+    /// Has the fence forget the VIPs that this host does not have any more.
+    pub(super) fn release(&mut self, datapath: &mut Datapath) {
+        let is_master = self.engine.status().state == State::Master;
+        let (ifindex, vips) = (self.ifindex, &self.settings.vips);
+        let has =
+            |(at, address): &(u32, _)| is_master && *at == ifindex && vips.iter().any(|vip| vip.address == *address);
+        for (ifindex, address) in self.held.extract_if(.., |held| !has(held)) {
+            datapath.release(ifindex, address);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Never two hosts that answer for the VIP: an agent that hangs is not let go on by the kernel.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use carp_tests::node::ROAD;
+use carp_tests::{ArpWatch, BootTime, Host, LONG, Lab, Node, PASSPHRASE, Probe, VIP, eventually};
+use nix::sys::signal::Signal;
+
+const PERIOD: Duration = Duration::from_millis(5);
+/// An advert every 234 ms, and a lease of 928 ms; the other one's dead time is 937.
+const A: &str = "--advbase=0 --advskew=60 --peer-advskew=80";
+/// An advert every 312 ms, and a lease of 696 ms; the other one's dead time is 703.
+const B: &str = "--advbase=0 --advskew=80 --peer-advskew=60";
+
+/// Whether there is XDP on the road that the tests take.
+fn has_fence() -> bool {
+    !std::env::var(ROAD).is_ok_and(|road| road == "socket")
+}
+
+fn pair<'h>(a: &'h Host, b: &'h Host, more: &str) -> Result<[Node<'h>; 2]> {
+    Node::start_pair((a, &format!("{A} {more}")), (b, &format!("{B} {more}")))
+}
+
+/// Waits until the VIP has been asked for so many times more.
+fn wait_for_rounds(rounds: u32) -> Result<()> {
+    let now = BootTime::now();
+    eventually("it was asked", LONG, || Ok(BootTime::now().since(now) > rounds * PERIOD))
+}
+
+#[test]
+fn a_master_that_hangs_answers_nobody_when_another_may_be_master_and_is_a_backup_when_it_wakes() -> Result<()> {
+    if !has_fence() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+    let [hangs, backup] = pair(&a, &b, "")?;
+    let own = Probe::start(&client, a.ip(), PERIOD)?;
+    let watch = ArpWatch::start(&client, VIP, PERIOD)?;
+    watch.wait_for_owner(a.mac(), LONG)?;
+
+    hangs.agent().signal(Signal::SIGSTOP)?;
+    backup.wait_for("BACKUP -> MASTER")?;
+    watch.wait_for_owner(b.mac(), LONG)?;
+    wait_for_rounds(100)?;
+    assert!(a.has_address(VIP)?, "nobody has taken it from there");
+    hangs.agent().signal(Signal::SIGCONT)?;
+    let yields = hangs.wait_for("MASTER -> BACKUP")?;
+    assert!(yields.cause.starts_with("no advert has left for so long"), "{yields:?}");
+    eventually("it gives the address up", LONG, || Ok(!a.has_address(VIP)?))?;
+    wait_for_rounds(100)?;
+
+    let report = watch.stop()?;
+    assert!(report.overlaps().is_empty(), "{:?}", report.timeline());
+    assert_eq!(hangs.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER", "MASTER -> BACKUP"]);
+    assert_eq!(backup.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    let told = hangs.report()?;
+    assert!(told.count("fencedin") > 50, "{told:?}");
+    // Other addresses are none of its business.
+    let outage = own.stop()?.longest_outage();
+    assert!(outage < Duration::from_millis(500), "its own address was silent for {outage:?}");
+    Ok(())
+}
+
+/// What the other tests see is the fence.
+#[test]
+fn without_a_fence_a_master_that_hangs_goes_on_answering() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+    let [hangs, backup] = pair(&a, &b, "--fence=off")?;
+    let watch = ArpWatch::start(&client, VIP, PERIOD)?;
+    hangs.agent().signal(Signal::SIGSTOP)?;
+    backup.wait_for("BACKUP -> MASTER")?;
+    watch.wait_for_owner(b.mac(), LONG)?;
+    wait_for_rounds(100)?;
+    assert!(!watch.stop()?.overlaps().is_empty());
+    Ok(())
+}
+
+#[test]
+fn when_all_hang_nobody_answers_and_one_of_them_does_when_they_wake() -> Result<()> {
+    if !has_fence() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+    let nodes = pair(&a, &b, "")?;
+    let probe = Probe::start(&client, VIP, PERIOD)?;
+    probe.wait_for_answer_from(a.mac(), LONG)?;
+    let watch = ArpWatch::start(&client, VIP, PERIOD)?;
+    nodes.iter().try_for_each(|node| node.agent().signal(Signal::SIGSTOP))?;
+    eventually("nobody answers", LONG, || {
+        let last = probe.answers().last().map(|answer| answer.at).context("no answer")?;
+        Ok(BootTime::now().since(last) > Duration::from_millis(1500))
+    })?;
+    nodes.iter().try_for_each(|node| node.agent().signal(Signal::SIGCONT))?;
+    probe.wait_for_answer("of a new master", LONG, |_| true)?;
+    wait_for_rounds(300)?;
+    let report = watch.stop()?;
+    assert!(report.overlaps().is_empty(), "{:?}", report.timeline());
+    let masters = nodes.iter().filter(|node| node.changes().last().is_some_and(|last| last.ends_with("MASTER")));
+    assert_eq!(masters.count(), 1);
+    Ok(())
+}
+
+/// It was told to be master whatever its link does.
+#[test]
+fn a_master_that_ignores_its_link_stays_one_although_nothing_leaves() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let node = Node::start(&a, &format!("{A} --ignoreifstate"))?;
+    node.wait_for("BACKUP -> MASTER")?;
+    let down = BootTime::now();
+    a.ns().ip("link set eth0 down")?;
+    node.wait_for_line("demoted by 240")?;
+    eventually("a lease would be over", LONG, || Ok(BootTime::now().since(down) > Duration::from_millis(1500)))?;
+    assert_eq!(node.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
+#[test]
+fn a_host_that_must_have_a_fence_does_not_start_without_one() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    for (options, why) in [
+        (&["--datapath=socket"][..], "a packet socket"),
+        (&["--datapath=generic", "--advbase=0", "--advskew=1"], "timers too tight"),
+    ] {
+        let pass = format!("--pass={PASSPHRASE}");
+        let addr = format!("--addr={VIP}");
+        let arguments = [&["--interface=eth0", "--vhid=1", &pass, &addr, "--fence=required"], options].concat();
+        let mut agent = a.carpd(&arguments)?;
+        ensure!(!agent.wait(LONG)?.success(), "{options:?}: it started");
+        let said =
+            agent.lines().iter().any(|line| line.text.contains("fence = \"required\"") && line.text.contains(why));
+        assert!(said, "{options:?}: {:?}", agent.lines());
+    }
+    Ok(())
+}
