@@ -10,14 +10,26 @@ use carp_tests::{Agent, LONG, Lab, Node, VIP, Wire, configured, eventually};
 const REAL_TIME: &str = "2";
 const ORDINARY: &str = "0";
 
-/// How a process is scheduled, and how many kB of it are locked in memory.
-fn scheduled(agent: &Agent) -> Result<(String, u64)> {
-    let read = |file| fs::read_to_string(format!("/proc/{}/{file}", agent.pid())).context("reading /proc");
-    // After the name, which may have anything in it, the 41st field is the 39th.
-    let (stat, status) = (read("stat")?, read("status")?);
-    let policy = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(38)).context("no policy")?;
+/// How the loop and the thread that talks to the kernel are scheduled, and how many kB of the process are locked in memory.
+fn scheduled(agent: &Agent) -> Result<([String; 2], u64)> {
+    let folder = format!("/proc/{}", agent.pid());
+    let mut netlink = None;
+    for task in fs::read_dir(format!("{folder}/task")).context("listing threads")? {
+        let task = task?.path();
+        if fs::read_to_string(task.join("comm"))?.trim() == "carpd-netlink" {
+            netlink = Some(policy(&fs::read_to_string(task.join("stat"))?)?);
+        }
+    }
+    let status = fs::read_to_string(format!("{folder}/status"))?;
     let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).context("no VmLck")?;
-    Ok((policy.to_owned(), locked.trim().trim_end_matches(" kB").parse()?))
+    let own = policy(&fs::read_to_string(format!("{folder}/stat"))?)?;
+    Ok(([own, netlink.context("no thread for netlink")?], locked.trim().trim_end_matches(" kB").parse()?))
+}
+
+fn policy(stat: &str) -> Result<String> {
+    // After the name, which may have anything in it, the 41st field is the 39th.
+    let policy = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(38));
+    Ok(policy.context("no policy")?.to_owned())
 }
 
 #[test]
@@ -32,10 +44,10 @@ fn carpd_runs_in_real_time_if_it_is_told_to_and_a_reload_changes_that() -> Resul
     let agent = start(&a, &folder)?;
     wait_for_change(&agent, "eth0 vhid 1", "BACKUP -> MASTER")?;
     let (policy, locked) = scheduled(&agent)?;
-    assert!(policy == REAL_TIME && locked > 0, "{policy}, {locked} kB locked");
+    assert!(policy == [REAL_TIME; 2] && locked > 0, "{policy:?}, {locked} kB locked");
     write("")?;
     assert!(carpctl(&folder, &["reload"])?.status.success());
-    assert_eq!(scheduled(&agent)?, (ORDINARY.to_owned(), 0));
+    assert_eq!(scheduled(&agent)?, ([ORDINARY; 2].map(str::to_owned), 0));
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 //!
 //! * the administrator;
 //! * three send errors in a row, undone by as many successes (`CARP_SENDAD_MAX_ERRORS`,
-//!   `CARP_SENDAD_MIN_SUCCESS`);
+//!   `CARP_SENDAD_MIN_SUCCESS`), or by a minute as BACKUP;
 //! * what the agent tracks for this virtual host;
 //! * what is wrong with others of its failover group: so much more than here as to be demoted as they are.
 
@@ -94,7 +94,7 @@ impl Demotion {
         true
     }
 
-    /// Forgets send errors: the link they belonged to is gone. `true` if the counter changes.
+    /// Forgets send errors: the link they belonged to is gone, or they are long past. `true` if the counter changes.
     pub(super) const fn reset_send_errors(&mut self) -> bool {
         self.row = 0;
         core::mem::replace(&mut self.send_errors, false)

@@ -59,6 +59,8 @@ use crate::{time::Time, wire::BOW_OUT};
 
 /// After stepping down on request, a host does not preempt for at least this long.
 const STEP_DOWN_HOLD: Duration = Duration::from_secs(3);
+/// A backup sends nothing by which it could learn that it can send again: after so long it takes it for granted.
+const SEND_ERRORS_LAST: Duration = Duration::from_secs(60);
 /// Each repetition of the announcement goes with the second next advert.
 const ANNOUNCE_AGAIN_AFTER: u8 = 2;
 /// A tie lengthens the next master-down time by less than this (at advbase 0: by less than a quarter of
@@ -284,6 +286,9 @@ impl Engine {
     }
 
     fn hear_as_backup(&mut self, advert: &HeardAdvert, now: Time) {
+        if now.since(self.since) >= SEND_ERRORS_LAST {
+            self.demote(now, Demotion::reset_send_errors);
+        }
         let cause = if advert.is_bow_out() {
             Some(Cause::BowOut(advert.source))
         } else if self.hold.is_some_and(|until| now < until) {

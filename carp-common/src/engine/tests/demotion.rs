@@ -108,3 +108,13 @@ fn another_profile_changes_the_next_advert_and_not_the_state() {
     assert_eq!(adverts(&host.sleep()), [send(1, 50, 100)]);
     assert_eq!(host.state(), State::Master);
 }
+
+#[test]
+fn a_backups_send_errors_are_forgotten_after_a_minute() {
+    for (seconds, demotion) in [(59, 240), (60, 0)] {
+        let mut host = Host::backup(config(1, 0)).demoted().later(Duration::from_secs(seconds));
+        let advert = host.hears(1, 0, 0);
+        host.handle(Input::Advert(advert));
+        assert_eq!(host.engine.status().demotion.get(), demotion, "after {seconds} s");
+    }
+}
