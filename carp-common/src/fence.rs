@@ -18,8 +18,8 @@ use crate::{
     abi::{AddressKey, Family, Held, VhostKey, mapped},
     verdict::{Frame, Tables},
     wire::{
-        AUTHLEN, BOW_OUT, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL,
-        VERSION_TYPE,
+        ADVERT_LEN, AUTHLEN, BOW_OUT, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN,
+        PROTOCOL, VERSION_TYPE,
     },
 };
 
@@ -130,7 +130,8 @@ fn held_at<'l, F: Frame + ?Sized, L: Leases>(
 }
 
 /// Whether an IP packet of protocol 112 is an advert of ours that the lease no longer covers. (An agent that wakes up late
-/// may send one before it looks at the clock.)
+/// may send one before it looks at the clock.) Ours are as short as an advert is: with seven addresses, VRRPv2 has CARP's
+/// authlen where it counts them, and keepalived sends it from the same address.
 #[inline(always)]
 fn overdue<F: Frame + ?Sized>(
     frame: &F,
@@ -139,10 +140,13 @@ fn overdue<F: Frame + ?Sized>(
     tables: &(impl Tables + Leases),
     now: impl Fn() -> u64,
 ) -> Option<u32> {
-    let (source, at) = match family {
-        Family::V4 => (mapped(frame.read(ETHERNET_LEN + 12)?), ETHERNET_LEN + IPV4_LEN),
-        Family::V6 => (frame.read(ETHERNET_LEN + 8)?, ETHERNET_LEN + IPV6_LEN),
+    let (source, at, header, len_at) = match family {
+        Family::V4 => (mapped(frame.read(ETHERNET_LEN + 12)?), ETHERNET_LEN + IPV4_LEN, IPV4_LEN, ETHERNET_LEN + 2),
+        Family::V6 => (frame.read(ETHERNET_LEN + 8)?, ETHERNET_LEN + IPV6_LEN, 0, ETHERNET_LEN + 4),
     };
+    if usize::from(u16::from_be_bytes(frame.read(len_at)?)) != header + ADVERT_LEN {
+        return None;
+    }
     let [version_type, vhid, advskew, authlen, _, advbase] = frame.read(at)?;
     let is_bow_out = advbase == BOW_OUT && advskew == BOW_OUT;
     if version_type != VERSION_TYPE || authlen != AUTHLEN || is_bow_out {

@@ -19,8 +19,10 @@ use core::time::Duration;
 use super::{Action, Config, Engine, HeardAdvert, State, config::interval_of};
 use crate::time::Time;
 
-/// How much later than planned an advert may leave while all is well.
+/// How much later than planned an advert may leave while all is well: at least this, and on a busy machine by a part of the
+/// interval.
 const JITTER: Duration = Duration::from_millis(20);
+const JITTER_PART: u32 = 3;
 
 /// What the kernel is to do with the VIPs that are here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,7 +72,13 @@ impl Engine {
         let told = peer_advskew.map(|advskew| unit(advbase.get(), advskew.get()));
         let shortest = [own, told, self.lease.shortest_heard].into_iter().flatten().min()?;
         let lease = shortest * u32::from(peer_dead_ratio.get()) * 99 / 100;
-        (lease > self.interval() + JITTER).then_some(lease)
+        (lease > self.late_interval()).then_some(lease)
+    }
+
+    /// How long after an advert the next one may leave while all is well.
+    fn late_interval(&self) -> Duration {
+        let interval = self.interval();
+        interval + JITTER.max(interval / JITTER_PART)
     }
 
     /// The kernel can enforce a lease from now on, or no longer.
@@ -88,7 +96,7 @@ impl Engine {
     /// A new master may speak, twice, and answer meanwhile; or for as long as a lease lasts that another agent has left.
     pub(super) fn begin_lease(&mut self, inherited: Option<Time>, now: Time) {
         if self.lease.enforced {
-            let until = inherited.unwrap_or(now.after(self.interval() + JITTER));
+            let until = inherited.unwrap_or(now.after(self.late_interval()));
             self.set_lease(if self.lease().is_some() { Lease::Until(until) } else { Lease::None });
         }
     }

@@ -119,6 +119,7 @@ pub(crate) const TABLE: &[(&str, &[Family], Build, Drops)] = &[
     ("an advert of another vhid", &BOTH, |f| ours(f).in_payload(1, OUR_VHID + 1).bytes, Neither),
     ("an advert of another source", &BOTH, |f| ours(f).with_source(client(f)).bytes, Neither),
     ("VRRPv2 of our address", &BOTH, |f| ours(f).in_payload(3, 1).bytes, Neither),
+    ("VRRPv2 of our address with seven virtual ones", &BOTH, |f| longer(f), Neither),
     ("VRRPv3 of our address", &BOTH, |f| ours(f).in_payload(0, 0x31).bytes, Neither),
     ("another protocol of our address", &BOTH, |f| ours(f).with_protocol(TCP).bytes, Neither),
 ];
@@ -139,6 +140,12 @@ fn client(family: Family) -> IpAddr {
 
 fn ours(family: Family) -> EthernetFrame {
     EthernetFrame::advert(family, Fields::default())
+}
+
+/// Our advert with eight bytes more.
+fn longer(family: Family) -> Frame {
+    let payload_at = if family == V4 { 34 } else { 54 };
+    EthernetFrame::of(family, &[&ours(family).bytes[payload_at..], &[0; 8]].concat()).bytes
 }
 
 /// TCP between these addresses.
