@@ -7,6 +7,7 @@ use log::{Level, log, warn};
 
 use super::refusals::Pace;
 use crate::{
+    clock::now,
     config::Choice,
     datapath::{Datapath, DatapathError, Road},
     net::{interface::Interface, membership::Membership},
@@ -59,9 +60,8 @@ struct Attached {
     is_outdated: bool,
     /// The interface when the groups were joined, or could not be.
     joined_on: Option<Interface>,
-    /// Whether the last look at the interface found no program of ours. One such look may have begun before it was
-    /// attached; after a second one in a row, something else has detached it. (There is no event for it.)
-    misses_program: bool,
+    /// Since when: a look at the interface that began before may not have seen the program yet.
+    since: Time,
     /// Whether its VLANs' tags were taken off when the road was chosen.
     strips_vlan_tags: bool,
 }
@@ -123,16 +123,18 @@ impl Link {
         leaves
     }
 
-    /// Takes note of what the interface is like now, if it is to be used. An error is that there is no road for its
+    /// Takes note of what the interface was like when the look at it `began`, if it is to be used. An error is that there is no road for its
     /// adverts, or not the one that has been asked for since; told once.
     pub(super) fn update<'a>(
         &mut self,
         datapath: &mut Datapath,
         interface: Option<&'a Interface>,
+        began: Time,
     ) -> (Presence<'a>, Result<(), DatapathError>) {
         let Some(interface) = interface else { return (Presence::Missing, Ok(())) };
         let is_missing = datapath.program(interface.index).is_some_and(|own| interface.xdp_program != Some(own));
-        let is_detached = is_missing && self.attached.as_ref().is_some_and(|attached| attached.misses_program);
+        // There is no event for it.
+        let is_detached = is_missing && self.attached.as_ref().is_some_and(|attached| attached.since < began);
         if is_detached {
             warn!("{}: something else detached the XDP program from {}", self.name, self.interface);
         }
@@ -155,9 +157,6 @@ impl Link {
             }
         }
         self.trouble = None;
-        if let Some(attached) = &mut self.attached {
-            attached.misses_program = is_missing && !is_detached;
-        }
         self.join(interface);
         (Presence::Attached { interface, attachment: self.attachments }, Ok(()))
     }
@@ -200,7 +199,7 @@ impl Link {
             road,
             is_outdated: false,
             joined_on: None,
-            misses_program: false,
+            since: now(),
             strips_vlan_tags: interface.strips_vlan_tags,
         });
         Ok(())

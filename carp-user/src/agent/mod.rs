@@ -365,7 +365,7 @@ impl Agent {
             // Another of the same name is not entered before the VIPs on the first are gone.
             let waits = |interface: &&Interface| hosts.iter().any(|host| host.is_releasing_elsewhere(interface));
             let free = interface.filter(|interface| !left.contains(name) && !waits(interface));
-            let (presence, told) = link.update(&mut self.datapath, free);
+            let (presence, told) = link.update(&mut self.datapath, free, looks.began());
             errors.extend(told.err());
             for host in &mut hosts {
                 host.handle_link(&mut self.datapath, presence, interface, &self.vips);

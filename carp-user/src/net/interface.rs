@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use carp_common::{abi::Family, engine::LinkFault};
+use carp_common::{abi::Family, engine::LinkFault, time::Time};
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use log::warn;
 use nix::libc;
@@ -31,7 +31,10 @@ use super::{
     NetError, Netlink, vlan,
     vmac::{self, Device},
 };
-use crate::config::{Settings, family_of};
+use crate::{
+    clock::now,
+    config::{Settings, family_of},
+};
 
 /// The longest time between two looks.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -141,6 +144,8 @@ fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
 /// What was found of a host's interfaces.
 #[derive(Default)]
 pub(crate) struct Interfaces {
+    /// When the look began: what has been done since may not show.
+    began: Time,
     /// The names that were looked for.
     names: BTreeSet<String>,
     /// Those that are there, by name.
@@ -148,6 +153,11 @@ pub(crate) struct Interfaces {
 }
 
 impl Interfaces {
+    /// When the look began: what has been done since may not show.
+    pub(crate) const fn began(&self) -> Time {
+        self.began
+    }
+
     /// Whether this name was looked for.
     pub(crate) fn knows(&self, name: &str) -> bool {
         self.names.contains(name)
@@ -174,6 +184,7 @@ impl Interfaces {
 
 /// Reads the interfaces of these names.
 pub(crate) async fn look(netlink: &Netlink, names: &BTreeSet<String>) -> Result<Interfaces, NetError> {
+    let began = now();
     let links: Vec<LinkMessage> = netlink
         .dump(|handle| handle.link().get().execute().try_collect())
         .await
@@ -186,7 +197,7 @@ pub(crate) async fn look(netlink: &Netlink, names: &BTreeSet<String>) -> Result<
         let devices = vmac::devices(named.clone(), link, |device| of(device).map(|address| address.ip).collect());
         (name.to_owned(), interface(link, vlan::are_stripped(&links, name, index), of(index).collect(), devices))
     });
-    Ok(Interfaces { names: names.clone(), found: found.collect() })
+    Ok(Interfaces { began, names: names.clone(), found: found.collect() })
 }
 
 /// Reads one interface; `None` if there is none of this name.
