@@ -185,11 +185,12 @@ impl Interfaces {
 /// Reads the interfaces of these names.
 pub(crate) async fn look(netlink: &Netlink, names: &BTreeSet<String>) -> Result<Interfaces, NetError> {
     let began = now();
+    // Addresses first: if an interface is deleted meanwhile, it is gone, and not one without addresses.
+    let addresses = addresses(netlink).await?;
     let links: Vec<LinkMessage> = netlink
         .dump(|handle| handle.link().get().execute().try_collect())
         .await
         .map_err(NetError::request("read the interfaces"))?;
-    let addresses = addresses(netlink).await?;
     let named = links.iter().filter_map(|link| Some((if_name(link)?, link)));
     let of = |index: u32| addresses.iter().filter(move |(at, _)| *at == index).map(|(_, address)| *address);
     let found = named.clone().filter(|(name, _)| names.contains(*name)).map(|(name, link)| {
