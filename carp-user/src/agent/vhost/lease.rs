@@ -20,9 +20,6 @@ impl VirtualHost {
             Fence::Auto | Fence::Required => datapath.cannot_fence(self.ifindex),
         };
         if self.no_fence.as_ref() != Some(&why_not) {
-            if let Some(why) = why_not.as_ref().filter(|_| self.settings.lease.fence != Fence::Off) {
-                warn!("{}: the kernel goes on serving the VIPs if carpd hangs: {why}", self.name);
-            }
             self.handle(Input::Fence(why_not.is_none()));
             self.no_fence = Some(why_not);
         }
