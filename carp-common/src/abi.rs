@@ -17,6 +17,9 @@ pub use self::{
 };
 use crate::{digest::DigestKey, reason::Reason, wire::TTL};
 
+/// Version of what is shared here. An agent goes on with the maps that another has left if they are of its own version: to
+/// be raised whenever the layout of a map, the meaning of a value in one, or the name of one changes.
+pub const ABI: u32 = 1;
 /// Most virtual hosts that one program serves.
 pub const MAX_VHOSTS: u32 = 1024;
 /// Most sources of valid adverts that are remembered, four to a virtual host; beyond it the longest unheard are forgotten.
@@ -205,6 +208,12 @@ impl Sent {
     #[must_use]
     pub const fn new(source: IpAddr, newest: u64) -> Self {
         Self { source: address_bytes(source), newest }
+    }
+
+    /// The counter that none will have any more, nor a smaller one.
+    #[must_use]
+    pub const fn newest(&self) -> u64 {
+        self.newest
     }
 
     /// Whether an advert with this source and counter is one of ours come back, however late: our counters

@@ -181,6 +181,10 @@ pub(crate) struct Args {
     #[arg(long)]
     realtime: bool,
 
+    /// Where the kernel's half is pinned, so that it outlives carpd; mounted if it is not [default: /sys/fs/bpf]
+    #[arg(long, value_name = "DIR")]
+    bpffs: Option<PathBuf>,
+
     /// Syslog facility of the log under --daemonize
     #[arg(short, long, alias = "f", default_value = "daemon")]
     facility: Facility,
@@ -271,6 +275,12 @@ impl Args {
         self.socket.as_ref().map(|path| path::absolute(path).unwrap_or_else(|_| path.clone())).or_else(default)
     }
 
+    /// Where what outlives the process is to be pinned, if that is said.
+    pub(crate) fn bpffs(&self) -> Option<PathBuf> {
+        // Also after the daemon has changed its folder.
+        self.bpffs.as_ref().map(|path| path::absolute(path).unwrap_or_else(|_| path.clone()))
+    }
+
     /// Where Prometheus is answered, if anywhere.
     pub(crate) const fn metrics(&self) -> Option<SocketAddr> {
         self.metrics
@@ -295,7 +305,7 @@ impl Args {
     pub(crate) fn configuration(self) -> Result<Configuration> {
         match &self.config {
             Some(file) => config::file::read(file),
-            None => Ok(Configuration { realtime: self.realtime, hosts: vec![self.settings()?] }),
+            None => Ok(Configuration { realtime: self.realtime, bpffs: None, hosts: vec![self.settings()?] }),
         }
     }
 

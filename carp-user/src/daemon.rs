@@ -14,6 +14,7 @@ use crate::{
     cli::Args,
     config::{Settings, file::Configuration},
     control::{self, Desk, Reload},
+    datapath::pins::BPFFS,
     from_ucarp,
     history::History,
     logging::{self, Sink},
@@ -73,7 +74,8 @@ fn run(args: Args) -> Result<ExitCode> {
     let (debug, facility) = (args.debug(), args.facility());
     let in_background = args.daemonize();
     let (file, ends) = (args.file()?, Ends { socket: args.socket(), metrics: args.metrics() });
-    let Configuration { hosts, realtime } = match args.configuration() {
+    let bpffs = args.bpffs();
+    let Configuration { hosts, realtime, bpffs: in_file } = match args.configuration() {
         Ok(configuration) => configuration,
         Err(error) => {
             logging::tell(format!("carpd: {error:#}"));
@@ -85,6 +87,7 @@ fn run(args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::from(USAGE));
     }
 
+    let bpffs = bpffs.or(in_file).unwrap_or_else(|| PathBuf::from(BPFFS));
     let parent = if in_background { Some(background::detach()?) } else { None };
     let sink = if in_background && !logging::is_journal() { Sink::Syslog(facility) } else { Sink::stderr() };
     let history = History::new();
@@ -103,7 +106,7 @@ fn run(args: Args) -> Result<ExitCode> {
         error!("{error:#}; going on as an ordinary program");
     }
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let served = runtime.block_on(serve(hosts, file, ends, history, parent));
+    let served = runtime.block_on(serve(hosts, file, ends, history, parent, bpffs));
     // Not waiting for a script that cannot even be started.
     runtime.shutdown_background();
     let Err(error) = served else { return Ok(ExitCode::SUCCESS) };
@@ -127,6 +130,7 @@ async fn serve(
     Ends { socket, metrics }: Ends,
     history: History,
     mut parent: Option<background::Parent>,
+    bpffs: PathBuf,
 ) -> Result<()> {
     let mut signals = Signals::new().context("cannot receive signals")?;
     let mut is_up = || {
@@ -145,7 +149,7 @@ async fn serve(
     let desk = Desk { reload: Reload::new(file, commands.clone()), commands, history, maintenance: Arc::default() };
     let in_maintenance = socket.is_some() && maintenance::is_on();
     let counted = Metrics::new();
-    let started = Agent::start(named, desk.clone(), orders, signals, in_maintenance, counted.clone()).await;
+    let started = Agent::start(named, desk.clone(), orders, signals, in_maintenance, counted.clone(), bpffs).await;
     let agent = match started {
         Err(error) if systemd::is_there() => {
             sleep(GIVE_UP).await;

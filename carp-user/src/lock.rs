@@ -1,13 +1,16 @@
 //! One agent for an interface and vhid.
 
 use std::{
+    collections::BTreeSet,
+    fmt::Display,
     fs::{self, File, TryLockError},
-    io::{Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
-    path::Path,
+    io::Read,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown},
+    path::{Path, PathBuf},
+    process,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::libc::O_NOFOLLOW;
 
 /// Where the locks lie.
@@ -15,32 +18,92 @@ pub(crate) const FOLDER: &str = "/run/carp";
 
 /// Held as long as this value; the kernel releases it when the process ends, however it ends.
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
     /// Takes the lock of this vhid on this interface in the own network namespace.
     pub(crate) fn take(interface: &str, vhid: u8) -> Result<Self> {
         let path = Path::new(FOLDER).join(format!("{interface}-{vhid}-{}.lock", namespace()?));
-        let mut file = open(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                file.read_to_string(&mut pid).ok();
-                bail!(
-                    "{interface} vhid {vhid} is served by another carpd, process {}: stop that one first",
-                    pid.trim()
-                );
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+        let mut lock = Self::take_file(&path)?.map_err(|pid| {
+            anyhow!("{interface} vhid {vhid} is served by another carpd, process {pid}: stop that one first")
+        })?;
+        lock.note::<&str>([]);
+        Ok(lock)
+    }
+
+    /// Takes the lock that this file is; the other process, if that has it.
+    pub(crate) fn take_file(path: &Path) -> Result<Result<Self, String>> {
+        loop {
+            let file = open(path)?;
+            match file.try_lock() {
+                // A clean-up may have removed it in between.
+                Ok(()) if file.metadata().is_ok_and(|file| file.nlink() == 0) => {}
+                Ok(()) => return Ok(Ok(Self { file })),
+                Err(TryLockError::WouldBlock) => return Ok(Err(read(&file).lines().next().unwrap_or("?").to_owned())),
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                }
             }
         }
-        // Only for the message above: a full disk is no reason not to serve the VIP.
-        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).ok();
-        Ok(Self { _file: file })
     }
+
+    /// Writes down whose it is, and more, for others to read. (It can fail: a full disk is no reason not to serve the VIP.)
+    pub(crate) fn note<L: Display>(&mut self, lines: impl IntoIterator<Item = L>) {
+        let text = lines.into_iter().fold(format!("{}\n", process::id()), |text, line| format!("{text}{line}\n"));
+        self.file.set_len(0).and_then(|()| self.file.write_all_at(text.as_bytes(), 0)).ok();
+    }
+
+    /// What was written down besides the process, by this one or by the one before.
+    pub(crate) fn noted(&self) -> Vec<String> {
+        read(&self.file).lines().skip(1).map(str::to_owned).collect()
+    }
+}
+
+/// A few lines, as far as they can be read.
+fn read(mut file: &File) -> String {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok();
+    text
+}
+
+/// The addresses that all carpd together serve on this interface, as their locks say; `None` if one does not say.
+pub(crate) fn served(interface: &str) -> Result<Option<BTreeSet<String>>> {
+    let end = format!("-{}.lock", namespace()?);
+    let is_of = |path: &Path| {
+        let vhid = path.file_name()?.to_str()?.strip_prefix(interface)?.strip_prefix('-')?.strip_suffix(&end)?;
+        vhid.parse::<u8>().ok()
+    };
+    let mut served = BTreeSet::new();
+    for path in files().filter(|path| is_of(path).is_some()) {
+        // One that cannot be opened may be held.
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        if file.try_lock_shared().is_ok() {
+            continue;
+        }
+        let text = read(&file);
+        let mut lines = text.lines().skip(1).peekable();
+        if lines.peek().is_none() {
+            return Ok(None);
+        }
+        served.extend(lines.map(str::to_owned));
+    }
+    Ok(Some(served))
+}
+
+/// Removes the locks of the own network namespace that nobody holds; their paths.
+pub(crate) fn remove_stale() -> Result<Vec<PathBuf>> {
+    let end = format!("-{}.lock", namespace()?);
+    let are_ours = files().filter(|path| path.to_string_lossy().ends_with(&end));
+    let stale = are_ours.filter(|path| {
+        // Held while it is removed: who opens it meanwhile finds that it is gone, and makes another.
+        File::open(path).is_ok_and(|file| file.try_lock().is_ok() && fs::remove_file(path).is_ok())
+    });
+    Ok(stale.collect())
+}
+
+fn files() -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(FOLDER).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path())
 }
 
 /// What tells the own network namespace from others.

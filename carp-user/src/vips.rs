@@ -5,6 +5,7 @@
 
 mod device;
 mod parent;
+mod strays;
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -18,7 +19,10 @@ use tokio::{
 };
 
 use self::device::VirtualMac;
-pub(crate) use self::{device::remove_strays, parent::restore_all};
+pub(crate) use self::{
+    parent::restore_all,
+    strays::{remove_addresses, remove_devices},
+};
 use crate::{
     config::{Settings, Vip, VipMac},
     net::{

@@ -12,6 +12,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::fstat;
 
 use crate::guard::Guard;
 
@@ -26,7 +27,41 @@ use crate::guard::Guard;
 pub struct Netns {
     // Before the descriptor: the guard's work is done inside the namespace.
     guard: Mutex<Guard>,
+    pins: Pins,
     fd: Arc<OwnedFd>,
+}
+
+/// What carpd pins in a namespace: removed when this is dropped. The next namespace may get the same number.
+struct Pins {
+    inode: u64,
+}
+
+impl Pins {
+    fn of(fd: &OwnedFd) -> Result<Self> {
+        let pins = Self { inode: fstat(fd).context("reading the number of a network namespace")?.st_ino };
+        // Left by a harness that was killed.
+        pins.remove();
+        Ok(pins)
+    }
+
+    fn folders(&self) -> impl Iterator<Item = PathBuf> {
+        let end = format!("-{}", self.inode);
+        let entries = fs::read_dir("/sys/fs/bpf/carp").into_iter().flatten().filter_map(Result::ok);
+        entries.map(|entry| entry.path()).filter(move |path| path.to_string_lossy().ends_with(&end))
+    }
+
+    fn remove(&self) {
+        for folder in self.folders() {
+            // Gone already if an agent ended just now.
+            fs::remove_dir_all(folder).ok();
+        }
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        self.remove();
+    }
 }
 
 impl Netns {
@@ -34,7 +69,7 @@ impl Netns {
     pub fn new() -> Result<Self> {
         let fd = Arc::new(unshared()?);
         let guard = Guard::start(command_in(&fd, "sh"))?;
-        let ns = Self { guard: Mutex::new(guard), fd };
+        let ns = Self { guard: Mutex::new(guard), pins: Pins::of(&fd)?, fd };
         ns.ip("link set lo up")?;
         for hook in ["arptables", "iptables", "ip6tables"] {
             ns.set_sysctl_if_present(&format!("net.bridge.bridge-nf-call-{hook}"), "0")?;
@@ -99,6 +134,11 @@ impl Netns {
             let written = fs::write(&path, value);
             written.with_context(|| format!("writing {value} to {}", path.display()))
         })
+    }
+
+    /// The folder of what carpd has pinned in this namespace, if there is one.
+    pub fn pins(&self) -> Option<PathBuf> {
+        self.pins.folders().next()
     }
 
     /// Kills every process inside, and returns when they are gone.

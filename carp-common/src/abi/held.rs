@@ -1,6 +1,8 @@
 //! The VIPs that this host holds, and until when: what [`fence`](crate::fence) looks up.
 
-use super::MAX_VHOSTS;
+use core::net::IpAddr;
+
+use super::{MAX_VHOSTS, address};
 
 /// Most VIPs that are held at once, of all virtual hosts together.
 pub const MAX_VIPS: u32 = 4 * MAX_VHOSTS;
@@ -35,6 +37,18 @@ impl AddressKey {
     #[must_use]
     pub const fn new(ifindex: u32, address: [u8; 16]) -> Self {
         Self { ifindex, reserved: [0; 4], address }
+    }
+
+    /// Index of the interface.
+    #[must_use]
+    pub const fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    /// The address.
+    #[must_use]
+    pub const fn address(&self) -> IpAddr {
+        address(self.address)
     }
 
     /// The last two bytes of the address.

@@ -7,7 +7,6 @@ use log::{Level, log, warn};
 
 use super::refusals::Pace;
 use crate::{
-    clock::now,
     config::Choice,
     datapath::{Datapath, DatapathError, Road},
     net::{interface::Interface, membership::Membership},
@@ -60,8 +59,6 @@ struct Attached {
     is_outdated: bool,
     /// The interface when the groups were joined, or could not be.
     joined_on: Option<Interface>,
-    /// Since when: a look at the interface that began before may not have seen the program yet.
-    since: Time,
     /// Whether its VLANs' tags were taken off when the road was chosen.
     strips_vlan_tags: bool,
 }
@@ -113,6 +110,11 @@ impl Link {
         self.attached.as_ref().map(|attached| &attached.road)
     }
 
+    /// Whether something else has detached the program. There is no event for it.
+    pub(super) fn is_detached(&self, datapath: &Datapath) -> bool {
+        self.attached.as_ref().is_some_and(|attached| !datapath.is_attached(attached.index))
+    }
+
     /// Leaves what is gone, or is another interface now; `true` if there was something to leave.
     pub(super) fn leave_unless(&mut self, datapath: &mut Datapath, interface: Option<&Interface>) -> bool {
         let is_other = |attached: &Attached| interface.is_none_or(|interface| interface.index != attached.index);
@@ -123,18 +125,15 @@ impl Link {
         leaves
     }
 
-    /// Takes note of what the interface was like when the look at it `began`, if it is to be used. An error is that there is no road for its
+    /// Takes note of what the interface is like now, if it is to be used. An error is that there is no road for its
     /// adverts, or not the one that has been asked for since; told once.
     pub(super) fn update<'a>(
         &mut self,
         datapath: &mut Datapath,
         interface: Option<&'a Interface>,
-        began: Time,
     ) -> (Presence<'a>, Result<(), DatapathError>) {
         let Some(interface) = interface else { return (Presence::Missing, Ok(())) };
-        let is_missing = datapath.program(interface.index).is_some_and(|own| interface.xdp_program != Some(own));
-        // There is no event for it.
-        let is_detached = is_missing && self.attached.as_ref().is_some_and(|attached| attached.since < began);
+        let is_detached = self.is_detached(datapath);
         if is_detached {
             warn!("{}: something else detached the XDP program from {}", self.name, self.interface);
         }
@@ -199,7 +198,6 @@ impl Link {
             road,
             is_outdated: false,
             joined_on: None,
-            since: now(),
             strips_vlan_tags: interface.strips_vlan_tags,
         });
         Ok(())

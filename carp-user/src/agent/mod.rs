@@ -22,6 +22,7 @@ use std::{
     future::pending,
     mem,
     net::IpAddr,
+    path::PathBuf,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -72,6 +73,8 @@ const EVENTS_A_ROUND: usize = 1024;
 const REPORTS: usize = 64;
 /// Row of counters of protocol 112 that belongs to no virtual host.
 const NO_VHOST: u32 = 0;
+/// Time between two looks for what something else has detached or removed.
+const MEND_AGAIN: Duration = Duration::from_secs(1);
 /// How late a timer may be without the agent having been stalled.
 const STALL: Duration = Duration::from_millis(100);
 
@@ -100,6 +103,8 @@ pub(crate) struct Agent {
     is_stopping: bool,
     in_maintenance: bool,
     datapath: Datapath,
+    /// When to look next whether something else has detached a program or removed a pin: there is no event for it.
+    mend_at: Time,
     names: watch::Sender<BTreeSet<String>>,
     looks: watch::Receiver<Arc<Interfaces>>,
     reports: mpsc::Receiver<Report>,
@@ -126,6 +131,7 @@ impl Agent {
         signals: Signals,
         in_maintenance: bool,
         metrics: Metrics,
+        bpffs: PathBuf,
     ) -> Result<Self> {
         let names = hosts.iter().flat_map(|(interface, settings)| {
             [interface.as_str()].into_iter().chain(settings.tracked_interfaces()).map(str::to_owned)
@@ -156,7 +162,8 @@ impl Agent {
             next: None,
             is_stopping: false,
             in_maintenance,
-            datapath: Datapath::new(),
+            datapath: Datapath::new(bpffs),
+            mend_at: Time::default(),
             names,
             looks,
             reports,
@@ -170,7 +177,12 @@ impl Agent {
         };
         let wanted = agent.lock(hosts)?;
         let found = Arc::clone(&agent.looks.borrow());
-        vips::remove_strays(&agent.shared.netlink, &found).await;
+        let mut strays = vips::remove_devices(&agent.shared.netlink, &found).await;
+        match vips::remove_addresses(&agent.shared.netlink).await {
+            Ok(addresses) => strays.extend(addresses),
+            Err(error) => warn!("{error}"),
+        }
+        strays.into_iter().for_each(|(Ok(line) | Err(line))| warn!("{line}"));
         vips::restore_all(&agent.shared.netlink).await.unwrap_or_else(|error| warn!("{error:#}"));
         agent.apply(wanted);
         agent.hosts.values_mut().for_each(VirtualHost::run_down_script_at_start);
@@ -179,6 +191,7 @@ impl Agent {
             // Told at the start, and not only when the first advert is missed.
             return Err(errors.swap_remove(0).into());
         }
+        agent.keep_only_own();
         errors.iter().for_each(|error| warn!("{error}"));
         if let Some(why) = agent.hosts.values().find_map(VirtualHost::missing_fence) {
             bail!(why);
@@ -208,7 +221,7 @@ impl Agent {
                 // would keep them waiting for ever.
                 () = yield_now(), if has_more => {}
             }
-            if self.open_gates() {
+            if self.open_gates() | self.mend(now()) {
                 self.looks.mark_changed();
             }
             // Not left to the select: there, a flood of adverts would always be first.
@@ -247,7 +260,8 @@ impl Agent {
         }
         let hosts = self.hosts.values().filter_map(|host| host.engine().poll_timeout());
         let gates = self.hosts.values().filter_map(|host| host.gate_due(self.started));
-        let next = hosts.chain(gates).chain(self.links.values().filter_map(Link::leave_at)).min();
+        let links = self.links.values().filter_map(Link::leave_at).chain([self.mend_at]);
+        let next = hosts.chain(gates).chain(links).min();
         self.timer.set(next).context("cannot set the timer")?;
         self.summarise();
         Ok(())
@@ -270,6 +284,23 @@ impl Agent {
             systemd::notify(Notice::Status(summary.clone()));
             self.summary = summary;
         }
+    }
+
+    /// Puts back what something else has taken away of the kernel's half; `true` if it is a program, for which the interface has
+    /// to be entered anew.
+    fn mend(&mut self, now: Time) -> bool {
+        if now < self.mend_at {
+            return false;
+        }
+        self.mend_at = now.after(MEND_AGAIN);
+        self.datapath.mend();
+        self.links.values().any(|link| link.is_detached(&self.datapath))
+    }
+
+    /// Has the kernel forget what another agent has left of virtual hosts that are served no more.
+    fn keep_only_own(&mut self) {
+        let keys = self.hosts.values().flat_map(VirtualHost::known_keys).collect();
+        self.datapath.keep_only(&keys, &self.hosts.keys().copied().collect());
     }
 
     /// Handles all that is waiting, so that no timer overtakes it; `true` if there was more than a round takes.
@@ -321,7 +352,8 @@ impl Agent {
         for (source, heard) in heard {
             // None for one that a reload has just taken out.
             let known = self.entered.get(&source.vhost()).and_then(|row| known.get(row));
-            if known.is_some_and(|known| Some(heard.arrival()) > *known) {
+            // What another agent heard before is not a silence that this one has waited for.
+            if known.is_some_and(|known| heard.arrival() > known.unwrap_or(self.started)) {
                 self.hear(source, heard);
             }
         }
@@ -365,7 +397,7 @@ impl Agent {
             // Another of the same name is not entered before the VIPs on the first are gone.
             let waits = |interface: &&Interface| hosts.iter().any(|host| host.is_releasing_elsewhere(interface));
             let free = interface.filter(|interface| !left.contains(name) && !waits(interface));
-            let (presence, told) = link.update(&mut self.datapath, free, looks.began());
+            let (presence, told) = link.update(&mut self.datapath, free);
             errors.extend(told.err());
             for host in &mut hosts {
                 host.handle_link(&mut self.datapath, presence, interface, &self.vips);

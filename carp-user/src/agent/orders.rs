@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use carp_common::{
-    abi::MAX_VHOSTS,
+    abi::{Family, MAX_VHOSTS, VhostKey},
     engine::{Input, Vhid},
     time::Time,
 };
@@ -24,6 +24,7 @@ use crate::{
         Answer, Applied, Command,
         protocol::{Status, Target, VERSION},
     },
+    datapath::Inherited,
     lock::Lock,
 };
 
@@ -138,7 +139,10 @@ impl Agent {
         let known: BTreeSet<_> = self.hosts.values().map(name).collect();
         let lock = |(interface, settings): (String, Settings)| {
             let is_known = known.contains(&(interface.as_str(), settings.vhid));
-            let lock = if is_known { None } else { Some(Lock::take(&interface, settings.vhid.get())?) };
+            let mut lock = if is_known { None } else { Some(Lock::take(&interface, settings.vhid.get())?) };
+            if let Some(lock) = &mut lock {
+                lock.note(settings.vips.iter().map(|vip| vip.address));
+            }
             Ok(Wanted { interface, settings, lock })
         };
         hosts.into_iter().map(lock).collect()
@@ -184,10 +188,18 @@ impl Agent {
                 }
                 continue;
             };
-            let (row, shared) = (self.free_row(), self.shared.clone());
-            let cleared = self.datapath.clear_counters(row).and_then(|()| self.datapath.set_lease(row, 0));
-            cleared.unwrap_or_else(|error| warn!("{interface}: {error}"));
-            let host = VirtualHost::new(row, lock, interface, settings, self.in_maintenance, shared, now());
+            let inherited = self.inherited(&interface, settings.vhid.get());
+            let row = inherited.map(|inherited| inherited.row).unwrap_or_else(|| {
+                let row = self.free_row();
+                let cleared = self.datapath.clear_counters(row).and_then(|()| self.datapath.set_lease(row, 0));
+                cleared.unwrap_or_else(|error| warn!("{interface}: {error}"));
+                row
+            });
+            let shared = self.shared.clone();
+            let mut host = VirtualHost::new(row, lock, interface, settings, self.in_maintenance, shared, now());
+            if let Some(inherited) = inherited {
+                host.go_on(&self.datapath, inherited);
+            }
             self.hosts.insert(row, host);
             added += 1;
         }
@@ -197,11 +209,21 @@ impl Agent {
         format!("{added} added, {changed} changed, {same} as before")
     }
 
+    /// What an agent that is gone has left of a virtual host: of both families, the same row.
+    fn inherited(&self, interface: &str, vhid: u8) -> Option<Inherited> {
+        let ifindex = self.looks.borrow().get(interface)?.index;
+        let of = |family| self.datapath.inherited(VhostKey::new(ifindex, vhid, family));
+        let all = [Family::V4, Family::V6].into_iter().filter_map(of);
+        let newest = all.reduce(|one, other| Inherited { row: one.row, newest: one.newest.max(other.newest) })?;
+        (!self.hosts.contains_key(&newest.row)).then_some(newest)
+    }
+
     /// A row that is not in use, and has not been for long: what was reported of it has been handled.
     fn free_row(&mut self) -> u32 {
         loop {
             self.last_row = self.last_row % MAX_VHOSTS + 1;
-            if !self.hosts.contains_key(&self.last_row) {
+            let is_inherited = self.datapath.inherited_rows().any(|row| row == self.last_row);
+            if !is_inherited && !self.hosts.contains_key(&self.last_row) {
                 return self.last_row;
             }
         }

@@ -60,6 +60,11 @@ impl Refusals {
         Self { row, told: [0; Reason::COUNT], wrong: None, hears: false, pace: Pace::default() }
     }
 
+    /// What was counted until now has been told, by another agent.
+    pub(super) fn skip(&mut self, datapath: &Datapath) {
+        self.told = Reason::ALL.map(|reason| datapath.counter(self.row, reason));
+    }
+
     /// A valid advert was heard.
     pub(super) const fn heard(&mut self) {
         self.wrong = None;

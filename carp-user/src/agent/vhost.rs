@@ -30,7 +30,7 @@ use crate::{
     clock::now,
     config::{Digests, Settings, VipMac, family_of},
     control::protocol::{Source, What},
-    datapath::{Datapath, DatapathError},
+    datapath::{Datapath, DatapathError, Inherited},
     history::History,
     lock::Lock,
     metrics::Metrics,
@@ -60,7 +60,7 @@ pub(super) struct Shared {
 
 /// A virtual host at work.
 pub(super) struct VirtualHost {
-    _lock: Lock,
+    lock: Lock,
     shared: Rc<Shared>,
     settings: Arc<Settings>,
     /// Whether this server is the last resort.
@@ -136,7 +136,7 @@ impl VirtualHost {
         let gate = demotion::closed_gate(&settings.failover);
         let engine = Engine::new(engine_config(&settings, in_maintenance), now);
         Self {
-            _lock: lock,
+            lock,
             name,
             row,
             engine,
@@ -168,6 +168,13 @@ impl VirtualHost {
         }
     }
 
+    /// Goes on with what an agent that is gone has left.
+    pub(super) fn go_on(&mut self, datapath: &Datapath, inherited: Inherited) {
+        self.adverts.rise_above(inherited.newest);
+        self.refusals.skip(datapath);
+        self.held = datapath.held(self.row).into_iter().collect();
+    }
+
     /// Goes on with other settings for the same interface and vhid, in the same state. `wanted` are the VIPs on the
     /// interface itself from now on, of other virtual hosts, too.
     pub(super) fn set(&mut self, datapath: &mut Datapath, settings: Settings, wanted: &BTreeSet<IpAddr>) {
@@ -183,6 +190,7 @@ impl VirtualHost {
             self.leave(datapath);
         }
         if (&before.vips, before.mac) != (&settings.vips, settings.mac) {
+            self.lock.note(settings.vips.iter().map(|vip| vip.address));
             // Those of an earlier change, too: the task that was to remove them ends here.
             match before.mac {
                 VipMac::Interface => self.leftovers.vips.extend(&before.vips),
@@ -252,6 +260,11 @@ impl VirtualHost {
     pub(super) fn keys(&self) -> impl Iterator<Item = VhostKey> {
         let ifindex = self.entered.as_ref().map(|entered| entered.ifindex);
         ifindex.into_iter().flat_map(|ifindex| [Family::V4, Family::V6].map(|family| self.key(ifindex, family)))
+    }
+
+    /// Those of the families that it has.
+    pub(super) fn known_keys(&self) -> impl Iterator<Item = VhostKey> {
+        self.keys().filter(|key| self.settings.families().contains(&key.family()))
     }
 
     fn key(&self, ifindex: u32, family: Family) -> VhostKey {
@@ -374,7 +387,7 @@ impl VirtualHost {
             Some((vmac::name(device.vhid, interface.index), device.is_ours))
         });
         if let Some(interface) = interface {
-            self.repair_vips(interface);
+            self.repair_vips(datapath, interface);
         }
     }
 
@@ -477,10 +490,13 @@ impl VirtualHost {
     }
 
     /// Something may have added or removed VIPs: puts them right.
-    fn repair_vips(&mut self, interface: &Interface) {
+    fn repair_vips(&mut self, datapath: &mut Datapath, interface: &Interface) {
         let held = self.engine.status().state == State::Master;
         if vips::wrong(&self.settings, interface, held).is_some() {
             self.vips.repair(interface.index, held);
+        } else if self.vips.is_settled() {
+            // An agent that is gone may have had them.
+            self.release(datapath);
         }
     }
 

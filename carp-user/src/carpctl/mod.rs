@@ -1,5 +1,6 @@
 //! carpctl: what an administrator asks.
 
+mod cleanup;
 mod connection;
 mod status;
 mod watch;
@@ -84,6 +85,12 @@ enum Command {
     },
     /// Read the configuration file again, and apply what is different
     Reload,
+    /// Remove what a carpd that was killed has left: programs, maps, addresses, devices, locks
+    Cleanup {
+        /// Where it had pinned the kernel's half [default: where it says, or /sys/fs/bpf]
+        #[arg(long, value_name = "DIR")]
+        bpffs: Option<PathBuf>,
+    },
     /// Say what is wrong with a configuration file, all of it at once; touches nothing
     Check {
         /// The file
@@ -167,6 +174,7 @@ fn run(socket: &Path, command: Command) -> Result<ExitCode> {
             writeln!(out, "{}", done(ask(socket, &request)?)?)?;
         }
         Command::Reload => writeln!(out, "{}", done(ask(socket, &Request::Reload)?)?)?,
+        Command::Cleanup { bpffs } => cleanup::run(bpffs.as_deref(), &mut out)?,
         Command::Check { file } => check(&file)?,
     }
     Ok(ExitCode::SUCCESS)

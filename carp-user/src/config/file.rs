@@ -84,6 +84,8 @@ pub(crate) struct Configuration {
     pub(crate) hosts: Vec<Settings>,
     /// Whether to run in real time.
     pub(crate) realtime: bool,
+    /// Where what outlives the process is to be pinned.
+    pub(crate) bpffs: Option<PathBuf>,
 }
 
 /// Reads a file.

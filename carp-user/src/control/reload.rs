@@ -53,7 +53,7 @@ impl Reload {
         // A file system that hangs must not end all reloads.
         let read = timeout(READ, spawn_blocking(move || file::read(&file))).await;
         let done = match read.map_err(io::Error::from).and_then(|read| read.map_err(io::Error::other)) {
-            Ok(Ok(Configuration { hosts, realtime })) => {
+            Ok(Ok(Configuration { hosts, realtime, .. })) => {
                 let applied = ask(&self.commands, |reply| Command::Apply { hosts, reply }).await.flatten();
                 applied.map(|applied| in_real_time(applied, realtime))
             }

@@ -1,19 +1,29 @@
 //! The fence from user space: which VIPs this host holds, until when, and the program that looks at what leaves.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, mem,
+    net::IpAddr,
+    os::fd::AsFd,
+};
 
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, MapError},
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        ProgramError, SchedClassifier, TcAttachType,
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
     },
 };
 use carp_common::abi::{AddressKey, EGRESS_PROGRAM, Held, ending_bit, map};
+use log::warn;
 use nix::net::if_::if_indextoname;
 
-use super::xdp::{LoadError, MapAccess, failed, os_error, refusal, take};
+use super::{
+    links::{Hook, Link},
+    pins::{Kind, Pins},
+    xdp::{LoadError, MapAccess, failed, os_error, refusal, take},
+};
 
 /// The egress program with the maps that it shares with the XDP program.
 pub(super) struct Fence {
@@ -23,8 +33,19 @@ pub(super) struct Fence {
     leases: Array<MapData, u64>,
     /// Why the kernel does not take the program.
     refused: Option<String>,
-    /// By interface: what detaches the program when dropped, or why it could not be attached.
-    links: BTreeMap<u32, Result<SchedClassifierLink, String>>,
+    /// By interface: where the program is, or why it could not be attached.
+    links: BTreeMap<u32, Result<Place, String>>,
+    /// Of these, those that another agent has left, until they are asked for.
+    taken_over: BTreeSet<u32>,
+}
+
+/// Where the program is attached.
+enum Place {
+    Link(Link),
+    /// Detaches the program when dropped.
+    Filter {
+        _link: SchedClassifierLink,
+    },
 }
 
 impl Fence {
@@ -35,20 +56,78 @@ impl Fence {
     pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
         let (held, endings, leases) = (take(ebpf, map::HELD)?, take(ebpf, map::ENDINGS)?, take(ebpf, map::LEASES)?);
         let refused = program(ebpf)?.load().err().map(|error| refusal(&error));
-        Ok(Self { held, endings, leases, refused, links: BTreeMap::new() })
+        Ok(Self { held, endings, leases, refused, links: BTreeMap::new(), taken_over: BTreeSet::new() })
     }
 
-    /// Attaches the program to an interface; [`Self::obstacle`] tells whether that worked.
-    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, ifindex: u32) {
+    /// Takes over what another agent has left attached, which runs the present program from now on.
+    ///
+    /// # Errors
+    /// The object is not ours.
+    pub(super) fn take_over(&mut self, ebpf: &mut Ebpf, pins: &Pins) -> Result<(), LoadError> {
+        for (ifindex, path) in pins.links(Kind::Tc) {
+            // If it is refused, the former one must not go on with leases that nobody renews.
+            let Ok(program) = program(ebpf)?.fd() else {
+                fs::remove_file(path).ok();
+                continue;
+            };
+            if let Some(link) = pins.take_over(&path, program.as_fd(), ifindex) {
+                self.links.insert(ifindex, Ok(Place::Link(link)));
+                self.taken_over.insert(ifindex);
+            }
+        }
+        Ok(())
+    }
+
+    /// The VIPs that a virtual host holds, by its row, with the indices of their interfaces.
+    pub(super) fn held(&self, row: u32) -> Vec<(u32, IpAddr)> {
+        let held = self.held.iter().filter_map(Result::ok).filter(|(_, held)| held.row() == row);
+        held.map(|(key, _)| (key.ifindex(), key.address())).collect()
+    }
+
+    /// Detaches what another agent has left and nobody has asked for, and forgets what is not of these rows.
+    pub(super) fn keep_only(&mut self, rows: &BTreeSet<u32>) {
+        for ifindex in mem::take(&mut self.taken_over) {
+            self.detach(ifindex);
+        }
+        let of_others: Vec<_> =
+            self.held.iter().filter_map(Result::ok).filter(|(_, held)| !rows.contains(&held.row())).collect();
+        for (key, held) in of_others {
+            self.release(key);
+            self.leases.set(held.row(), 0, 0).ok();
+        }
+    }
+
+    /// Attaches the program to an interface, unless another agent has left it there; [`Self::obstacle`] tells whether that
+    /// worked.
+    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, ifindex: u32, pins: Option<&Pins>) {
+        if self.taken_over.remove(&ifindex) {
+            return;
+        }
         self.detach(ifindex);
         if self.refused.is_none() {
-            self.links.insert(ifindex, try_attach(ebpf, ifindex));
+            self.links.insert(ifindex, try_attach(ebpf, ifindex, pins));
         }
     }
 
     /// Detaches it.
     pub(super) fn detach(&mut self, ifindex: u32) {
-        self.links.remove(&ifindex);
+        self.taken_over.remove(&ifindex);
+        if let Some(Ok(Place::Link(link))) = self.links.remove(&ifindex) {
+            link.detach();
+        }
+    }
+
+    /// Puts back what somebody else has removed.
+    pub(super) fn mend(&mut self, ebpf: &mut Ebpf, pins: Option<&Pins>) {
+        for (ifindex, place) in &mut self.links {
+            let Ok(Place::Link(link)) = place else { continue };
+            if !link.is_attached() {
+                warn!("something else detached the egress program from interface {ifindex}: putting it back");
+                *place = try_attach(ebpf, *ifindex, pins);
+            } else if let Some(pins) = pins {
+                pins.mend_link(link, Kind::Tc, *ifindex);
+            }
+        }
     }
 
     /// Why nothing looks at what leaves by this interface.
@@ -97,24 +176,28 @@ impl Fence {
 
 /// Attaches the program before all others, which could let a frame pass for good: by a link, else (before Linux 6.6) by a
 /// filter, which takes the first place by itself.
-fn try_attach(ebpf: &mut Ebpf, ifindex: u32) -> Result<SchedClassifierLink, String> {
+fn try_attach(ebpf: &mut Ebpf, ifindex: u32, pins: Option<&Pins>) -> Result<Place, String> {
     let program = program(ebpf).map_err(|error| error.to_string())?;
+    let tcx = program.fd().map_err(os_error).and_then(|program| Link::attach(program.as_fd(), ifindex, Hook::Egress));
+    let tcx = match tcx {
+        Ok(mut link) => {
+            if let Some(pins) = pins {
+                pins.pin(&mut link, Kind::Tc, ifindex);
+            }
+            return Ok(Place::Link(link));
+        }
+        Err(error) => error,
+    };
     let name = if_indextoname(ifindex).map_err(|error| error.to_string())?;
     let name = name.to_str().map_err(|error| error.to_string())?;
-    let mut attach = |how| {
-        let id = program.attach_with_options(name, TcAttachType::Egress, how)?;
-        program.take_link(id)
-    };
-    let tcx = match attach(TcAttachOptions::TcxOrder(LinkOrder::first())) {
-        Ok(link) => return Ok(link),
-        Err(error) => os_error(error),
-    };
     // It may be there already; what else is wrong, the next step tells. So it is with a filter of ours that a killed carpd
     // left: its leases would be over for ever.
     tc::qdisc_add_clsact(name).ok();
     tc::qdisc_detach_program(name, TcAttachType::Egress, EGRESS_PROGRAM).ok();
-    attach(TcAttachOptions::Netlink(NlOptions::default()))
-        .map_err(|error| format!("tcx: {tcx}; clsact: {}", text(&error)))
+    let attached = program
+        .attach_with_options(name, TcAttachType::Egress, TcAttachOptions::Netlink(NlOptions::default()))
+        .and_then(|id| program.take_link(id));
+    attached.map(|link| Place::Filter { _link: link }).map_err(|error| format!("tcx: {tcx}; clsact: {}", text(&error)))
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, LoadError> {

@@ -1,25 +1,38 @@
 //! The way of adverts from the wire to the agent: an XDP program in the driver (native) or in the network stack
 //! (generic), or a packet socket.
 
+mod bpf;
 mod fence;
+mod links;
+pub(crate) mod pins;
 mod socket;
 mod xdp;
 
-use std::{collections::HashMap, future::poll_fn, io, net::IpAddr, task::Poll};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    future::poll_fn,
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    task::Poll,
+};
 
 use carp_common::{
     abi::{AddressKey, AdvertEvent, Held, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey, address_bytes},
     reason::Reason,
     time::Time,
 };
+use log::warn;
 use thiserror::Error;
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::xdp::OBJECT;
 use self::{
     fence::Fence,
+    links::Hook,
+    pins::{BPFFS, Pins},
     socket::AdvertSocket,
-    xdp::{Mode, Xdp},
+    xdp::Xdp,
 };
 use crate::{config::Choice, net::interface::Interface, privileges};
 
@@ -82,8 +95,19 @@ pub(crate) enum DatapathError {
     Map(#[from] xdp::MapAccess),
 }
 
+/// What another agent has left of a virtual host of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inherited {
+    /// Its row of counters.
+    pub(crate) row: u32,
+    /// The largest counter that an advert of its may have had.
+    pub(crate) newest: u64,
+}
+
 /// All roads of this process.
 pub(crate) struct Datapath {
+    /// Where the pins are to be.
+    bpffs: PathBuf,
     xdp: Option<AsyncFd<Xdp>>,
     /// Why the XDP program does not work here at all.
     no_xdp: Option<String>,
@@ -96,9 +120,9 @@ pub(crate) struct Datapath {
 }
 
 impl Datapath {
-    /// No roads yet.
-    pub(crate) fn new() -> Self {
-        Self { xdp: None, no_xdp: None, sockets: vec![], closed: HashMap::new(), turn: 0 }
+    /// No roads yet. What outlives this process is to be pinned in this bpffs.
+    pub(crate) fn new(bpffs: PathBuf) -> Self {
+        Self { bpffs, xdp: None, no_xdp: None, sockets: vec![], closed: HashMap::new(), turn: 0 }
     }
 
     /// Loads the XDP program if one of the choices asks for it: later it would hold up the adverts. Tried once. Must be called
@@ -107,7 +131,7 @@ impl Datapath {
         if self.xdp.is_some() || self.no_xdp.is_some() || choices.into_iter().all(|choice| choice == Choice::Socket) {
             return;
         }
-        match load() {
+        match load(&self.bpffs) {
             Ok(xdp) => self.xdp = Some(xdp),
             Err(why) => self.no_xdp = Some(why),
         }
@@ -119,6 +143,10 @@ impl Datapath {
             Ok(road) => return Ok(road),
             Err(why) => why,
         };
+        if let Some(xdp) = &mut self.xdp {
+            // What another agent has left there.
+            xdp.get_mut().detach(interface.index);
+        }
         match choice {
             Choice::Native | Choice::Generic => Err(DatapathError::Attach { interface: name.to_owned(), why }),
             Choice::Auto => self.enter_socket(interface.index, name).map(|()| Road::Socket(Some(why))),
@@ -135,7 +163,14 @@ impl Datapath {
         if let Some(why) = obstacle(interface) {
             return Err(why.to_owned());
         }
-        let road = attach(choice, |mode| xdp.attach(interface.index, mode, interface.xdp_program))?;
+        let present = interface.xdp.map(|present| present.program);
+        let road = match inherited_road(choice, interface).filter(|_| xdp.is_taken_over(interface.index)) {
+            Some(road) => {
+                xdp.keep(interface.index);
+                road
+            }
+            None => attach(choice, |hook| xdp.attach(interface.index, hook, present))?,
+        };
         xdp.attach_egress(interface.index);
         Ok(road)
     }
@@ -181,12 +216,39 @@ impl Datapath {
         }
     }
 
-    /// The number of the program that an interface on which XDP is at work must show.
-    pub(crate) fn program(&self, ifindex: u32) -> Option<u32> {
-        if self.socket(ifindex).is_some() {
-            return None;
+    /// Whether nothing else has detached the program from an interface on which XDP is at work.
+    pub(crate) fn is_attached(&self, ifindex: u32) -> bool {
+        self.socket(ifindex).is_some() || self.xdp.as_ref().is_none_or(|xdp| xdp.get_ref().is_attached(ifindex))
+    }
+
+    /// Puts back what something else has removed: pins, and the program that looks at what leaves.
+    pub(crate) fn mend(&mut self) {
+        if let Some(xdp) = &mut self.xdp {
+            xdp.get_mut().mend();
         }
-        self.xdp.as_ref().map(|xdp| xdp.get_ref().id())
+    }
+
+    /// What another agent, which is gone, has left of a virtual host.
+    pub(crate) fn inherited(&self, key: VhostKey) -> Option<Inherited> {
+        self.xdp.as_ref()?.get_ref().inherited(key)
+    }
+
+    /// The rows of counters of all that it has left.
+    pub(crate) fn inherited_rows(&self) -> impl Iterator<Item = u32> {
+        self.xdp.iter().flat_map(|xdp| xdp.get_ref().inherited_rows())
+    }
+
+    /// The VIPs that it has left held by the virtual host with this row, with the indices of their interfaces.
+    pub(crate) fn held(&self, row: u32) -> Vec<(u32, IpAddr)> {
+        self.xdp.as_ref().map_or(vec![], |xdp| xdp.get_ref().held(row))
+    }
+
+    /// Forgets what it has left of all other virtual hosts than these, and detaches it from interfaces that have not been
+    /// entered.
+    pub(crate) fn keep_only(&mut self, keys: &HashSet<VhostKey>, rows: &BTreeSet<u32>) {
+        if let Some(xdp) = &mut self.xdp {
+            xdp.get_mut().keep_only(keys, rows);
+        }
     }
 
     /// Tells the verdict what we sent ourselves.
@@ -328,11 +390,18 @@ fn socket_mut(sockets: &mut [AsyncFd<AdvertSocket>], ifindex: u32) -> Option<&mu
 }
 
 /// Loads the program, or says why it cannot be.
-fn load() -> Result<AsyncFd<Xdp>, String> {
+fn load(bpffs: &Path) -> Result<AsyncFd<Xdp>, String> {
     if let Some(missing) = privileges::missing_for_xdp() {
         return Err(missing);
     }
-    let xdp = Xdp::load().map_err(|error| error.to_string())?;
+    let pins = Pins::open(bpffs).unwrap_or_else(|error| {
+        warn!(
+            "what is attached does not outlive a carpd that is killed: {error:#}: mount a bpffs \
+             (mount -t bpf bpf {BPFFS}), or name one that carpd may write to with --bpffs"
+        );
+        None
+    });
+    let xdp = Xdp::load(pins).map_err(|error| error.to_string())?;
     // SAFETY: the ring's descriptor belongs to the Xdp, which never replaces it.
     unsafe { AsyncFd::register_with_interest(xdp, Interest::READABLE) }
         .map_err(|error| format!("cannot wait for the XDP program's events: {}", io::Error::from(error)))
@@ -346,19 +415,29 @@ fn obstacle(interface: &Interface) -> Option<&'static str> {
     )
 }
 
-/// Attaches in the mode that was asked for, or in the best one; with `auto`, a generic one says why.
-fn attach(choice: Choice, mut attach: impl FnMut(Mode) -> Result<(), xdp::AttachError>) -> Result<Road, String> {
-    if choice == Choice::Generic {
-        return attach(Mode::Generic).map(|()| Road::Generic(None)).map_err(|error| format!("generic XDP: {error}"));
+/// The road that another agent has left, if it is one that was asked for.
+fn inherited_road(choice: Choice, interface: &Interface) -> Option<Road> {
+    match (choice, interface.xdp?.is_generic) {
+        (Choice::Auto | Choice::Native, false) => Some(Road::Native),
+        (Choice::Auto, true) => Some(Road::Generic(Some("it was so before carpd was killed".to_owned()))),
+        (Choice::Generic, true) => Some(Road::Generic(None)),
+        (Choice::Native, true) | (Choice::Generic, false) | (Choice::Socket, _) => None,
     }
-    let native = match attach(Mode::Native) {
+}
+
+/// Attaches in the mode that was asked for, or in the best one; with `auto`, a generic one says why.
+fn attach(choice: Choice, mut attach: impl FnMut(Hook) -> Result<(), xdp::AttachError>) -> Result<Road, String> {
+    if choice == Choice::Generic {
+        return attach(Hook::Generic).map(|()| Road::Generic(None)).map_err(|error| format!("generic XDP: {error}"));
+    }
+    let native = match attach(Hook::Native) {
         Ok(()) => return Ok(Road::Native),
         Err(error) => error,
     };
     if choice == Choice::Native || native.is_final() {
         return Err(format!("native XDP: {native}"));
     }
-    match attach(Mode::Generic) {
+    match attach(Hook::Generic) {
         Ok(()) => Ok(Road::Generic(Some(format!("native XDP: {native}")))),
         Err(generic) => Err(format!("native XDP: {native}; generic XDP: {generic}")),
     }

@@ -4,16 +4,13 @@ use std::io;
 
 use nix::libc;
 
-use super::{
-    xdp::{AttachError, Mode},
-    *,
-};
+use super::{links::Hook, xdp::AttachError, *};
 use crate::net::interface::tests::ready;
 
 const NOT_SUPPORTED: i32 = libc::EOPNOTSUPP;
 
 /// Attaches in these modes only; the others say so.
-fn driver(works: &[Mode]) -> impl FnMut(Mode) -> Result<(), AttachError> {
+fn driver(works: &[Hook]) -> impl FnMut(Hook) -> Result<(), AttachError> {
     move |mode| {
         if works.contains(&mode) { Ok(()) } else { Err(io::Error::from_raw_os_error(NOT_SUPPORTED).into()) }
     }
@@ -21,9 +18,9 @@ fn driver(works: &[Mode]) -> impl FnMut(Mode) -> Result<(), AttachError> {
 
 #[test]
 fn auto_takes_the_driver_else_the_stack_and_says_what_the_driver_said() {
-    assert_eq!(attach(Choice::Auto, driver(&[Mode::Native, Mode::Generic])), Ok(Road::Native));
+    assert_eq!(attach(Choice::Auto, driver(&[Hook::Native, Hook::Generic])), Ok(Road::Native));
     // Bridges, VLANs, macvlans, and drivers without XDP or not at this MTU.
-    let road = attach(Choice::Auto, driver(&[Mode::Generic])).unwrap();
+    let road = attach(Choice::Auto, driver(&[Hook::Generic])).unwrap();
     let line = road.describe("br0");
     assert!(line.starts_with("generic XDP on br0, which is slower: native XDP: Operation not supported"), "{line}");
     let why = attach(Choice::Auto, driver(&[])).unwrap_err();
@@ -32,10 +29,10 @@ fn auto_takes_the_driver_else_the_stack_and_says_what_the_driver_said() {
 
 #[test]
 fn what_was_asked_for_is_taken_or_nothing() {
-    assert_eq!(attach(Choice::Native, driver(&[Mode::Native])), Ok(Road::Native));
-    assert!(attach(Choice::Native, driver(&[Mode::Generic])).unwrap_err().starts_with("native XDP: "));
-    assert_eq!(attach(Choice::Generic, driver(&[Mode::Native, Mode::Generic])), Ok(Road::Generic(None)));
-    assert!(attach(Choice::Generic, driver(&[Mode::Native])).unwrap_err().starts_with("generic XDP: "));
+    assert_eq!(attach(Choice::Native, driver(&[Hook::Native])), Ok(Road::Native));
+    assert!(attach(Choice::Native, driver(&[Hook::Generic])).unwrap_err().starts_with("native XDP: "));
+    assert_eq!(attach(Choice::Generic, driver(&[Hook::Native, Hook::Generic])), Ok(Road::Generic(None)));
+    assert!(attach(Choice::Generic, driver(&[Hook::Native])).unwrap_err().starts_with("generic XDP: "));
 }
 
 #[test]

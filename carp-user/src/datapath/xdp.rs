@@ -1,23 +1,37 @@
 //! The XDP program and its maps, from user space.
 
-use std::{collections::BTreeMap, io, os::fd::AsRawFd};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap, HashSet},
+    io,
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
-    programs::{self, ProgramError, XdpMode, links::FdLink, loaded_programs},
+    programs::{self, ProgramError, loaded_programs},
     util::nr_cpus,
 };
 use aya_log::EbpfLogger;
 use carp_common::{
-    abi::{AdvertEvent, LastHeard, PROGRAM, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index, map},
+    abi::{
+        AdvertEvent, LastHeard, MAX_VHOSTS, PROGRAM, RING_BYTES, Refused, Sent, SourceKey, Vhost, VhostKey,
+        counter_index, map,
+    },
     reason::Reason,
 };
-use log::{debug, max_level};
+use log::{debug, info, max_level, warn};
 use nix::libc::{EBUSY, EEXIST};
 use thiserror::Error;
+use zeroize::Zeroize;
 
-use super::fence::Fence;
+use super::{
+    Inherited,
+    fence::Fence,
+    links::{Hook, Link},
+    pins::{Kind, Pins},
+};
 
 /// The kernel programs as they were compiled.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CARP_EBPF_OBJECT"));
@@ -62,19 +76,9 @@ impl AttachError {
     }
 }
 
-/// How the program is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// In the driver, before the kernel makes a packet of the frame.
-    Native,
-    /// In the network stack.
-    Generic,
-}
-
 /// The loaded program with its maps.
 pub(super) struct Xdp {
     ebpf: Ebpf,
-    id: u32,
     vhosts: HashMap<MapData, VhostKey, Vhost>,
     peers: HashMap<MapData, SourceKey, u8>,
     sent: HashMap<MapData, VhostKey, Sent>,
@@ -83,23 +87,35 @@ pub(super) struct Xdp {
     refused: Array<MapData, Refused>,
     events: RingBuf<MapData>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
-    /// By interface; detaches the program when dropped.
-    links: BTreeMap<u32, FdLink>,
+    /// By interface.
+    links: BTreeMap<u32, Link>,
+    /// Of these, those that another agent has left, until they are asked for.
+    taken_over: BTreeSet<u32>,
+    /// What that agent has left of its virtual hosts.
+    inherited: StdHashMap<VhostKey, Inherited>,
     /// What is dropped when a lease is over.
     pub(super) fence: Fence,
+    /// After the links: what is not attached any more goes with it.
+    pins: Option<Pins>,
 }
 
 impl Xdp {
-    /// Loads the program. Needs CAP_BPF and CAP_NET_ADMIN.
+    /// Loads the program, against the maps of the agent that left these pins, if there are some. Needs CAP_BPF and
+    /// CAP_NET_ADMIN.
     ///
     /// # Errors
     /// The kernel is too old, or refuses the program.
-    pub(super) fn load() -> Result<Self, LoadError> {
+    pub(super) fn load(mut pins: Option<Pins>) -> Result<Self, LoadError> {
         let level = max_level() as u8;
-        let mut ebpf = EbpfLoader::new()
-            .override_global(aya_log::LEVEL, &level, true)
-            .load(OBJECT)
-            .map_err(|error| LoadError::Refused(error.to_string()))?;
+        let mut loader = EbpfLoader::new();
+        loader.override_global(aya_log::LEVEL, &level, true);
+        for (name, path) in pins.iter().flat_map(Pins::maps) {
+            loader.map_pin_path(name, path);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::Refused(error.to_string()))?;
+        if let Some(pins) = &mut pins {
+            pins.hold_maps().unwrap_or_else(|error| warn!("cannot watch over the pinned maps: {error}"));
+        }
         // The program's log is a convenience: without it, it still works.
         let logger =
             EbpfLogger::init(&mut ebpf).inspect_err(|error| debug!("no log from the XDP program: {error}")).ok();
@@ -111,16 +127,84 @@ impl Xdp {
         let refused = take(&mut ebpf, map::REFUSED)?;
         let events = take(&mut ebpf, map::EVENTS)?;
         let failed = |error| LoadError::Refused(refusal(&error));
-        let program = program(&mut ebpf)?;
-        program.load().map_err(failed)?;
-        let id = program.info().map_err(failed)?.id();
-        let (fence, links) = (Fence::load(&mut ebpf)?, BTreeMap::new());
-        Ok(Self { ebpf, id, vhosts, peers, sent, heard, counters, refused, events, logger, links, fence })
+        program(&mut ebpf)?.load().map_err(failed)?;
+        let fence = Fence::load(&mut ebpf)?;
+        let (links, taken_over, inherited) = (BTreeMap::new(), BTreeSet::new(), StdHashMap::new());
+        let mut xdp = Self {
+            ebpf,
+            vhosts,
+            peers,
+            sent,
+            heard,
+            counters,
+            refused,
+            events,
+            logger,
+            links,
+            taken_over,
+            inherited,
+            fence,
+            pins,
+        };
+        xdp.take_over()?;
+        Ok(xdp)
     }
 
-    /// The kernel's number of the program.
-    pub(super) const fn id(&self) -> u32 {
-        self.id
+    /// Goes on with what another agent has left: its links run the present program from now on.
+    fn take_over(&mut self) -> Result<(), LoadError> {
+        let Some(pins) = self.pins.as_ref().filter(|pins| pins.is_inherited()) else { return Ok(()) };
+        let failed = |error| LoadError::Refused(refusal(&error));
+        for (ifindex, path) in pins.links(Kind::Xdp) {
+            let program = program(&mut self.ebpf)?.fd().map_err(failed)?;
+            if let Some(link) = pins.take_over(&path, program.as_fd(), ifindex) {
+                self.links.insert(ifindex, link);
+                self.taken_over.insert(ifindex);
+            }
+        }
+        self.fence.take_over(&mut self.ebpf, pins)?;
+        for (key, mut vhost) in self.vhosts.iter().filter_map(Result::ok) {
+            let row = vhost.row();
+            vhost.zeroize();
+            let newest = self.sent.get(&key, 0).map_or(0, |sent| sent.newest());
+            if (1..=MAX_VHOSTS).contains(&row) {
+                self.inherited.insert(key, Inherited { row, newest });
+            }
+        }
+        // They are old; what counts of them is in the last-heard map.
+        (0..RING_BYTES as usize / size_of::<AdvertEvent>()).all(|_| self.events.next().is_some());
+        info!("going on with what a carpd that is gone has left attached to {} interfaces", self.links.len());
+        Ok(())
+    }
+
+    /// What another agent has left of a virtual host.
+    pub(super) fn inherited(&self, key: VhostKey) -> Option<Inherited> {
+        self.inherited.get(&key).copied()
+    }
+
+    /// The rows of counters of all virtual hosts that another agent has left.
+    pub(super) fn inherited_rows(&self) -> impl Iterator<Item = u32> {
+        self.inherited.values().map(|inherited| inherited.row)
+    }
+
+    /// The VIPs that a virtual host holds, by its row.
+    pub(super) fn held(&self, row: u32) -> Vec<(u32, IpAddr)> {
+        self.fence.held(row)
+    }
+
+    /// Forgets what another agent has left, but for these virtual hosts, and detaches what has not been asked for.
+    pub(super) fn keep_only(&mut self, keys: &HashSet<VhostKey>, rows: &BTreeSet<u32>) {
+        for ifindex in std::mem::take(&mut self.taken_over) {
+            self.detach(ifindex);
+        }
+        self.fence.keep_only(rows);
+        if self.inherited.is_empty() {
+            return;
+        }
+        self.inherited.clear();
+        let of_peers = self.peers.keys().filter_map(Result::ok).map(|peer| peer.vhost());
+        let known = self.vhosts.keys().chain(self.sent.keys()).filter_map(Result::ok).chain(of_peers);
+        let others: Vec<_> = known.filter(|key| !keys.contains(key)).collect();
+        others.into_iter().for_each(|key| self.remove_vhost(key));
     }
 
     /// Attaches the program to an interface. `present` is the program that the interface has, for the message if
@@ -128,23 +212,50 @@ impl Xdp {
     ///
     /// # Errors
     /// Another program is there, or this mode does not work.
-    pub(super) fn attach(&mut self, ifindex: u32, mode: Mode, present: Option<u32>) -> Result<(), AttachError> {
+    pub(super) fn attach(&mut self, ifindex: u32, hook: Hook, present: Option<u32>) -> Result<(), AttachError> {
         self.detach(ifindex);
-        self.try_attach(ifindex, mode).map_err(|error| match error.raw_os_error() {
+        self.try_attach(ifindex, hook).map_err(|error| match error.raw_os_error() {
             Some(EBUSY | EEXIST) => AttachError::Busy(program_name(present)),
             _ => AttachError::Refused(error),
         })
     }
 
+    /// Whether another agent has left the program attached to this interface.
+    pub(super) fn is_taken_over(&self, ifindex: u32) -> bool {
+        self.taken_over.contains(&ifindex)
+    }
+
+    /// The program stays attached as another agent has left it.
+    pub(super) fn keep(&mut self, ifindex: u32) {
+        self.taken_over.remove(&ifindex);
+    }
+
     /// Attaches the program that looks at what leaves; [`Fence::obstacle`] tells whether that worked.
     pub(super) fn attach_egress(&mut self, ifindex: u32) {
-        self.fence.attach(&mut self.ebpf, ifindex);
+        self.fence.attach(&mut self.ebpf, ifindex, self.pins.as_ref());
     }
 
     /// Detaches both programs from an interface.
     pub(super) fn detach(&mut self, ifindex: u32) {
         self.fence.detach(ifindex);
-        self.links.remove(&ifindex);
+        self.taken_over.remove(&ifindex);
+        if let Some(link) = self.links.remove(&ifindex) {
+            link.detach();
+        }
+    }
+
+    /// Whether nobody else has detached the program.
+    pub(super) fn is_attached(&self, ifindex: u32) -> bool {
+        self.links.get(&ifindex).is_some_and(Link::is_attached)
+    }
+
+    /// Puts back what somebody else has removed, but for the program itself.
+    pub(super) fn mend(&mut self) {
+        if let Some(pins) = &self.pins {
+            pins.mend();
+            self.links.iter_mut().for_each(|(ifindex, link)| pins.mend_link(link, Kind::Xdp, *ifindex));
+        }
+        self.fence.mend(&mut self.ebpf, self.pins.as_ref());
     }
 
     /// Makes a virtual host known to the program, with its peers.
@@ -152,6 +263,7 @@ impl Xdp {
     /// # Errors
     /// The map is full.
     pub(super) fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost, peers: &[SourceKey]) -> Result<(), MapAccess> {
+        self.remove_peers(|peer| peer.vhost() == key && !peers.contains(peer));
         for peer in peers {
             self.peers.insert(peer, 1, 0).map_err(failed("tell the XDP program of a peer"))?;
         }
@@ -160,11 +272,7 @@ impl Xdp {
 
     /// Forgets a virtual host.
     pub(super) fn remove_vhost(&mut self, key: VhostKey) {
-        let peers: Vec<SourceKey> =
-            self.peers.keys().filter_map(Result::ok).filter(|peer| peer.vhost() == key).collect();
-        for peer in peers {
-            self.peers.remove(&peer).ok();
-        }
+        self.remove_peers(|peer| peer.vhost() == key);
         // It may never have been set.
         self.vhosts.remove(&key).ok();
         self.sent.remove(&key).ok();
@@ -231,16 +339,19 @@ impl Xdp {
         self.refused.get(&counter_index(row, reason), 0).map_err(failed("read who was refused"))
     }
 
-    fn try_attach(&mut self, ifindex: u32, mode: Mode) -> io::Result<()> {
-        let mode = match mode {
-            Mode::Native => XdpMode::Driver,
-            Mode::Generic => XdpMode::Skb,
-        };
+    fn remove_peers(&mut self, are: impl Fn(&SourceKey) -> bool) {
+        let peers: Vec<SourceKey> = self.peers.keys().filter_map(Result::ok).filter(are).collect();
+        for peer in peers {
+            self.peers.remove(&peer).ok();
+        }
+    }
+
+    fn try_attach(&mut self, ifindex: u32, hook: Hook) -> io::Result<()> {
         let program = program(&mut self.ebpf).map_err(io::Error::other)?;
-        let id = program.attach_to_if_index(ifindex, mode).map_err(os_error)?;
-        let link = program.take_link(id).map_err(os_error)?;
-        // aya falls back to an attachment that would outlive this process: not wanted.
-        let link = FdLink::try_from(link).map_err(|_| io::Error::from_raw_os_error(nix::libc::EOPNOTSUPP))?;
+        let mut link = Link::attach(program.fd().map_err(os_error)?.as_fd(), ifindex, hook)?;
+        if let Some(pins) = &self.pins {
+            pins.pin(&mut link, Kind::Xdp, ifindex);
+        }
         self.links.insert(ifindex, link);
         Ok(())
     }

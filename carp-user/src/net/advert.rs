@@ -44,6 +44,11 @@ impl AdvertSender {
         self.prefixes = prefixes(settings);
     }
 
+    /// All counters from now on are above this one, whatever the clock says.
+    pub(crate) fn rise_above(&mut self, newest: u64) {
+        self.counter = self.counter.max(newest);
+    }
+
     /// The counter for the next advert: at least the wall clock in nanoseconds, and always rising, so that
     /// it goes on rising after a restart of the agent or the machine.
     pub(crate) fn next_counter(&mut self) -> u64 {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use carp_common::{abi::Family, engine::LinkFault, time::Time};
+use carp_common::{abi::Family, engine::LinkFault};
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use log::warn;
 use nix::libc;
@@ -21,7 +21,7 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage},
-        link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
+        link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached},
         route::{RouteAttribute, RouteFlags, RouteMessage, RouteType},
     },
 };
@@ -31,10 +31,7 @@ use super::{
     NetError, Netlink, vlan,
     vmac::{self, Device},
 };
-use crate::{
-    clock::now,
-    config::{Settings, family_of},
-};
+use crate::config::{Settings, family_of};
 
 /// The longest time between two looks.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -58,13 +55,22 @@ pub(crate) struct Interface {
     /// Whether it carries VLANs and its card takes their tags off: without them, their frames look like its own.
     pub(crate) strips_vlan_tags: bool,
     /// The XDP program that is attached to it.
-    pub(crate) xdp_program: Option<u32>,
+    pub(crate) xdp: Option<XdpProgram>,
     /// Whether it forwards IPv6, as routers do.
     pub(crate) is_router: bool,
     /// Its addresses.
     pub(crate) addresses: Vec<Address>,
     /// What has the name of a virtual MAC's device on it.
     pub(crate) devices: Vec<Device>,
+}
+
+/// An XDP program on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct XdpProgram {
+    /// The kernel's number of it.
+    pub(crate) program: u32,
+    /// Whether it is in the network stack, and not in the driver.
+    pub(crate) is_generic: bool,
 }
 
 /// An address of an interface.
@@ -144,8 +150,6 @@ fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
 /// What was found of a host's interfaces.
 #[derive(Default)]
 pub(crate) struct Interfaces {
-    /// When the look began: what has been done since may not show.
-    began: Time,
     /// The names that were looked for.
     names: BTreeSet<String>,
     /// Those that are there, by name.
@@ -153,11 +157,6 @@ pub(crate) struct Interfaces {
 }
 
 impl Interfaces {
-    /// When the look began: what has been done since may not show.
-    pub(crate) const fn began(&self) -> Time {
-        self.began
-    }
-
     /// Whether this name was looked for.
     pub(crate) fn knows(&self, name: &str) -> bool {
         self.names.contains(name)
@@ -184,7 +183,6 @@ impl Interfaces {
 
 /// Reads the interfaces of these names.
 pub(crate) async fn look(netlink: &Netlink, names: &BTreeSet<String>) -> Result<Interfaces, NetError> {
-    let began = now();
     // Addresses first: if an interface is deleted meanwhile, it is gone, and not one without addresses.
     let addresses = addresses(netlink).await?;
     let links: Vec<LinkMessage> = netlink
@@ -198,7 +196,16 @@ pub(crate) async fn look(netlink: &Netlink, names: &BTreeSet<String>) -> Result<
         let devices = vmac::devices(named.clone(), link, |device| of(device).map(|address| address.ip).collect());
         (name.to_owned(), interface(link, vlan::are_stripped(&links, name, index), of(index).collect(), devices))
     });
-    Ok(Interfaces { began, names: names.clone(), found: found.collect() })
+    Ok(Interfaces { names: names.clone(), found: found.collect() })
+}
+
+/// The names of all interfaces, by their indices.
+pub(crate) async fn names(netlink: &Netlink) -> Result<BTreeMap<u32, String>, NetError> {
+    let links: Vec<LinkMessage> = netlink
+        .dump(|handle| handle.link().get().execute().try_collect())
+        .await
+        .map_err(NetError::request("read the interfaces"))?;
+    Ok(links.iter().filter_map(|link| Some((link.header.index, if_name(link)?.to_owned()))).collect())
 }
 
 /// Reads one interface; `None` if there is none of this name.
@@ -407,16 +414,22 @@ fn if_name(link: &LinkMessage) -> Option<&str> {
     })
 }
 
+fn xdp_program(parts: &[LinkXdp]) -> Option<XdpProgram> {
+    let program = parts.iter().find_map(|part| match part {
+        LinkXdp::ProgId(id) if *id != 0 => Some(*id),
+        _ => None,
+    });
+    let is_generic = parts.contains(&LinkXdp::Attached(XdpAttached::SocketBuffer));
+    Some(XdpProgram { program: program?, is_generic })
+}
+
 fn interface(link: &LinkMessage, strips_vlan_tags: bool, addresses: Vec<Address>, devices: Vec<Device>) -> Interface {
     let mac = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
         _ => None,
     });
-    let xdp_program = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Xdp(xdp) => xdp.iter().find_map(|part| match part {
-            LinkXdp::ProgId(id) if *id != 0 => Some(*id),
-            _ => None,
-        }),
+    let xdp = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Xdp(xdp) => xdp_program(xdp),
         _ => None,
     });
     Interface {
@@ -426,7 +439,7 @@ fn interface(link: &LinkMessage, strips_vlan_tags: bool, addresses: Vec<Address>
         // Not LowerUp alone: until the link is operational, what is sent is lost.
         has_carrier: link.header.flags.contains(LinkFlags::Running),
         strips_vlan_tags,
-        xdp_program,
+        xdp,
         is_router: vmac::inet6_conf(link).is_some_and(|conf| conf.forwarding != 0),
         addresses,
         devices,

@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use nix::libc;
 use rtnetlink::{
     AddressMessageBuilder,
-    packet_route::address::{AddressAttribute, AddressFlags, AddressMessage},
+    packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol},
 };
 
 use super::{NetError, Netlink};
@@ -16,6 +16,43 @@ use crate::config::Vip;
 const PREFIX_LENGTHS: usize = 33;
 /// Metric of a route that is taken if there is no other: beyond what network managers give (20,000 and some).
 const LAST_METRIC: u32 = 1 << 16;
+
+/// Who has added an address, as the kernel notes it (IFA_PROTO, since Linux 5.18; before, it is ignored): the number of CARP
+/// among IP's protocols. The kernel has 1 to 3 for itself, keepalived 18.
+const MARK: AddressProtocol = AddressProtocol::Other(112);
+
+/// An address that carpd has added.
+pub(crate) struct Marked {
+    /// Index of its interface.
+    pub(crate) ifindex: u32,
+    /// The address, with its prefix length.
+    pub(crate) vip: Vip,
+    message: AddressMessage,
+}
+
+/// All addresses that carpd has added.
+pub(crate) async fn marked(netlink: &Netlink) -> Result<Vec<Marked>, NetError> {
+    let all: Vec<AddressMessage> = netlink
+        .dump(|handle| handle.address().get().execute().try_collect())
+        .await
+        .map_err(NetError::request("read addresses"))?;
+    let marked = all.into_iter().filter(|message| message.attributes.contains(&AddressAttribute::Protocol(MARK)));
+    let marked = marked.filter_map(|message| {
+        let address = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        });
+        let (ifindex, prefix) = (message.header.index, message.header.prefix_len);
+        Some(Marked { ifindex, vip: Vip { address: address?, prefix }, message })
+    });
+    Ok(marked.collect())
+}
+
+/// Removes one of them, and no other that is the same but for its prefix length.
+pub(crate) async fn remove_marked(netlink: &Netlink, marked: Marked) -> Result<(), NetError> {
+    let what = format!("remove {}", marked.vip);
+    netlink.handle.address().del(marked.message).execute().await.map_err(NetError::request(what))
+}
 
 /// Adds a VIP to an interface; one that is there already stays. An IPv6 address is there at once: that no other host has
 /// it is for CARP to see to, and not for the kernel to wait for (RFC 4862, 5.4).
@@ -37,6 +74,7 @@ async fn add_with(netlink: &Netlink, ifindex: u32, vip: Vip, metric: Option<u32>
     if vip.address.is_ipv6() {
         attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Permanent));
     }
+    attributes.push(AddressAttribute::Protocol(MARK));
     attributes.extend(metric.map(AddressAttribute::RoutePriority));
     request.execute().await.map_err(NetError::request(format!("add {vip}")))
 }

@@ -83,7 +83,7 @@ pub(crate) fn name(vhid: u8, parent: u32) -> String {
 }
 
 /// The vhid and the index of the interface in a name that [`name`] has made.
-pub(super) fn parse(text: &str) -> Option<(u8, u32)> {
+pub(crate) fn parse(text: &str) -> Option<(u8, u32)> {
     let (vhid, parent) = text.strip_prefix("carp")?.split_once('-')?;
     let (vhid, parent) = (vhid.parse().ok()?, parent.parse().ok()?);
     (name(vhid, parent) == text).then_some((vhid, parent))

@@ -11,26 +11,8 @@ use super::{
 };
 use crate::{
     config::Vip,
-    lock::Lock,
-    net::{self, NetError, Netlink, interface::Interfaces, vmac},
+    net::{self, NetError, Netlink, vmac},
 };
-
-/// Deletes the devices on these interfaces of virtual hosts that no carpd serves: one that was killed had them.
-pub(crate) async fn remove_strays(netlink: &Netlink, interfaces: &Interfaces) {
-    for (name, interface) in interfaces.iter() {
-        for device in interface.devices.iter().filter(|device| device.is_ours) {
-            // Whoever serves it has its lock; so does this process, for its own.
-            let Ok(_lock) = Lock::take(name, device.vhid) else { continue };
-            let device_name = vmac::name(device.vhid, interface.index);
-            match vmac::delete(netlink, device.index).await {
-                Ok(()) => warn!("{name} vhid {}: {device_name} was left by a carpd that is gone: removed", device.vhid),
-                Err(error) => warn!(
-                    "{device_name} was left by a carpd that is gone: {error}; delete it by hand (ip link del {device_name})"
-                ),
-            }
-        }
-    }
-}
 
 /// A virtual host's device: there while its VIPs are here, and only then. On two hosts at once, switches would learn its MAC
 /// on the wrong port.

@@ -12,7 +12,7 @@ use crate::{config::lease::Fence, datapath::Datapath};
 
 impl VirtualHost {
     /// Takes note of whether the kernel can enforce a lease on its interface.
-    pub(super) fn look_at_fence(&mut self, datapath: &Datapath) {
+    pub(super) fn look_at_fence(&mut self, datapath: &mut Datapath) {
         let why_not = match self.settings.lease.fence {
             Fence::Off => Some("off".to_owned()),
             // It is to go on as master without sending anything.
@@ -21,6 +21,10 @@ impl VirtualHost {
         };
         if self.no_fence.as_ref() != Some(&why_not) {
             self.handle(Input::Fence(why_not.is_none()));
+            if why_not.is_some() {
+                // That of an agent that is gone, if there is one.
+                self.set_lease(datapath, Lease::None);
+            }
             self.no_fence = Some(why_not);
         }
     }

@@ -9,7 +9,7 @@ use std::{
     fs::metadata,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::{Range, RangeInclusive},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -34,7 +34,7 @@ use crate::config::{
 };
 
 /// What there is once in a file.
-pub(super) const FILE_KEYS: [&str; 4] = ["realtime", "defaults", "script", "virtual_host"];
+pub(super) const FILE_KEYS: [&str; 5] = ["realtime", "bpffs", "defaults", "script", "virtual_host"];
 /// What every virtual host has of its own.
 pub(super) const OWN_KEYS: [&str; 3] = ["vhid", "addresses", "rollout"];
 /// What can stand in `[defaults]`, too.
@@ -118,7 +118,12 @@ impl<'a> Reader<'a> {
     pub(super) fn file(&mut self, root: &DeTable<'_>) -> Configuration {
         self.look_at_keys(root, &[&FILE_KEYS]);
         let whole = Section { own: root, defaults: None, at: 0 };
-        Configuration { realtime: self.plain(whole, "realtime", false), hosts: self.virtual_hosts(root) }
+        let bpffs = self.plain::<Option<PathBuf>>(whole, "bpffs", None);
+        if bpffs.as_ref().is_some_and(|path| !path.is_absolute()) {
+            let at = root.get("bpffs").map_or(0..0, Spanned::span);
+            self.note(at, "`bpffs` is a path from the root: /sys/fs/bpf");
+        }
+        Configuration { realtime: self.plain(whole, "realtime", false), bpffs, hosts: self.virtual_hosts(root) }
     }
 
     fn virtual_hosts(&mut self, root: &DeTable<'_>) -> Vec<Settings> {

@@ -38,7 +38,7 @@ pub(crate) fn ready() -> Interface {
         is_up: true,
         has_carrier: true,
         strips_vlan_tags: false,
-        xdp_program: None,
+        xdp: None,
         is_router: false,
         addresses: vec![],
         devices: vec![],

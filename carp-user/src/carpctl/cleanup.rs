@@ -1,0 +1,52 @@
+//! Removing what a carpd that was killed has left.
+
+use std::{collections::BTreeSet, io::Write, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use tokio::runtime::Builder;
+
+use crate::{
+    datapath::pins,
+    lock,
+    logging::tell,
+    net::{Netlink, interface},
+    vips,
+};
+
+/// Removes it, and says what it was, one thing a line.
+///
+/// # Errors
+/// A carpd has the pins; or something cannot be removed.
+pub(super) fn run(bpffs: Option<&Path>, out: &mut impl Write) -> Result<()> {
+    // Until the end, so that none begins meanwhile.
+    let claim = pins::claim()?;
+    for path in pins::clean(&claim, bpffs)? {
+        writeln!(out, "{}: removed", path.display())?;
+    }
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let removed = runtime.block_on(async {
+        let netlink = Netlink::connect()?;
+        let names: BTreeSet<String> = interface::names(&netlink).await?.into_values().collect();
+        let found = interface::look(&netlink, &names).await?;
+        let mut removed = vips::remove_devices(&netlink, &found).await;
+        removed.extend(vips::remove_addresses(&netlink).await?);
+        vips::restore_all(&netlink).await?;
+        anyhow::Ok(removed)
+    })?;
+    let mut failed = 0;
+    for removed in removed {
+        match removed {
+            Ok(line) => writeln!(out, "{line}")?,
+            Err(line) => {
+                tell(line);
+                failed += 1;
+            }
+        }
+    }
+    pins::end(claim);
+    for path in lock::remove_stale()? {
+        writeln!(out, "{}: removed", path.display())?;
+    }
+    ensure!(failed == 0, "not everything could be removed");
+    Ok(())
+}

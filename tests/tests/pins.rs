@@ -1,0 +1,273 @@
+//! What outlives carpd: the kernel programs, their maps and their links.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{HashMap, MapData};
+use carp_common::abi::{Sent, VhostKey, map};
+use carp_tests::foreign::detach;
+use carp_tests::node::{OTHER, PREFERRED, ROAD};
+use carp_tests::{BootTime, Host, LONG, Lab, Node, VIP, Wire, carpd_path, eventually, tool};
+
+const MAPS: [&str; 4] = [map::VHOSTS, map::SENT, map::COUNTERS, map::LEASES];
+
+/// Whether there is XDP on the road that the tests take.
+fn has_xdp() -> bool {
+    !std::env::var(ROAD).is_ok_and(|road| road == "socket")
+}
+
+fn folder(host: &Host) -> Result<PathBuf> {
+    host.ns().pins().context("nothing is pinned")
+}
+
+fn ids(folder: &Path) -> Result<Vec<u32>> {
+    MAPS.iter().map(|name| Ok(MapData::from_pin(folder.join(name))?.info()?.id())).collect()
+}
+
+fn names(folder: &Path) -> Result<BTreeSet<String>> {
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Whether the kernel still has this: `prog`, `map` or `link`.
+fn is_there(what: &str, id: &str) -> Result<bool> {
+    Ok(Command::new(tool("bpftool")?).args([what, "show", "id", id]).output()?.status.success())
+}
+
+#[test]
+fn the_next_carpd_goes_on_with_the_program_and_the_maps_of_one_that_was_killed() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [master, mut backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
+    eventually("adverts are counted", LONG, || Ok(backup.report()?.count("ipackets") > 2))?;
+    let (counted, maps, program) = (backup.report()?.count("ipackets"), ids(&folder(&b)?)?, b.xdp_program()?);
+
+    let restarted = AtomicBool::new(false);
+    let (backup, looks) = thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut looks = vec![];
+            while !restarted.load(Ordering::Relaxed) {
+                looks.push(b.xdp_program()?);
+            }
+            anyhow::Ok(looks)
+        });
+        backup.agent_mut().kill()?;
+        let next = Node::start(&b, OTHER);
+        restarted.store(true, Ordering::Relaxed);
+        let looks = looks.join().map_err(|_| anyhow::anyhow!("the thread that looks"))??;
+        anyhow::Ok((next?, looks))
+    })?;
+    assert!(looks.len() > 5 && looks.iter().all(Option::is_some), "it was gone: {looks:?}");
+    assert_ne!(b.xdp_program()?, program, "it is the present carpd's own");
+    assert_eq!(ids(&folder(&b)?)?, maps);
+    let goes_on = backup.report()?.count("ipackets");
+    assert!(goes_on >= counted, "the count goes on from {counted}, and not with {goes_on}");
+    assert!(backup.lines_with("refused adverts").is_empty());
+    assert_eq!(master.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
+#[test]
+fn counters_rise_across_a_crash_also_if_the_clock_was_stepped_back() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [mut master, backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
+    let wire = Wire::at(&b)?;
+    wire.wait_for_adverts(a.ip(), 2)?;
+    master.agent_mut().kill()?;
+    let (_, last) = wire.adverts_of(a.ip()).pop().context("no advert")?;
+    let mut sent: HashMap<_, VhostKey, Sent> =
+        aya::maps::Map::from_map_data(MapData::from_pin(folder(&a)?.join(map::SENT))?)?.try_into()?;
+    let (key, newest) = sent.iter().next().context("nothing was sent")??;
+    assert_eq!(newest.newest(), last.counter, "written down before it is sent");
+    // As if the clock had been ahead by an hour until now.
+    let ahead = last.counter + 3_600_000_000_000;
+    sent.insert(key, Sent::new(a.ip().into(), ahead), 0)?;
+
+    backup.wait_for("BACKUP -> MASTER")?;
+    let before = backup.report()?.count("ipackets");
+    let restarted = BootTime::now();
+    let next = Node::start(&a, &format!("{PREFERRED} --preempt"))?;
+    next.wait_for("BACKUP -> MASTER")?;
+    backup.wait_for("MASTER -> BACKUP")?;
+    let from_then = |wire: &Wire| {
+        let mut adverts = wire.adverts_of(a.ip());
+        adverts.retain(|(at, _)| *at > restarted);
+        adverts
+    };
+    eventually("adverts are heard", LONG, || Ok(from_then(&wire).len() > 3))?;
+    let counters: Vec<u64> = from_then(&wire).iter().map(|(_, advert)| advert.counter).collect();
+    assert!(counters[0] > ahead && counters.is_sorted_by(|one, next| one < next), "{counters:?} after {ahead}");
+    eventually("the peer takes them", LONG, || Ok(backup.report()?.count("ipackets") > before + 2))
+}
+
+#[test]
+fn pins_with_another_layout_are_removed_and_told() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let mut node = Node::start(&a, PREFERRED)?;
+    node.agent_mut().kill()?;
+    let path = folder(&a)?.join(map::SENT);
+    fs::remove_file(&path)?;
+    HashMap::<MapData, u64, u64>::create(16, 0)?.pin(&path)?;
+
+    let node = Node::start(&a, PREFERRED)?;
+    assert_eq!(node.lines_with("CARP_SENT is not as this carpd has it: removing it, and beginning anew").len(), 1);
+    node.wait_for("BACKUP -> MASTER")?;
+    ensure!(MapData::from_pin(&path)?.info()?.value_size() == 24);
+    Ok(())
+}
+
+#[test]
+fn of_two_carpd_one_has_the_pins_and_both_serve() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, client] = lab.hosts(["a", "client"])?;
+    let first = Node::start(&a, PREFERRED)?;
+    let maps = ids(&folder(&a)?)?;
+    let other = ["--interface=eth0", "--vhid=2", "--pass=x", "--addr=10.77.0.102", "--advbase=0", "--advskew=60"];
+    let mut second = a.carpd(&other)?;
+    second.wait_for_line(&format!("the pins are those of process {}", first.agent().pid()), LONG)?;
+    second.wait_for_line("BACKUP -> MASTER", LONG)?;
+    first.wait_for("BACKUP -> MASTER")?;
+    Wire::at(&client)?.wait_for_adverts(a.ip(), 4)?;
+    second.stop_and_wait(LONG)?;
+    assert_eq!(ids(&folder(&a)?)?, maps, "they are none of its business");
+    Ok(())
+}
+
+#[test]
+fn a_clean_stop_leaves_nothing() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let mut node = Node::start(&a, PREFERRED)?;
+    node.wait_for("BACKUP -> MASTER")?;
+    let folder = folder(&a)?;
+    let program = a.xdp_program()?.context("no program")?;
+    let maps = ids(&folder)?;
+    ensure!(names(&folder)?.iter().any(|name| name.starts_with("xdp-")) && is_there("prog", &program)?);
+    assert!(node.agent_mut().stop_and_wait(LONG)?.success());
+    assert!(!folder.exists());
+    eventually("the program is gone", LONG, || Ok(!is_there("prog", &program)?))?;
+    for map in maps {
+        eventually("the map is gone", LONG, || Ok(!is_there("map", &map.to_string())?))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn without_a_bpffs_it_works_and_says_what_is_missing() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let mut node = Node::start(&a, &format!("{PREFERRED} --bpffs=/nowhere"))?;
+    assert_eq!(node.lines_with("does not outlive a carpd that is killed: cannot mount a bpffs on /nowhere").len(), 1);
+    node.wait_for("BACKUP -> MASTER")?;
+    assert_eq!(a.ns().pins(), None);
+    node.agent_mut().kill()?;
+    eventually("the program goes with it", LONG, || Ok(a.xdp_program()?.is_none()))
+}
+
+#[test]
+fn what_is_detached_or_removed_by_hand_is_put_back_within_two_seconds() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [_master, backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
+    let folder = folder(&b)?;
+    let (pinned, maps) = (names(&folder)?, ids(&folder)?);
+    detach(&b)?;
+    let detached = BootTime::now();
+    let told = backup.wait_for_line("something else detached the XDP program from eth0")?;
+    assert!(told.at.since(detached).as_secs() < 2);
+    eventually("it is back", LONG, || Ok(b.xdp_program()?.is_some()))?;
+    eventually("it is pinned", LONG, || Ok(names(&folder)? == pinned))?;
+
+    fs::remove_dir_all(&folder)?;
+    let removed = BootTime::now();
+    eventually("everything is pinned again", LONG, || Ok(folder.exists() && names(&folder)? == pinned))?;
+    assert!(BootTime::now().since(removed).as_secs() < 3);
+    assert_eq!(ids(&folder)?, maps);
+    Ok(())
+}
+
+fn cleanup(host: &Host) -> Result<std::process::Output> {
+    Ok(host.command(carpd_path()?.with_file_name("carpctl")).arg("cleanup").output()?)
+}
+
+#[test]
+fn cleanup_removes_all_that_a_killed_carpd_left_and_says_what_and_nothing_of_one_that_is_there() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let mut node = Node::start(&a, PREFERRED)?;
+    node.wait_for("BACKUP -> MASTER")?;
+    eventually("the VIP is there", LONG, || a.has_address(VIP))?;
+    a.add_address("10.77.0.200/32")?;
+    if has_xdp() {
+        let refused = cleanup(&a)?;
+        let why = String::from_utf8(refused.stderr)?;
+        assert!(!refused.status.success() && why.contains(&format!("process {}", node.agent().pid())), "{why}");
+        assert!(a.has_address(VIP)? && a.xdp_program()?.is_some());
+    }
+    node.agent_mut().kill()?;
+    let done = cleanup(&a)?;
+    let told = String::from_utf8(done.stdout)?;
+    assert!(done.status.success(), "{}", String::from_utf8(done.stderr)?);
+    let mut expected = vec!["eth0: 10.77.0.100/32 was left by a carpd that is gone: removed", "/run/carp/eth0-1-"];
+    if has_xdp() {
+        expected.extend(["/xdp-", "/tc-", "/CARP_SENT: removed"]);
+    }
+    assert!(expected.iter().all(|part| told.contains(part)), "{told}");
+    assert!(!a.has_address(VIP)? && a.has_address([10, 77, 0, 200])? && a.has_address(a.ip())?);
+    assert_eq!(a.ns().pins(), None);
+    eventually("nothing is attached", LONG, || Ok(a.xdp_program()?.is_none()))?;
+    let again = cleanup(&a)?;
+    assert!(again.status.success() && again.stdout.is_empty(), "{again:?}");
+    Ok(())
+}
+
+#[test]
+fn addresses_that_a_killed_carpd_added_go_with_the_next_start_and_no_others() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let mut node = Node::start(&a, PREFERRED)?;
+    node.wait_for("BACKUP -> MASTER")?;
+    eventually("the VIP is there", LONG, || a.has_address(VIP))?;
+    let by_hand = "10.77.0.100/24";
+    a.add_address(by_hand)?;
+    let served = a.carpd(&["-i", "eth0", "-v", "2", "-p", "x", "-a", "10.77.0.102", "--advbase=0", "--advskew=9"])?;
+    served.wait_for_line("BACKUP -> MASTER", LONG)?;
+    eventually("so is the other", LONG, || a.has_address([10, 77, 0, 102]))?;
+    node.agent_mut().kill()?;
+
+    let other = ["10.77.0.103"];
+    let node = Node::start_for(&other, &a, PREFERRED)?;
+    node.wait_for("BACKUP -> MASTER")?;
+    assert_eq!(node.lines_with("10.77.0.100/32 was left by a carpd that is gone: removed").len(), 1);
+    let addresses = a.addresses()?;
+    assert!(addresses.contains(&(VIP.into(), 24)) && !addresses.contains(&(VIP.into(), 32)), "{addresses:?}");
+    assert!(a.has_address([10, 77, 0, 102])?, "it is served");
+    Ok(())
+}
