@@ -91,15 +91,15 @@ pub(crate) fn served(interface: &str) -> Result<Option<BTreeSet<String>>> {
     Ok(Some(served))
 }
 
-/// Removes the locks of the own network namespace that nobody holds; their paths.
-pub(crate) fn remove_stale() -> Result<Vec<PathBuf>> {
+/// Removes the locks of the own network namespace that nobody holds; how many.
+pub(crate) fn remove_stale() -> Result<usize> {
     let end = format!("-{}.lock", namespace()?);
     let are_ours = files().filter(|path| path.to_string_lossy().ends_with(&end));
     let stale = are_ours.filter(|path| {
         // Held while it is removed: who opens it meanwhile finds that it is gone, and makes another.
         File::open(path).is_ok_and(|file| file.try_lock().is_ok() && fs::remove_file(path).is_ok())
     });
-    Ok(stale.collect())
+    Ok(stale.count())
 }
 
 fn files() -> impl Iterator<Item = PathBuf> {

@@ -44,8 +44,9 @@ pub(super) fn run(bpffs: Option<&Path>, out: &mut impl Write) -> Result<()> {
         }
     }
     pins::end(claim);
-    for path in lock::remove_stale()? {
-        writeln!(out, "{}: removed", path.display())?;
+    let locks = lock::remove_stale()?;
+    if locks > 0 {
+        writeln!(out, "{}: locks that nobody holds removed: {locks}", lock::FOLDER)?;
     }
     ensure!(failed == 0, "not everything could be removed");
     Ok(())

@@ -97,7 +97,7 @@ impl Pins {
         let mut lock = match Lock::take_file(&lock_file()?)? {
             Ok(lock) => lock,
             Err(pid) => {
-                info!("what is attached does not outlive this process: the pins are those of process {pid}");
+                debug!("what is attached does not outlive this process: the pins are those of process {pid}");
                 return Ok(None);
             }
         };

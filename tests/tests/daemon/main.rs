@@ -32,7 +32,8 @@ fn daemon_of(host: &Host) -> Result<u32> {
     let namespace = host.ns().run(|| Ok(fs::metadata("/proc/thread-self/ns/net")?.ino()))?;
     let lock = format!("/run/carp/{ETH0}-1-{namespace}.lock");
     let pid = fs::read_to_string(&lock).with_context(|| format!("reading {lock}"))?;
-    pid.trim().parse().with_context(|| format!("no process id: {pid:?}"))
+    // Below it, the addresses that it serves.
+    pid.lines().next().unwrap_or_default().parse().with_context(|| format!("no process id: {pid:?}"))
 }
 
 /// Whether a process is there, and no zombie.

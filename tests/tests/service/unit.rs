@@ -48,7 +48,8 @@ fn a_stop_hands_the_address_over_and_a_kill_is_healed_at_once() -> Result<()> {
     first.run("systemctl start carpd")?;
     first.wait_for_journal("carpd", &["stopped", "INIT -> BACKUP"])?;
     second.run("systemctl kill --signal=KILL carpd")?;
-    second.wait_for_journal("carpd", &["Scheduled restart job", "native XDP on eth0", "INIT -> BACKUP"])?;
+    let goes_on = "going on with what a carpd that is gone has left attached to 1 interfaces";
+    second.wait_for_journal("carpd", &["Scheduled restart job", goes_on, "native XDP on eth0", "INIT -> BACKUP"])?;
     assert_eq!(second.property("carpd", "NRestarts")?, "1");
     // What the killed one has left behind is its again, or gone.
     eventually("one is master, one is backup, and the VIP is where the master is", LONG, || {
@@ -199,6 +200,45 @@ fn a_mistake_in_the_configuration_or_no_passphrase_is_told_once_and_not_tried_ag
     // Nothing is missing where nothing asks for it.
     server.write(FILE, &good.replace("passphrase_credential = \"passphrase\"", "passphrase = \"open sesame\""))?;
     server.run(&format!("chmod 640 {FILE} && systemctl start carpd"))?;
+    server.wait_for_status("1 MASTER")
+}
+
+#[test]
+fn what_is_pinned_goes_with_a_stop_and_the_service_needs_no_bpffs() -> Result<()> {
+    if is_missing(BOOT)? {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let server = server(&a, 60)?;
+    server.run("systemctl start carpd")?;
+    server.wait_for_status("1 MASTER")?;
+    let pinned = server.run("ls /sys/fs/bpf/carp/*")?;
+    assert!(["CARP_SENT", "xdp-", "tc-"].iter().all(|part| pinned.contains(part)), "{pinned}");
+    let modes = server.run("stat --format '%U %a' /sys/fs/bpf/carp/*")?;
+    assert_eq!(modes, "carp 700\n");
+    server.run("systemctl stop carpd")?;
+    assert_eq!(server.run("ls /sys/fs/bpf/carp")?, "");
+    assert_eq!(server.run("journalctl --quiet --priority=warning --unit=carpd")?, "");
+
+    // A kill that nothing follows: what is pinned stays, and cleanup takes it away.
+    server.run(&format!("mkdir -p {DROP_IN}"))?;
+    server.write(&format!("{DROP_IN}/once.conf"), "[Service]\nRestart=no\n")?;
+    server.run("systemctl daemon-reload && systemctl start carpd")?;
+    server.wait_for_status("1 MASTER")?;
+    server.run("systemctl kill --signal=KILL carpd")?;
+    eventually("it has failed", LONG, || Ok(server.property("carpd", "ActiveState")? == "failed"))?;
+    assert!(a.xdp_program()?.is_some() && server.run("ls /sys/fs/bpf/carp/*")?.contains("xdp-"));
+    assert!(server.run("carpctl cleanup")?.contains("10.77.0.100/24 was left by a carpd that is gone: removed"));
+    assert!(!a.has_address(VIP)? && server.run("ls /sys/fs/bpf/carp")?.is_empty());
+
+    server.run("umount /sys/fs/bpf")?;
+    server.write(&format!("{DROP_IN}/none.conf"), "[Service]\nExecStartPre=\n")?;
+    server.run("systemctl daemon-reload && systemctl start carpd")?;
+    server.wait_for_journal(
+        "carpd",
+        &["what is attached does not outlive a carpd that is killed", "native XDP on eth0"],
+    )?;
     server.wait_for_status("1 MASTER")
 }
 
