@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData};
 use carp_common::abi::{Sent, VhostKey, map};
 use carp_tests::foreign::detach;
 use carp_tests::node::{OTHER, PREFERRED, ROAD};
-use carp_tests::{BootTime, Host, LONG, Lab, Node, VIP, Wire, carpd_path, eventually, tool};
+use carp_tests::{BootTime, Host, LONG, Lab, Node, Probe, VIP, Wire, carpd_path, eventually, netns::output_of, tool};
 
 const MAPS: [&str; 4] = [map::VHOSTS, map::SENT, map::COUNTERS, map::LEASES];
 
@@ -205,12 +206,36 @@ fn what_is_detached_or_removed_by_hand_is_put_back_within_two_seconds() -> Resul
     eventually("it is back", LONG, || Ok(b.xdp_program()?.is_some()))?;
     eventually("it is pinned", LONG, || Ok(names(&folder)? == pinned))?;
 
+    let egress = pinned.iter().find(|name| name.starts_with("tc-")).context("no egress program")?;
+    output_of(Command::new(tool("bpftool")?).args(["link", "detach", "pinned"]).arg(folder.join(egress)))?;
+    backup.wait_for_line("something else detached the egress program")?;
+    eventually("it is pinned again", LONG, || Ok(names(&folder)? == pinned))?;
+
     fs::remove_dir_all(&folder)?;
     let removed = BootTime::now();
     eventually("everything is pinned again", LONG, || Ok(folder.exists() && names(&folder)? == pinned))?;
     assert!(BootTime::now().since(removed).as_secs() < 3);
     assert_eq!(ids(&folder)?, maps);
     Ok(())
+}
+
+/// Its lease would be over for ever.
+#[test]
+fn a_carpd_on_a_socket_removes_what_one_with_xdp_left_when_it_was_killed() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, client] = lab.hosts(["a", "client"])?;
+    let mut node = Node::start(&a, &format!("{PREFERRED} --peer-advskew=60"))?;
+    node.wait_for("BACKUP -> MASTER")?;
+    node.agent_mut().kill()?;
+    let node = Node::spawn(&a, &format!("{PREFERRED} --datapath=socket"))?;
+    node.wait_for_line("removed what a carpd that is gone had left attached")?;
+    node.wait_for("BACKUP -> MASTER")?;
+    assert!(a.xdp_program()?.is_none() && a.ns().pins().is_none());
+    let probe = Probe::start(&client, VIP, Duration::from_millis(5))?;
+    probe.wait_for_answer_from(a.mac(), LONG).map(drop)
 }
 
 fn cleanup(host: &Host) -> Result<std::process::Output> {

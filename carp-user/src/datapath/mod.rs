@@ -128,12 +128,19 @@ impl Datapath {
     /// Loads the XDP program if one of the choices asks for it: later it would hold up the adverts. Tried once. Must be called
     /// within the runtime.
     pub(crate) fn prepare(&mut self, choices: impl IntoIterator<Item = Choice>) {
-        if self.xdp.is_some() || self.no_xdp.is_some() || choices.into_iter().all(|choice| choice == Choice::Socket) {
+        if self.xdp.is_some() || self.no_xdp.is_some() {
+            return;
+        }
+        if choices.into_iter().all(|choice| choice == Choice::Socket) {
+            pins::forsake();
             return;
         }
         match load(&self.bpffs) {
             Ok(xdp) => self.xdp = Some(xdp),
-            Err(why) => self.no_xdp = Some(why),
+            Err(why) => {
+                pins::forsake();
+                self.no_xdp = Some(why);
+            }
         }
     }
 

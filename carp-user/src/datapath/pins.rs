@@ -202,6 +202,16 @@ pub(crate) fn claim() -> Result<Lock> {
     Lock::take_file(&lock_file()?)?.map_err(|pid| anyhow!("carpd is running, process {pid}: stop it first"))
 }
 
+/// Removes what an agent that is gone has left, where none goes on with it: its lease would be over for ever.
+pub(super) fn forsake() {
+    let Ok(claim) = claim() else { return };
+    match clean(&claim, None) {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(_) => warn!("removed what a carpd that is gone had left attached: this one does without"),
+        Err(error) => warn!("what a carpd that is gone has left attached stays, and its lease is over: {error:#}"),
+    }
+}
+
 /// Ends a claim, and leaves no trace of it.
 pub(crate) fn end(claim: Lock) {
     if let Ok(path) = lock_file() {
