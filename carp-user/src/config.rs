@@ -255,9 +255,7 @@ impl Settings {
     /// The VIPs as the digests take them.
     pub(crate) fn digests(&self) -> Digests {
         let all: Vec<_> = self.vips.iter().map(|vip| vip.address).collect();
-        if let Some(rollout) = &self.rollout
-            && Timestamp::now() < rollout.until
-        {
+        if let Some(rollout) = self.present_rollout() {
             let sent = [all, rollout.from.clone()].map(|vips| self.as_sent(&vips));
             return Digests { sent: sent.to_vec(), accepted: sent.to_vec() };
         }
@@ -280,7 +278,12 @@ impl Settings {
         }
     }
 
-    /// The families in which adverts are exchanged: those of the VIPs.
+    /// The change of the VIPs that is under way.
+    fn present_rollout(&self) -> Option<&Rollout> {
+        self.rollout.as_ref().filter(|rollout| Timestamp::now() < rollout.until)
+    }
+
+    /// The families in which adverts are exchanged: those of the VIPs, and in a rollout those that they had before, too.
     pub(crate) fn families(&self) -> &'static [Family] {
         match (self.has_vips_in(Family::V4), self.has_vips_in(Family::V6)) {
             (true, true) => &[Family::V4, Family::V6],
@@ -290,7 +293,8 @@ impl Settings {
     }
 
     fn has_vips_in(&self, family: Family) -> bool {
-        self.vips.iter().any(|vip| family_of(vip.address) == family)
+        let before = self.present_rollout().into_iter().flat_map(|rollout| rollout.from.iter().copied());
+        self.vips.iter().map(|vip| vip.address).chain(before).any(|address| family_of(address) == family)
     }
 
     /// The peers of a family.
@@ -330,8 +334,10 @@ impl Settings {
             peer_advskew: self.lease.peer_advskew,
             preempt: self.preempt,
             families: self.families(),
+            any_family: self.present_rollout().is_some(),
             source,
             announcements: self.announcements,
+            bow_out_last: self.scripts.is_some(),
             profile: self.failover.profile,
             preempt_delay: self.failover.preempt_delay,
         }

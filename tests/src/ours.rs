@@ -80,8 +80,10 @@ impl Ours {
             peer_advskew: None,
             preempt: config.preempt,
             families: &[Family::V4],
+            any_family: false,
             source,
             announcements: Announcements::default(),
+            bow_out_last: false,
             profile,
             preempt_delay: Duration::ZERO,
         };

@@ -76,6 +76,36 @@ fn the_next_carpd_goes_on_with_the_program_and_the_maps_of_one_that_was_killed()
 }
 
 #[test]
+fn a_master_that_is_killed_and_started_again_within_its_lease_goes_on_unnoticed() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    for options in ["", "--mac=virtual"] {
+        let lab = Lab::new()?;
+        let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+        let preferred = format!("{PREFERRED} --peer-advskew=80 {options}");
+        let mut master = Node::start(&a, &preferred)?;
+        master.wait_for("BACKUP -> MASTER")?;
+        let backup = Node::start(&b, &format!("{OTHER} {options}"))?;
+        let probe = Probe::start(&client, VIP, Duration::from_millis(1))?;
+        probe.wait_for_answer("from the VIP", LONG, |_| true)?;
+        for _ in 0..2 {
+            master.agent_mut().kill()?;
+            master = Node::spawn(&a, &preferred)?;
+            let resumed = master.wait_for("INIT -> MASTER")?;
+            assert!(resumed.cause.starts_with("going on"), "{resumed:?}");
+            // Longer than the old lease.
+            Wire::at(&client)?.wait_for_adverts(a.ip(), 5)?;
+            assert_eq!(master.changes(), ["INIT -> MASTER"]);
+        }
+        assert_eq!(backup.changes(), ["INIT -> BACKUP"]);
+        let report = probe.stop()?;
+        assert_eq!(report.sent(), report.answered(), "{options}: {:?}", report.outages());
+    }
+    Ok(())
+}
+
+#[test]
 fn counters_rise_across_a_crash_also_if_the_clock_was_stepped_back() -> Result<()> {
     if !has_xdp() {
         return Ok(());
@@ -190,7 +220,7 @@ fn without_a_bpffs_it_works_and_says_what_is_missing() -> Result<()> {
 }
 
 #[test]
-fn what_is_detached_or_removed_by_hand_is_put_back_within_two_seconds() -> Result<()> {
+fn what_is_detached_or_removed_by_hand_is_put_back_before_it_is_missed() -> Result<()> {
     if !has_xdp() {
         return Ok(());
     }
@@ -202,7 +232,8 @@ fn what_is_detached_or_removed_by_hand_is_put_back_within_two_seconds() -> Resul
     detach(&b)?;
     let detached = BootTime::now();
     let told = backup.wait_for_line("something else detached the XDP program from eth0")?;
-    assert!(told.at.since(detached).as_secs() < 2);
+    // An advert interval, and some for a machine that does other things, too.
+    assert!(told.at.since(detached) < Duration::from_millis(600));
     eventually("it is back", LONG, || Ok(b.xdp_program()?.is_some()))?;
     eventually("it is pinned", LONG, || Ok(names(&folder)? == pinned))?;
 
@@ -216,6 +247,7 @@ fn what_is_detached_or_removed_by_hand_is_put_back_within_two_seconds() -> Resul
     eventually("everything is pinned again", LONG, || Ok(folder.exists() && names(&folder)? == pinned))?;
     assert!(BootTime::now().since(removed).as_secs() < 3);
     assert_eq!(ids(&folder)?, maps);
+    assert_eq!(backup.changes(), ["INIT -> BACKUP"]);
     Ok(())
 }
 
@@ -262,7 +294,7 @@ fn cleanup_removes_all_that_a_killed_carpd_left_and_says_what_and_nothing_of_one
     assert!(done.status.success(), "{}", String::from_utf8(done.stderr)?);
     let mut expected = vec![
         "eth0: 10.77.0.100/32 was left by a carpd that is gone: removed",
-        "/run/carp: locks that nobody holds removed: 1\n",
+        "/run/carp: locks that nobody holds removed: ",
     ];
     if has_xdp() {
         expected.extend(["/xdp-", "/tc-", "/CARP_SENT: removed"]);

@@ -1,11 +1,11 @@
 //! Virtual addresses are added on one server after the other, and nobody notices.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use carp_tests::configured::{carpctl, changes, folder, start, virtual_host, wait_for_change, write};
-use carp_tests::{Folder, LONG, Lab, Probe, VIP, Wire, eventually};
+use carp_tests::{BootTime, Folder, LONG, Lab, LabOptions, Probe, VIP, Wire, eventually};
 use jiff::{SignedDuration, Timestamp};
 
 const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
@@ -61,6 +61,67 @@ fn an_address_is_added_on_one_server_after_the_other_without_two_masters_and_wit
         assert!(outage < Duration::from_millis(500), "no answer for {outage:?}");
     }
     Ok(())
+}
+
+/// Changes the addresses of a master and of its backup, one after the other, in either order; neither's state changes.
+fn change_under_a_master(before: &[&str], after: &[&str]) -> Result<()> {
+    for backup_first in [true, false] {
+        let lab = Lab::with(LabOptions { ipv6: true, ..LabOptions::default() })?;
+        let [a, b] = lab.hosts(["a", "b"])?;
+        let [of_a, of_b] = [folder()?, folder()?];
+        let serve = |folder: &Folder, skew, vips: &[&str], from: Option<&[&str]>| {
+            let until = Timestamp::now() + SignedDuration::from_hours(24);
+            let rollout = from.map(|from| format!("rollout = {{ from = {from:?}, until = \"{until}\" }}\n"));
+            let rollout = rollout.unwrap_or_default();
+            write(folder, &[format!("[[virtual_host]]\nvhid = 1\naddresses = {vips:?}\nadvskew = {skew}\n{rollout}")])
+        };
+        serve(&of_a, 60, before, None)?;
+        serve(&of_b, 80, before, None)?;
+        let on_a = start(&a, &of_a)?;
+        wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+        let on_b = start(&b, &of_b)?;
+        wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+        let wire = Wire::at(&b)?;
+        let mut order = [(&of_a, 60), (&of_b, 80)];
+        if backup_first {
+            order.reverse();
+        }
+        for from in [Some(before), None] {
+            for (folder, skew) in order {
+                serve(folder, skew, after, from)?;
+                reload(folder)?;
+                let reloaded = BootTime::now();
+                // Longer than the backup's dead time.
+                let is_later = |(at, _): &(BootTime, _)| at.since(reloaded) > Duration::from_millis(1500);
+                eventually("the master goes on", LONG, || {
+                    let sources = [a.ip().into(), a.link_local().into()];
+                    Ok(sources.into_iter().any(|source: IpAddr| wire.adverts_of(source).iter().any(is_later)))
+                })?;
+            }
+        }
+        assert_eq!(changes(&on_a, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+        assert_eq!(changes(&on_b, "eth0 vhid 1"), ["INIT -> BACKUP"]);
+        for vip in after {
+            let vip: IpAddr = vip.parse()?;
+            eventually("the address is there", LONG, || a.has_address(vip))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_first_address_of_a_family_comes_without_two_masters() -> Result<()> {
+    change_under_a_master(&["10.77.0.100"], &["10.77.0.100", "fd77::100"])
+}
+
+#[test]
+fn the_last_address_of_a_family_goes_without_two_masters() -> Result<()> {
+    change_under_a_master(&["10.77.0.100", "fd77::100"], &["10.77.0.100"])
+}
+
+#[test]
+fn one_family_takes_the_place_of_the_other_without_two_masters() -> Result<()> {
+    change_under_a_master(&["10.77.0.100"], &["fd77::100"])
 }
 
 #[test]

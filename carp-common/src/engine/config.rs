@@ -91,10 +91,15 @@ pub struct Config {
     pub preempt: bool,
     /// The families in which adverts are exchanged: each has its own master-down timer.
     pub families: &'static [Family],
+    /// Whether an advert of one family speaks for all: while the VIPs are changed on one host after the other, not every
+    /// host sends in every family.
+    pub any_family: bool,
     /// The own source address: what tells two equal hosts apart after a tie.
     pub source: IpAddr,
     /// How often a master announces the VIPs again.
     pub announcements: Announcements,
+    /// Whether the bow-out waits until the VIPs are gone, whatever the kernel enforces: it does not know what a script adds.
+    pub bow_out_last: bool,
     /// What a demotion does.
     pub profile: Profile,
     /// How long a backup that preempts bears with a worse master, from when it hears that first, and from when it
@@ -154,8 +159,10 @@ mod tests {
             peer_advskew: None,
             preempt: false,
             families: &[Family::V4],
+            any_family: false,
             source: IpAddr::from([10, 0, 0, 1]),
             announcements: Announcements::default(),
+            bow_out_last: false,
             profile: Profile::OpenBsd,
             preempt_delay: Duration::ZERO,
         }

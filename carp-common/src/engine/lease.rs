@@ -7,14 +7,18 @@
 //!   begins later, when the advert arrives.
 //! * It lasts for the shortest dead time that a peer can have, less 1 % for clocks that differ: `peer_dead_ratio` times the
 //!   smallest advbase of its own and of those heard, for a peer with advskew 0; at advbase 0, of the smallest advskew that
-//!   is configured for a peer or was heard. (`carp_setrun` in `ip_carp.c`.)
+//!   is configured for a peer or was heard. (`carp_setrun` in `ip_carp.c`.) What a peer advertised last counts, until this host
+//!   has been in INIT: one advert that is wrong, or was edited, must not end the lease for good.
+//! * A carpd that has just yielded to an equal waits for two intervals only, which is less: if this host hangs in exactly these,
+//!   both may answer for the rest of the lease.
 //! * Before the first advert of a new master has left, it lasts until the second should have: somebody else may have
 //!   become master at the same time, and never hear of this one.
 //! * A master whose lease is over is BACKUP at once, and hears before it decides anything.
 //!
 //! Where it would not outlast the own interval and its jitter, there is none.
 
-use core::time::Duration;
+use alloc::collections::VecDeque;
+use core::{net::IpAddr, time::Duration};
 
 use super::{Action, Config, Engine, HeardAdvert, State, config::interval_of};
 use crate::time::Time;
@@ -23,6 +27,8 @@ use crate::time::Time;
 /// interval.
 const JITTER: Duration = Duration::from_millis(20);
 const JITTER_PART: u32 = 3;
+/// Of so many peers it is remembered what they last advertised.
+const MOST_HEARD: usize = 8;
 
 /// What the kernel is to do with the VIPs that are here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,14 +48,22 @@ pub(super) struct LeaseTerms {
     enforced: bool,
     /// MASTER: when the one that runs ends.
     until: Option<Time>,
-    /// The shortest interval, as its dead time counts it, of those heard.
-    shortest_heard: Option<Duration>,
+    /// The hosts that were heard last, and what their dead times are a multiple of.
+    heard: VecDeque<(IpAddr, Duration)>,
 }
 
 impl LeaseTerms {
     pub(super) fn hear(&mut self, advert: &HeardAdvert) {
-        let heard = unit(advert.advbase, advert.advskew);
-        self.shortest_heard = Some(self.shortest_heard.map_or(heard, |shortest| shortest.min(heard)));
+        self.heard.retain(|(source, _)| *source != advert.source);
+        if self.heard.len() == MOST_HEARD {
+            self.heard.pop_front();
+        }
+        self.heard.push_back((advert.source, unit(advert.advbase, advert.advskew)));
+    }
+
+    /// What they are set to may have been changed since.
+    pub(super) fn forget_heard(&mut self) {
+        self.heard.clear();
     }
 
     /// When the lease of a master ends.
@@ -70,7 +84,8 @@ impl Engine {
         // At advbase 0 nobody knows how patient a peer is that was never heard.
         let own = (advbase.get() != 0).then(|| unit(advbase.get(), 0));
         let told = peer_advskew.map(|advskew| unit(advbase.get(), advskew.get()));
-        let shortest = [own, told, self.lease.shortest_heard].into_iter().flatten().min()?;
+        let heard = self.lease.heard.iter().map(|(_, unit)| *unit);
+        let shortest = heard.chain(own).chain(told).min()?;
         let lease = shortest * u32::from(peer_dead_ratio.get()) * 99 / 100;
         (lease > self.late_interval()).then_some(lease)
     }
@@ -89,7 +104,9 @@ impl Engine {
         match (enforced, self.state) {
             (false, _) => self.set_lease(Lease::None),
             (true, State::Master) => self.renew_lease(now),
-            (true, State::Init | State::Backup) => self.set_lease(Lease::Over),
+            (true, State::Backup) => self.set_lease(Lease::Over),
+            // It may be about to go on with one.
+            (true, State::Init) => {}
         }
     }
 

@@ -24,7 +24,7 @@
 //! * Yielding to a better master: a last advert first, so that the other hears of this one and announces. To an
 //!   equal it must not be sent, or both would yield.
 //! * Leaving: first the VIPs, then (when they are gone) the bow-out; under a [lease](Lease) the bow-out at once, for the
-//!   kernel serves them no more. Only a MASTER bows out: the bow-out of a
+//!   kernel serves them no more, unless a script has them. Only a MASTER bows out: the bow-out of a
 //!   backup would make the other backups masters.
 
 mod action;
@@ -73,6 +73,8 @@ pub struct Engine {
     config: Config,
     state: State,
     since: Time,
+    /// When it last left INIT: what arrived before may be told again, and does not count.
+    listens_since: Time,
     timers: Timers,
     lease: LeaseTerms,
     demotion: Demotion,
@@ -126,6 +128,7 @@ impl Engine {
             config,
             state: State::Init,
             since: now,
+            listens_since: now,
             timers: Timers::default(),
             lease: LeaseTerms::default(),
             demotion: Demotion::default(),
@@ -265,7 +268,7 @@ impl Engine {
     }
 
     fn handle_advert(&mut self, advert: &HeardAdvert, now: Time) {
-        if !self.config.families.contains(&advert.family) {
+        if !self.config.families.contains(&advert.family) || advert.arrival < self.listens_since {
             return;
         }
         if !advert.is_bow_out() {
@@ -307,7 +310,10 @@ impl Engine {
         let [mine, peers] = self.standings(advert);
         let is_tied = self.ties > 0 && mine.rank == peers.rank;
         let patience = if is_tied { self.tie_patience() } else { self.dead_time() };
-        self.timers.start_master_down(advert.family, advert.arrival.after(patience));
+        let alive = if self.config.any_family { self.config.families } else { &[advert.family][..] };
+        for family in alive {
+            self.timers.start_master_down(*family, advert.arrival.after(patience));
+        }
     }
 
     fn reason_to_take_over(&mut self, advert: &HeardAdvert, now: Time) -> Option<Cause> {
@@ -445,7 +451,7 @@ impl Engine {
     /// This host has just given up being master: the next one may come when the VIPs are gone; or at once, if the kernel
     /// no longer serves them.
     fn hand_over(&mut self, had_lease: bool) {
-        if had_lease {
+        if had_lease && !self.config.bow_out_last {
             self.bow_out();
         } else {
             self.bow_out_due = true;
@@ -530,7 +536,12 @@ impl Engine {
         self.state = to;
         self.since = now;
         self.hold = None;
-        self.preempt_at = (from == State::Init).then(|| now.after(self.config.preempt_delay));
+        let waits = from == State::Init && to == State::Backup;
+        self.preempt_at = waits.then(|| now.after(self.config.preempt_delay));
+        if from == State::Init {
+            self.listens_since = now;
+            self.lease.forget_heard();
+        }
         self.bow_out_due = false;
         self.set_timers(cause, now);
         if to == State::Master {
@@ -617,7 +628,8 @@ impl Engine {
     }
 
     /// How far its adverts are apart.
-    fn interval(&self) -> Duration {
+    #[must_use]
+    pub fn interval(&self) -> Duration {
         self.config.interval(self.demotion.get())
     }
 

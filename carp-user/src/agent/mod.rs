@@ -73,8 +73,8 @@ const EVENTS_A_ROUND: usize = 1024;
 const REPORTS: usize = 64;
 /// Row of counters of protocol 112 that belongs to no virtual host.
 const NO_VHOST: u32 = 0;
-/// Time between two looks for what something else has detached or removed.
-const MEND_AGAIN: Duration = Duration::from_secs(1);
+/// Time between two looks for pins that something else has removed.
+const LOOK_AT_PINS: Duration = Duration::from_secs(1);
 /// How late a timer may be without the agent having been stalled.
 const STALL: Duration = Duration::from_millis(100);
 
@@ -103,8 +103,10 @@ pub(crate) struct Agent {
     is_stopping: bool,
     in_maintenance: bool,
     datapath: Datapath,
-    /// When to look next whether something else has detached a program or removed a pin: there is no event for it.
+    /// When to look next whether something else has detached a program: there is no event for it.
     mend_at: Time,
+    /// The same for pins.
+    look_at_pins: Time,
     names: watch::Sender<BTreeSet<String>>,
     looks: watch::Receiver<Arc<Interfaces>>,
     reports: mpsc::Receiver<Report>,
@@ -164,6 +166,7 @@ impl Agent {
             in_maintenance,
             datapath: Datapath::new(bpffs),
             mend_at: Time::default(),
+            look_at_pins: Time::default(),
             names,
             looks,
             reports,
@@ -183,15 +186,16 @@ impl Agent {
             Err(error) => warn!("{error}"),
         }
         strays.into_iter().for_each(|(Ok(line) | Err(line))| warn!("{line}"));
-        vips::restore_all(&agent.shared.netlink).await.unwrap_or_else(|error| warn!("{error:#}"));
         agent.apply(wanted);
-        agent.hosts.values_mut().for_each(VirtualHost::run_down_script_at_start);
+        let goes_on: BTreeSet<u32> = agent.hosts.values().filter_map(VirtualHost::resumes_on).collect();
+        vips::restore_all(&agent.shared.netlink, &goes_on).await.unwrap_or_else(|error| warn!("{error:#}"));
         let mut errors = agent.handle_links();
         if errors.len() == agent.links.len() {
             // Told at the start, and not only when the first advert is missed.
             return Err(errors.swap_remove(0).into());
         }
         agent.keep_only_own();
+        agent.hosts.values_mut().for_each(VirtualHost::run_down_script_at_start);
         errors.iter().for_each(|error| warn!("{error}"));
         if let Some(why) = agent.hosts.values().find_map(VirtualHost::missing_fence) {
             bail!(why);
@@ -286,14 +290,20 @@ impl Agent {
         }
     }
 
-    /// Puts back what something else has taken away of the kernel's half; `true` if it is a program, for which the interface has
-    /// to be entered anew.
+    /// Puts back what something else has taken away of the kernel's half; `true` if it is the program on the way in, for which
+    /// the interface has to be entered anew.
     fn mend(&mut self, now: Time) -> bool {
         if now < self.mend_at {
             return false;
         }
-        self.mend_at = now.after(MEND_AGAIN);
-        self.datapath.mend();
+        // A backup must not take what is not let in for its master's silence.
+        let intervals = self.hosts.values().map(|host| host.engine().interval());
+        self.mend_at = now.after(intervals.min().unwrap_or(LOOK_AT_PINS).min(LOOK_AT_PINS));
+        self.datapath.mend_egress();
+        if now >= self.look_at_pins {
+            self.look_at_pins = now.after(LOOK_AT_PINS);
+            self.datapath.mend_pins();
+        }
         self.links.values().any(|link| link.is_detached(&self.datapath))
     }
 
@@ -370,7 +380,7 @@ impl Agent {
     fn handle_report(&mut self, (row, report): Report) {
         // None if the virtual host has been taken out meanwhile.
         let Some(host) = self.hosts.get_mut(&row) else { return };
-        host.handle_report(&mut self.datapath, report);
+        host.handle_report(report);
         if host.misses_interface() {
             // A replacement may have waited for this.
             self.looks.mark_changed();

@@ -153,8 +153,8 @@ impl Agent {
         if self.next.is_none() {
             return;
         }
-        for (_, mut host) in self.hosts.extract_if(.., |_, host| host.is_over()) {
-            host.leave(&mut self.datapath);
+        for (_, host) in self.hosts.extract_if(.., |_, host| host.is_over()) {
+            host.forget(&mut self.datapath);
         }
         if self.hosts.values().any(|host| host.engine().is_stopping()) {
             return;
@@ -214,7 +214,7 @@ impl Agent {
         let ifindex = self.looks.borrow().get(interface)?.index;
         let of = |family| self.datapath.inherited(VhostKey::new(ifindex, vhid, family));
         let all = [Family::V4, Family::V6].into_iter().filter_map(of);
-        let newest = all.reduce(|one, other| Inherited { row: one.row, newest: one.newest.max(other.newest) })?;
+        let newest = all.reduce(|one, other| Inherited { newest: one.newest.max(other.newest), ..one })?;
         (!self.hosts.contains_key(&newest.row)).then_some(newest)
     }
 

@@ -106,6 +106,8 @@ pub(super) struct VirtualHost {
     no_fence: Option<Option<String>>,
     /// What the fence knows of, with the index of the interface.
     held: BTreeSet<(u32, IpAddr)>,
+    /// Until when an agent that is gone was master, before the first look at the interface.
+    resumes_until: Option<Time>,
     /// Why it is held back in INIT.
     gate: Option<LinkFault>,
 }
@@ -164,6 +166,7 @@ impl VirtualHost {
             profiles: Profiles::default(),
             no_fence: None,
             held: BTreeSet::new(),
+            resumes_until: None,
             gate,
         }
     }
@@ -173,6 +176,7 @@ impl VirtualHost {
         self.adverts.rise_above(inherited.newest);
         self.refusals.skip(datapath);
         self.held = datapath.held(self.row).into_iter().collect();
+        self.resumes_until = Some(inherited.lease).filter(|until| now() < *until);
     }
 
     /// Goes on with other settings for the same interface and vhid, in the same state. `wanted` are the VIPs on the
@@ -201,7 +205,7 @@ impl VirtualHost {
             let owner = owner(self.row, &self.name, &self.interface, &settings, &self.shared);
             self.vips = VipKeeper::start(netlink, owner, settings, reports, self.leftovers.clone());
             if self.ifindex != 0 {
-                let is_master = self.engine.status().state == State::Master;
+                let is_master = self.is_master();
                 if is_master {
                     self.hold(datapath);
                 }
@@ -277,6 +281,10 @@ impl VirtualHost {
         ifindex.into_iter().flat_map(|ifindex| self.settings.peers.iter().map(move |peer| (ifindex, *peer)))
     }
 
+    fn is_master(&self) -> bool {
+        self.engine.status().state == State::Master
+    }
+
     /// Something has happened to it.
     pub(super) fn handle(&mut self, input: Input) {
         self.engine.handle(input, now());
@@ -287,9 +295,10 @@ impl VirtualHost {
         self.engine.handle_timeout(now);
     }
 
-    /// At the start: ucarp's down script. (Without scripts, what is there is removed as a repair.)
+    /// At the start: ucarp's down script, unless this one goes on as master. (Without scripts, what is there is removed as a
+    /// repair.)
     pub(super) fn run_down_script_at_start(&mut self) {
-        if self.settings.scripts.is_some() && !self.settings.neutral {
+        if self.settings.scripts.is_some() && !self.settings.neutral && !self.is_master() {
             self.vips.want(0, false);
         }
     }
@@ -305,13 +314,12 @@ impl VirtualHost {
     }
 
     /// The VIP task has something to say.
-    pub(super) fn handle_report(&mut self, datapath: &mut Datapath, report: Progress) {
+    pub(super) fn handle_report(&mut self, report: Progress) {
         match report {
             Progress::Vips(input) => self.handle(input),
             Progress::Settled => {
                 self.vips.settle();
                 self.leftovers = Leftovers::default();
-                self.release(datapath);
             }
         }
     }
@@ -342,10 +350,18 @@ impl VirtualHost {
     ) {
         let digests = self.settings.digests();
         if self.digests != digests {
+            if digests.sent.len() < self.digests.sent.len() {
+                info!(
+                    "{}: the rollout is over: adverts are sent and accepted for the present addresses only",
+                    self.name
+                );
+            } else {
+                info!("{}: by the clock, which was set back, the rollout goes on", self.name);
+            }
             self.digests = digests;
-            info!("{}: the rollout is over: adverts are sent and accepted for the present addresses only", self.name);
             self.adverts.set(&self.settings);
             self.leave(datapath);
+            self.reconfigure();
         }
         let fault = match presence {
             Presence::Attached { interface, attachment } => {
@@ -367,6 +383,7 @@ impl VirtualHost {
         };
         if fault.is_none() {
             self.look_at_fence(datapath);
+            self.resume();
         }
         let fault = fault.or(self.gate);
         let is_new = mem::replace(&mut self.fault, fault) != fault;
@@ -395,6 +412,14 @@ impl VirtualHost {
     pub(super) fn leave(&mut self, datapath: &mut Datapath) {
         self.keys().for_each(|key| datapath.remove_vhost(key));
         self.entered = None;
+    }
+
+    /// It is over: its row is to be another's.
+    pub(super) fn forget(mut self, datapath: &mut Datapath) {
+        self.leave(datapath);
+        for (ifindex, address) in self.held {
+            datapath.release(ifindex, address, self.row);
+        }
     }
 
     /// Does everything that the engine wants done; `true` if its demotion counter has changed.
@@ -461,7 +486,7 @@ impl VirtualHost {
         self.is_router = interface.is_router;
         if mem::replace(&mut self.mac, interface.mac) != interface.mac {
             self.engine.handle(Input::MacChanged, now());
-            if self.engine.status().state == State::Master {
+            if self.is_master() {
                 self.hold(datapath);
             }
         }
@@ -491,11 +516,11 @@ impl VirtualHost {
 
     /// Something may have added or removed VIPs: puts them right.
     fn repair_vips(&mut self, datapath: &mut Datapath, interface: &Interface) {
-        let held = self.engine.status().state == State::Master;
+        let held = self.is_master();
         if vips::wrong(&self.settings, interface, held).is_some() {
             self.vips.repair(interface.index, held);
         } else if self.vips.is_settled() {
-            // An agent that is gone may have had them.
+            // Seen to be gone: one that could not be removed stays fenced.
             self.release(datapath);
         }
     }

@@ -30,7 +30,7 @@ pub(super) fn run(bpffs: Option<&Path>, out: &mut impl Write) -> Result<()> {
         let found = interface::look(&netlink, &names).await?;
         let mut removed = vips::remove_devices(&netlink, &found).await;
         removed.extend(vips::remove_addresses(&netlink).await?);
-        vips::restore_all(&netlink).await?;
+        vips::restore_all(&netlink, &BTreeSet::new()).await?;
         anyhow::Ok(removed)
     })?;
     let mut failed = 0;

@@ -1,7 +1,7 @@
 //! The fence from user space: which VIPs this host holds, until when, and the program that looks at what leaves.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
     fs, mem,
     net::IpAddr,
     os::fd::AsFd,
@@ -28,8 +28,12 @@ use super::{
 /// The egress program with the maps that it shares with the XDP program.
 pub(super) struct Fence {
     held: HashMap<MapData, AddressKey, Held>,
+    /// What is in it, by rows: to walk through a map takes a system call for each entry.
+    rows: StdHashMap<AddressKey, u32>,
     /// A bit is set as long as an address in `held` ends so.
     endings: Array<MapData, u64>,
+    /// How many do.
+    ending: StdHashMap<[u8; 2], usize>,
     leases: Array<MapData, u64>,
     /// Why the kernel does not take the program.
     refused: Option<String>,
@@ -56,7 +60,9 @@ impl Fence {
     pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
         let (held, endings, leases) = (take(ebpf, map::HELD)?, take(ebpf, map::ENDINGS)?, take(ebpf, map::LEASES)?);
         let refused = program(ebpf)?.load().err().map(|error| refusal(&error));
-        Ok(Self { held, endings, leases, refused, links: BTreeMap::new(), taken_over: BTreeSet::new() })
+        let (rows, ending) = (StdHashMap::new(), StdHashMap::new());
+        let (links, taken_over) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Self { held, rows, endings, ending, leases, refused, links, taken_over })
     }
 
     /// Takes over what another agent has left attached, which runs the present program from now on.
@@ -64,6 +70,10 @@ impl Fence {
     /// # Errors
     /// The object is not ours.
     pub(super) fn take_over(&mut self, ebpf: &mut Ebpf, pins: &Pins) -> Result<(), LoadError> {
+        self.rows = self.held.iter().filter_map(Result::ok).map(|(key, held)| (key, held.row())).collect();
+        for key in self.rows.keys() {
+            *self.ending.entry(key.ending()).or_default() += 1;
+        }
         for (ifindex, path) in pins.links(Kind::Tc) {
             // If it is refused, the former one must not go on with leases that nobody renews.
             let Ok(program) = program(ebpf)?.fd() else {
@@ -80,8 +90,7 @@ impl Fence {
 
     /// The VIPs that a virtual host holds, by its row, with the indices of their interfaces.
     pub(super) fn held(&self, row: u32) -> Vec<(u32, IpAddr)> {
-        let held = self.held.iter().filter_map(Result::ok).filter(|(_, held)| held.row() == row);
-        held.map(|(key, _)| (key.ifindex(), key.address())).collect()
+        self.rows.iter().filter(|(_, of)| **of == row).map(|(key, _)| (key.ifindex(), key.address())).collect()
     }
 
     /// Detaches what another agent has left and nobody has asked for, and forgets what is not of these rows.
@@ -90,10 +99,10 @@ impl Fence {
             self.detach(ifindex);
         }
         let of_others: Vec<_> =
-            self.held.iter().filter_map(Result::ok).filter(|(_, held)| !rows.contains(&held.row())).collect();
-        for (key, held) in of_others {
-            self.release(key);
-            self.leases.set(held.row(), 0, 0).ok();
+            self.rows.iter().filter(|(_, row)| !rows.contains(row)).map(|(key, row)| (*key, *row)).collect();
+        for (key, row) in of_others {
+            self.release(key, row);
+            self.leases.set(row, 0, 0).ok();
         }
     }
 
@@ -117,17 +126,24 @@ impl Fence {
         }
     }
 
-    /// Puts back what somebody else has removed.
+    /// Puts back what somebody else has detached.
     pub(super) fn mend(&mut self, ebpf: &mut Ebpf, pins: Option<&Pins>) {
         for (ifindex, place) in &mut self.links {
-            let Ok(Place::Link(link)) = place else { continue };
-            if !link.is_attached() {
+            if let Ok(Place::Link(link)) = place
+                && !link.is_attached()
+            {
                 warn!("something else detached the egress program from interface {ifindex}: putting it back");
                 *place = try_attach(ebpf, *ifindex, pins);
-            } else if let Some(pins) = pins {
-                pins.mend_link(link, Kind::Tc, *ifindex);
             }
         }
+    }
+
+    /// Where the program is attached by links.
+    pub(super) fn links_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.links.values_mut().filter_map(|place| match place {
+            Ok(Place::Link(link)) => Some(link),
+            Ok(Place::Filter { .. }) | Err(_) => None,
+        })
     }
 
     /// Why nothing looks at what leaves by this interface.
@@ -147,16 +163,32 @@ impl Fence {
     pub(super) fn hold(&mut self, key: AddressKey, held: &Held) -> Result<(), MapAccess> {
         self.set_ending(key.ending(), true)
             .and_then(|()| self.held.insert(key, held, 0))
-            .map_err(failed("tell the kernel of a VIP that is held"))
+            .map_err(failed("tell the kernel of a VIP that is held"))?;
+        if self.rows.insert(key, held.row()).is_none() {
+            *self.ending.entry(key.ending()).or_default() += 1;
+        }
+        Ok(())
     }
 
-    /// It does not hold it any more, if it did.
-    pub(super) fn release(&mut self, key: AddressKey) {
+    /// The virtual host with this row does not hold it any more, if it did: it may be another's by now.
+    pub(super) fn release(&mut self, key: AddressKey, row: u32) {
+        if self.rows.get(&key) != Some(&row) {
+            return;
+        }
+        self.rows.remove(&key);
         self.held.remove(&key).ok();
-        if !self.held.keys().filter_map(Result::ok).any(|other| other.ending() == key.ending()) {
+        let left = self.ending.entry(key.ending()).or_default();
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.ending.remove(&key.ending());
             // A bit that stays set costs time and nothing else.
             self.set_ending(key.ending(), false).ok();
         }
+    }
+
+    /// Until when the lease of a row lasts, as [`Self::set_lease`] has it.
+    pub(super) fn lease(&self, row: u32) -> u64 {
+        self.leases.get(&row, 0).unwrap_or(0)
     }
 
     /// Until when the lease of a row lasts.

@@ -33,7 +33,7 @@ impl Hook {
 /// A program's place on an interface. If it is not pinned, the program is detached when this is dropped.
 pub(super) struct Link {
     fd: OwnedFd,
-    /// Where it is pinned.
+    /// Where it is to be pinned.
     pin: Option<PathBuf>,
 }
 
@@ -66,9 +66,9 @@ impl Link {
     /// What the kernel says.
     pub(super) fn pin(&mut self, path: PathBuf) -> io::Result<()> {
         fs::remove_file(&path).ok();
-        bpf::pin(self.fd.as_fd(), &path)?;
+        let pinned = bpf::pin(self.fd.as_fd(), &path);
         self.pin = Some(path);
-        Ok(())
+        pinned
     }
 
     /// Whether nobody has detached the program.
@@ -76,7 +76,7 @@ impl Link {
         bpf::ifindex(self.fd.as_fd()).is_ok_and(|ifindex| ifindex != 0)
     }
 
-    /// Where it should be pinned, and is not any more.
+    /// Where it should be pinned, and is not.
     pub(super) fn lost_pin(&self) -> Option<PathBuf> {
         self.pin.clone().filter(|pin| !pin.exists())
     }

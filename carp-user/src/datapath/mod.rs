@@ -102,6 +102,8 @@ pub(crate) struct Inherited {
     pub(crate) row: u32,
     /// The largest counter that an advert of its may have had.
     pub(crate) newest: u64,
+    /// Until when it is master, if it was and had a lease.
+    pub(crate) lease: Time,
 }
 
 /// All roads of this process.
@@ -228,10 +230,17 @@ impl Datapath {
         self.socket(ifindex).is_some() || self.xdp.as_ref().is_none_or(|xdp| xdp.get_ref().is_attached(ifindex))
     }
 
-    /// Puts back what something else has removed: pins, and the program that looks at what leaves.
-    pub(crate) fn mend(&mut self) {
+    /// Puts the program that looks at what leaves back where something else has detached it.
+    pub(crate) fn mend_egress(&mut self) {
         if let Some(xdp) = &mut self.xdp {
-            xdp.get_mut().mend();
+            xdp.get_mut().mend_egress();
+        }
+    }
+
+    /// Puts back what something else has removed of the pins.
+    pub(crate) fn mend_pins(&mut self) {
+        if let Some(xdp) = &mut self.xdp {
+            xdp.get_mut().mend_pins();
         }
     }
 
@@ -275,10 +284,10 @@ impl Datapath {
         Ok(fence.hold(AddressKey::new(ifindex, address_bytes(address)), held)?)
     }
 
-    /// It does not hold it any more, if it did.
-    pub(crate) fn release(&mut self, ifindex: u32, address: IpAddr) {
+    /// The virtual host with this row does not hold it any more, if it did.
+    pub(crate) fn release(&mut self, ifindex: u32, address: IpAddr, row: u32) {
         if let Some(xdp) = &mut self.xdp {
-            xdp.get_mut().fence.release(AddressKey::new(ifindex, address_bytes(address)));
+            xdp.get_mut().fence.release(AddressKey::new(ifindex, address_bytes(address)), row);
         }
     }
 

@@ -7,6 +7,7 @@
 use std::{
     fs::{self, DirBuilder, Permissions},
     io::{self, ErrorKind},
+    mem,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
@@ -85,6 +86,8 @@ pub(super) struct Pins {
     maps: Vec<(PathBuf, OwnedFd)>,
     /// Whether another agent left it.
     is_inherited: bool,
+    /// Whether it was told that something cannot be put back.
+    is_losing: bool,
     _lock: Lock,
 }
 
@@ -119,7 +122,7 @@ impl Pins {
         let is_inherited = folder.exists();
         make(&folder, 0o700)?;
         lock.note([bpffs.display()]);
-        Ok(Some(Self { folder, maps: vec![], is_inherited, _lock: lock }))
+        Ok(Some(Self { folder, maps: vec![], is_inherited, is_losing: false, _lock: lock }))
     }
 
     /// Whether another agent left what is in it.
@@ -166,21 +169,28 @@ impl Pins {
             .ok()
     }
 
-    /// Pins a link again whose file somebody else has removed.
-    pub(super) fn mend_link(&self, link: &mut Link, kind: Kind, ifindex: u32) {
-        if let Some(path) = link.lost_pin() {
-            warn!("something else removed {}: putting it back", path.display());
-            self.pin(link, kind, ifindex);
-        }
-    }
-
-    /// Puts back what somebody else has removed of the maps.
-    pub(super) fn mend(&self) {
+    /// Puts back what somebody else has removed of the maps, and of these links.
+    pub(super) fn mend<'l>(&mut self, links: impl Iterator<Item = &'l mut Link>) {
+        let mut lost = vec![];
         for (path, map) in self.maps.iter().filter(|(path, _)| !path.exists()) {
-            let mended = make(&self.folder, 0o700).and_then(|()| Ok(bpf::pin(map.as_fd(), path)?));
+            lost.push((path.clone(), make(&self.folder, 0o700).and_then(|()| Ok(bpf::pin(map.as_fd(), path)?))));
+        }
+        for link in links {
+            if let Some(path) = link.lost_pin() {
+                lost.push((path.clone(), link.pin(path).map_err(anyhow::Error::from)));
+            }
+        }
+        let is_told = mem::replace(&mut self.is_losing, lost.iter().any(|(_, mended)| mended.is_err()));
+        for (path, mended) in lost {
             match mended {
                 Ok(()) => warn!("something else removed {}: putting it back", path.display()),
-                Err(error) => warn!("something else removed {}: {error:#}", path.display()),
+                Err(error) if is_told => debug!("{}: {error:#}", path.display()),
+                Err(error) => {
+                    warn!(
+                        "something else removed {}, which cannot be put back: {error:#}: trying again",
+                        path.display()
+                    );
+                }
             }
         }
     }

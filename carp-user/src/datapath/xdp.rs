@@ -20,6 +20,7 @@ use carp_common::{
         counter_index, map,
     },
     reason::Reason,
+    time::Time,
 };
 use log::{debug, info, max_level, warn};
 use nix::libc::{EBUSY, EEXIST};
@@ -81,6 +82,8 @@ pub(super) struct Xdp {
     ebpf: Ebpf,
     vhosts: HashMap<MapData, VhostKey, Vhost>,
     peers: HashMap<MapData, SourceKey, u8>,
+    /// What is in it, by virtual hosts: to walk through a map takes a system call for each entry.
+    peers_of: StdHashMap<VhostKey, Vec<SourceKey>>,
     sent: HashMap<MapData, VhostKey, Sent>,
     heard: HashMap<MapData, SourceKey, LastHeard>,
     counters: PerCpuArray<MapData, u64>,
@@ -134,6 +137,7 @@ impl Xdp {
             ebpf,
             vhosts,
             peers,
+            peers_of: StdHashMap::new(),
             sent,
             heard,
             counters,
@@ -167,8 +171,11 @@ impl Xdp {
             vhost.zeroize();
             let newest = self.sent.get(&key, 0).map_or(0, |sent| sent.newest());
             if (1..=MAX_VHOSTS).contains(&row) {
-                self.inherited.insert(key, Inherited { row, newest });
+                self.inherited.insert(key, Inherited { row, newest, lease: Time::from_nanos(self.fence.lease(row)) });
             }
+        }
+        for peer in self.peers.keys().filter_map(Result::ok) {
+            self.peers_of.entry(peer.vhost()).or_default().push(peer);
         }
         // They are old; what counts of them is in the last-heard map.
         (0..RING_BYTES as usize / size_of::<AdvertEvent>()).all(|_| self.events.next().is_some());
@@ -201,8 +208,8 @@ impl Xdp {
             return;
         }
         self.inherited.clear();
-        let of_peers = self.peers.keys().filter_map(Result::ok).map(|peer| peer.vhost());
-        let known = self.vhosts.keys().chain(self.sent.keys()).filter_map(Result::ok).chain(of_peers);
+        let known = self.vhosts.keys().chain(self.sent.keys()).filter_map(Result::ok);
+        let known = known.chain(self.peers_of.keys().copied());
         let others: Vec<_> = known.filter(|key| !keys.contains(key)).collect();
         others.into_iter().for_each(|key| self.remove_vhost(key));
     }
@@ -249,13 +256,16 @@ impl Xdp {
         self.links.get(&ifindex).is_some_and(Link::is_attached)
     }
 
-    /// Puts back what somebody else has removed, but for the program itself.
-    pub(super) fn mend(&mut self) {
-        if let Some(pins) = &self.pins {
-            pins.mend();
-            self.links.iter_mut().for_each(|(ifindex, link)| pins.mend_link(link, Kind::Xdp, *ifindex));
-        }
+    /// Puts the egress program back where somebody else has detached it.
+    pub(super) fn mend_egress(&mut self) {
         self.fence.mend(&mut self.ebpf, self.pins.as_ref());
+    }
+
+    /// Puts back what somebody else has removed of the pins.
+    pub(super) fn mend_pins(&mut self) {
+        if let Some(pins) = &mut self.pins {
+            pins.mend(self.links.values_mut().chain(self.fence.links_mut()));
+        }
     }
 
     /// Makes a virtual host known to the program, with its peers.
@@ -263,7 +273,12 @@ impl Xdp {
     /// # Errors
     /// The map is full.
     pub(super) fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost, peers: &[SourceKey]) -> Result<(), MapAccess> {
-        self.remove_peers(|peer| peer.vhost() == key && !peers.contains(peer));
+        for former in self.peers_of.remove(&key).unwrap_or_default() {
+            if !peers.contains(&former) {
+                self.peers.remove(&former).ok();
+            }
+        }
+        self.peers_of.insert(key, peers.to_vec());
         for peer in peers {
             self.peers.insert(peer, 1, 0).map_err(failed("tell the XDP program of a peer"))?;
         }
@@ -272,7 +287,9 @@ impl Xdp {
 
     /// Forgets a virtual host.
     pub(super) fn remove_vhost(&mut self, key: VhostKey) {
-        self.remove_peers(|peer| peer.vhost() == key);
+        for peer in self.peers_of.remove(&key).unwrap_or_default() {
+            self.peers.remove(&peer).ok();
+        }
         // It may never have been set.
         self.vhosts.remove(&key).ok();
         self.sent.remove(&key).ok();
@@ -337,13 +354,6 @@ impl Xdp {
     /// The kernel refuses to read the map.
     pub(super) fn last_refused(&self, row: u32, reason: Reason) -> Result<Refused, MapAccess> {
         self.refused.get(&counter_index(row, reason), 0).map_err(failed("read who was refused"))
-    }
-
-    fn remove_peers(&mut self, are: impl Fn(&SourceKey) -> bool) {
-        let peers: Vec<SourceKey> = self.peers.keys().filter_map(Result::ok).filter(are).collect();
-        for peer in peers {
-            self.peers.remove(&peer).ok();
-        }
     }
 
     fn try_attach(&mut self, ifindex: u32, hook: Hook) -> io::Result<()> {

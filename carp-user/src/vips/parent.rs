@@ -8,6 +8,7 @@
 //! this process or of another. Who gets the lock alone was the last, or comes after a crash, and restores.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, TryLockError},
     io::{Read, Write},
     os::unix::fs::MetadataExt,
@@ -61,14 +62,14 @@ pub(super) async fn restore(netlink: &Netlink, ifindex: u32) -> Result<()> {
     restore_from(netlink, ifindex, &path(ifindex)?).await
 }
 
-/// Restores all interfaces that were left as they are by a carpd that was killed.
-pub(crate) async fn restore_all(netlink: &Netlink) -> Result<()> {
+/// Restores all interfaces that were left as they are by a carpd that was killed, but for these.
+pub(crate) async fn restore_all(netlink: &Netlink, except: &BTreeSet<u32>) -> Result<()> {
     let Ok(entries) = fs::read_dir(lock::FOLDER) else { return Ok(()) };
     let end = suffix()?;
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
         let index = name.to_str().and_then(|name| name.strip_suffix(&end)).and_then(|index| index.parse().ok());
-        if let Some(index) = index {
+        if let Some(index) = index.filter(|index| !except.contains(index)) {
             restore_from(netlink, index, &entry.path()).await?;
         }
     }

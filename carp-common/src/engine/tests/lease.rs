@@ -93,12 +93,22 @@ fn who_leaves_under_a_lease_bows_out_at_once_and_says_nothing_more() {
 }
 
 #[test]
+fn who_has_its_vips_by_script_bows_out_when_they_are_gone() {
+    let mut host = master_with_lease(Config { bow_out_last: true, ..config(1, 100) });
+    let left = host.transition(State::Master, State::Backup, Cause::StepDown);
+    assert_eq!(host.handle(Input::StepDown), [OVER, Action::ReleaseVips, left]);
+    assert_eq!(host.handle(Input::VipsReleased), [bow_out(0)]);
+}
+
+#[test]
 fn the_lease_is_the_shortest_patience_that_a_peer_can_have_less_one_percent() {
-    let lease = |config: Config, heard: &[(u8, u8)]| {
+    // Who was heard, with advbase and advskew.
+    let lease = |config: Config, heard: &[(u8, u8, u8)]| {
         let mut host = Host::backup(config);
         host.handle(Input::Fence(true));
-        for (advbase, advskew) in heard {
-            let advert = host.hears(*advbase, *advskew, 0);
+        for (peer, advbase, advskew) in heard {
+            let source = IpAddr::from([10, 0, 0, *peer]);
+            let advert = HeardAdvert { source, ..host.hears(*advbase, *advskew, 0) };
             host.handle(Input::Advert(advert));
         }
         host.engine.lease().map(|lease| lease.as_micros())
@@ -108,12 +118,13 @@ fn the_lease_is_the_shortest_patience_that_a_peer_can_have_less_one_percent() {
     for (what, config, heard, expected) in [
         ("a peer may have advskew 0", config(1, 100), &[][..], Some(2_970_000)),
         ("its ratio may be another", ratio(5), &[], Some(4_950_000)),
-        ("the smallest advbase of all heard", config(4, 0), &[(7, 0), (2, 9), (255, 255)], Some(5_940_000)),
-        ("and the own one", config(2, 0), &[(7, 0)], Some(5_940_000)),
+        ("the smallest advbase of all heard", config(4, 0), &[(1, 7, 0), (2, 2, 9), (3, 255, 255)], Some(5_940_000)),
+        ("what a host said last", config(4, 0), &[(1, 0, 9), (1, 2, 9)], Some(5_940_000)),
+        ("and the own one", config(2, 0), &[(1, 7, 0)], Some(5_940_000)),
         ("at advbase 0 nobody is known", config(0, 60), &[], None),
-        ("but who was heard", config(0, 60), &[(0, 80)], Some(928_125)),
+        ("but who was heard", config(0, 60), &[(1, 0, 80)], Some(928_125)),
         ("or is configured", peers(80), &[], Some(928_125)),
-        ("the more impatient of them", peers(80), &[(0, 70)], Some(812_109)),
+        ("the more impatient of them", peers(80), &[(1, 0, 70)], Some(812_109)),
         ("the last resort", config(1, 254), &[], Some(2_970_000)),
         ("too tight for the own interval", peers(20), &[], None),
         ("too tight for a busy machine", peers(26), &[], None),

@@ -55,9 +55,11 @@ fn config(advbase: u8, advskew: u8) -> Config {
         peer_dead_ratio: DeadRatio::new(3).unwrap(),
         peer_advskew: None,
         preempt: false,
+        any_family: false,
         families: &[Family::V4],
         source: US,
         announcements: Announcements::default(),
+        bow_out_last: false,
         profile: Profile::OpenBsd,
         preempt_delay: Duration::ZERO,
     }

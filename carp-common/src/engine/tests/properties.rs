@@ -92,13 +92,23 @@ fn wild_op() -> impl Strategy<Value = Op> {
 
 fn configs() -> impl Strategy<Value = Config> {
     let advbase = prop_oneof![Just(0u8), Just(1), Just(255), any::<u8>()];
-    let families = select(vec![&BOTH[..1], &BOTH[1..], BOTH]);
+    let families = (select(vec![&BOTH[..1], &BOTH[1..], BOTH]), any::<bool>());
     let preempts = (any::<bool>(), short());
     (advbase, 0..=254u8, 1..=255u8, preempts, families, any::<IpAddr>(), any::<[u8; 2]>(), profiles()).prop_map(
-        |(advbase, advskew, ratio, (preempt, preempt_delay), families, source, [repeat, refresh], profile)| Config {
+        |(
+            advbase,
+            advskew,
+            ratio,
+            (preempt, preempt_delay),
+            (families, any_family),
+            source,
+            [repeat, refresh],
+            profile,
+        )| Config {
             dead_ratio: DeadRatio::new(ratio).unwrap(),
             preempt,
             families,
+            any_family,
             source,
             announcements: Announcements { repeat, refresh },
             profile,

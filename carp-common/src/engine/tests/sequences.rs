@@ -263,3 +263,14 @@ fn three_send_errors_in_a_row_demote_and_three_successes_restore() {
     assert_eq!(inputs(&mut host, &[false]), 1);
     assert_eq!(host.sleep()[0], send(1, 0, 0));
 }
+
+/// The kernel keeps the last advert of each source, and it is looked at again before a takeover.
+#[test]
+fn what_arrived_before_a_host_left_init_is_told_again_in_vain() {
+    let host = Host::new(config(1, 0));
+    let old = host.hears(BOW_OUT, BOW_OUT, 0);
+    let mut host = host.later(Duration::from_secs(60));
+    host.handle(Input::LinkUp);
+    assert_eq!(host.handle(Input::Advert(old)), []);
+    assert_eq!((host.state(), host.engine.status().last_arrival), (State::Backup, None));
+}

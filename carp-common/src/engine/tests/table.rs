@@ -151,7 +151,7 @@ fn rows_of_init() -> Vec<Row> {
         row("a bow-out", init(), Input::Advert(heard(Duration::ZERO, 255, 255)), Init, [], Never),
         row("another hardware address", init(), Input::MacChanged, Init, [], Never),
         row("an advert has left", init(), Input::AdvertSent(START), Init, [], Never),
-        row("leases are enforced", init(), Input::Fence(true), Init, [act(Action::SetLease(Lease::Over))], Never),
+        row("leases are enforced", init(), Input::Fence(true), Init, [], Never),
         row("an old lease that is over", init(), Input::Resume { until: START }, Init, [], Never),
         row("an old lease", init(), old_lease, Master, [act(send(1, 100, 0)), TAKE, Becomes(resumed)], In(OWN)),
         row("an old lease while stopping", stopped(), old_lease, Init, [], Never),

@@ -117,6 +117,29 @@ fn each_familys_adverts_restart_its_own_timer_alone() {
 }
 
 #[test]
+fn while_vips_are_changed_on_one_host_after_the_other_a_master_of_one_family_is_alive_in_all() {
+    for heard in BOTH {
+        let config = Config { families: BOTH, any_family: true, ..config(1, 100) };
+        let mut host = Host::backup(config.clone());
+        for _ in 0..4 {
+            host = host.later(OWN);
+            let advert = HeardAdvert { family: *heard, ..host.hears(1, 0, 0) };
+            host.handle(Input::Advert(advert));
+            assert_eq!(host.next(), Some(DEAD));
+        }
+        // It is over: from now on each family's silence counts.
+        host.engine.reconfigure(Config { any_family: false, ..config }, host.now);
+        for _ in 0..3 {
+            host = host.later(OWN);
+            let advert = HeardAdvert { family: *heard, ..host.hears(1, 0, 0) };
+            host.handle(Input::Advert(advert));
+        }
+        host.handle_timeout();
+        assert_eq!(host.state(), State::Master);
+    }
+}
+
+#[test]
 fn a_host_that_hears_both_families_waits() {
     let mut host = Host::backup(Config { families: BOTH, ..config(1, 100) });
     for _ in 0..4 {

@@ -2,7 +2,7 @@
 
 use carp_common::{
     abi::{CUT, Held},
-    engine::{Input, Lease, State},
+    engine::{Input, Lease},
     wire::virtual_mac,
 };
 use log::warn;
@@ -19,14 +19,42 @@ impl VirtualHost {
             Fence::Auto | Fence::Required if self.settings.ignore_link_state => Some("ignore_link_state".to_owned()),
             Fence::Auto | Fence::Required => datapath.cannot_fence(self.ifindex),
         };
-        if self.no_fence.as_ref() != Some(&why_not) {
-            self.handle(Input::Fence(why_not.is_none()));
-            if why_not.is_some() {
+        if self.no_fence.as_ref() == Some(&why_not) {
+            return;
+        }
+        match &why_not {
+            None => {
+                if self.is_master() {
+                    self.hold(datapath);
+                }
+            }
+            Some(why) => {
                 // That of an agent that is gone, if there is one.
                 self.set_lease(datapath, Lease::None);
+                if self.no_fence == Some(None) && self.settings.lease.fence != Fence::Off {
+                    warn!("{}: no lease any more: {why}", self.name);
+                }
             }
-            self.no_fence = Some(why_not);
         }
+        self.handle(Input::Fence(why_not.is_none()));
+        self.no_fence = Some(why_not);
+    }
+
+    /// Goes on as master where an agent that is gone was one, and its lease is not over; once, at the first look at the
+    /// interface.
+    pub(super) fn resume(&mut self) {
+        if let Some(until) = self.resumes_until.take() {
+            self.handle(Input::Resume { until });
+            if self.is_master() {
+                // Who has served until now is ready.
+                self.gate = None;
+            }
+        }
+    }
+
+    /// The interface on which it is about to go on as master.
+    pub(in crate::agent) fn resumes_on(&self) -> Option<u32> {
+        self.resumes_until.and_then(|_| self.held.first()).map(|(ifindex, _)| *ifindex)
     }
 
     /// Why there is no lease, if there is to be one without fail and that is known.
@@ -47,11 +75,10 @@ impl VirtualHost {
         }
     }
 
-    /// What the administrator should know of it, unless it was turned off.
+    /// What the administrator should know of it, unless it was turned off, or is told as a trouble.
     pub(super) fn fence_hint(&self) -> Option<String> {
         let why = self.no_fence.as_ref()?.clone().or_else(|| self.too_tight())?;
-        let is_wanted = self.settings.lease.fence != Fence::Off;
-        is_wanted
+        (self.settings.lease.fence == Fence::Auto)
             .then(|| format!("if carpd hangs, this host goes on answering for the VIPs beside the next master: {why}"))
     }
 
@@ -87,12 +114,12 @@ impl VirtualHost {
 
     /// Has the fence forget the VIPs that this host does not have any more.
     pub(super) fn release(&mut self, datapath: &mut Datapath) {
-        let is_master = self.engine.status().state == State::Master;
+        let is_master = self.is_master();
         let (ifindex, vips) = (self.ifindex, &self.settings.vips);
         let has =
             |(at, address): &(u32, _)| is_master && *at == ifindex && vips.iter().any(|vip| vip.address == *address);
         for (ifindex, address) in self.held.extract_if(.., |held| !has(held)) {
-            datapath.release(ifindex, address);
+            datapath.release(ifindex, address, self.row);
         }
     }
 }

@@ -133,6 +133,7 @@ impl VirtualHost {
         if let Some(error) = self.send_error {
             troubles.push(format!("adverts cannot be sent: {error}"));
         }
+        troubles.extend(self.missing_fence());
         let demotion = self.engine.status().demotion;
         troubles
             .extend(self.wrong.iter().map(|Source { source, by, why }| format!("demoted by {by}: {source}: {why}")));
