@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use carp_tests::node::ROAD;
-use carp_tests::{ArpWatch, BootTime, Host, LONG, Lab, Node, PASSPHRASE, Probe, VIP, eventually};
+use carp_tests::{ArpWatch, BootTime, Host, LONG, Lab, Node, PASSPHRASE, Probe, VIP, configured, eventually};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 const PERIOD: Duration = Duration::from_millis(5);
 /// An advert every 234 ms, and a lease of 928 ms; the other one's dead time is 937.
@@ -102,6 +103,62 @@ fn when_all_hang_nobody_answers_and_one_of_them_does_when_they_wake() -> Result<
     let masters = nodes.iter().filter(|node| node.changes().last().is_some_and(|last| last.ends_with("MASTER")));
     assert_eq!(masters.count(), 1);
     Ok(())
+}
+
+/// A virtual host with these addresses and a lease.
+fn virtual_host(vhid: u8, addresses: &[&str], more: &str) -> String {
+    format!("[[virtual_host]]\nvhid = {vhid}\naddresses = {addresses:?}\npeer_advskew = 80\n{more}\n")
+}
+
+/// Reloads a master with another configuration, and stops it: it does not answer for the VIP any more.
+fn is_fenced_after(before: &[String], after: &[String]) -> Result<()> {
+    if !has_fence() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, client] = lab.hosts(["a", "client"])?;
+    let folder = configured::folder()?;
+    configured::write(&folder, before)?;
+    let agent = configured::start(&a, &folder)?;
+    configured::wait_for_change(&agent, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let probe = Probe::start(&client, VIP, PERIOD)?;
+    probe.wait_for_answer_from(a.mac(), LONG)?;
+    configured::write(&folder, after)?;
+    let reloaded = configured::carpctl(&folder, &["reload"])?;
+    ensure!(reloaded.status.success(), "{}", String::from_utf8_lossy(&reloaded.stderr));
+    let all_masters = || {
+        let status = configured::carpctl(&folder, &["status", "--json"])?;
+        let status: Value = serde_json::from_slice(&status.stdout)?;
+        let hosts = status["virtual_hosts"].as_array().context("no virtual hosts")?;
+        Ok(hosts.len() == after.len() && hosts.iter().all(|host| host["state"] == "MASTER" && host["fence"] == "lease"))
+    };
+    eventually("all are masters, with a lease", LONG, all_masters)?;
+    let now = BootTime::now();
+    probe.wait_for_answer("after it", LONG, |answer| answer.at > now)?;
+    eventually("more than a lease is over", LONG, || Ok(BootTime::now().since(now) > Duration::from_millis(1500)))?;
+
+    agent.signal(Signal::SIGSTOP)?;
+    eventually("nobody answers", LONG, || {
+        let last = probe.answers().last().map(|answer| answer.at).context("no answer")?;
+        Ok(BootTime::now().since(last) > Duration::from_millis(1500))
+    })?;
+    assert!(a.has_address(VIP)?);
+    agent.signal(Signal::SIGCONT)
+}
+
+#[test]
+fn a_master_whose_datapath_becomes_xdp_has_a_fence_from_then_on() -> Result<()> {
+    let host = |more: &str| virtual_host(1, &["10.77.0.100"], more);
+    is_fenced_after(&[host("datapath = \"socket\"")], &[host("datapath = \"auto\"")])
+}
+
+#[test]
+fn an_address_that_another_virtual_host_is_given_stays_fenced() -> Result<()> {
+    let hosts = |first: &[&str], second: &[&str]| [virtual_host(1, first, ""), virtual_host(2, second, "")];
+    is_fenced_after(
+        &hosts(&["10.77.0.101", "10.77.0.100"], &["10.77.0.102"]),
+        &hosts(&["10.77.0.101"], &["10.77.0.102", "10.77.0.100"]),
+    )
 }
 
 /// It was told to be master whatever its link does.
