@@ -186,8 +186,8 @@ impl Task {
             }
             None if is_virtual && goal.held => self.device.take(goal.ifindex, &self.settings.vips).await,
             None if is_virtual => {
-                // Without them it is silent: the next master need not wait until it is deleted.
-                if self.device.empty(goal.ifindex, &self.settings.vips).await.is_ok() {
+                // The next master need not wait until it is deleted.
+                if self.device.silence(goal.ifindex, &self.settings.vips).await.is_ok() {
                     self.report(Progress::Vips(Input::VipsReleased)).await;
                 }
                 self.device.release(goal.ifindex).await;

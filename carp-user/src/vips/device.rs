@@ -47,9 +47,14 @@ impl VirtualMac {
         self.trouble = None;
     }
 
-    /// Removes the VIPs from the device, which takes the kernel no time.
-    pub(super) async fn empty(&self, ifindex: u32, vips: &[Vip]) -> Result<(), NetError> {
+    /// Has the device answer for the VIPs no more, and say nothing, in less time than its deletion takes. To remove them takes no
+    /// time; but with an IPv6 address goes a group of multicast, of which MLD would tell the switches from the virtual MAC,
+    /// which by then is the next master's.
+    pub(super) async fn silence(&self, ifindex: u32, vips: &[Vip]) -> Result<(), NetError> {
         if let Some(device) = vmac::find(&self.netlink, ifindex, self.vhid).await? {
+            if vips.iter().any(|vip| vip.address.is_ipv6()) {
+                return vmac::set_down(&self.netlink, device).await;
+            }
             for vip in vips {
                 net::vip::remove(&self.netlink, device, *vip).await?;
             }

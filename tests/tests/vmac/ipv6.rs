@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{Capture, ETH0, Filter, Host, LONG, Lab, LabOptions, Node, Wire, eventually};
+use carp_tests::{Capture, ETH0, Filter, Host, LONG, Lab, LabOptions, Node, Wire, adverts, eventually};
 use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -104,6 +104,29 @@ fn ipv6_addresses_are_answered_by_the_virtual_mac_before_and_after_a_takeover() 
             assert!(entry.contains(&MAC.to_string()), "{entry}");
         }
         is_first = false;
+    }
+    Ok(())
+}
+
+/// Switches would learn the MAC on the wrong port: by then it is the next master's.
+#[test]
+fn a_master_that_leaves_says_nothing_more_from_the_virtual_mac() -> Result<()> {
+    let lab = lab()?;
+    let [a, witness] = lab.hosts(["a", "witness"])?;
+    for more in ["", "--fence=off"] {
+        let mut node = Node::start_for(&["10.77.0.100", "fd77::100"], &a, &format!("{PREFERRED} {VIRTUAL} {more}"))?;
+        node.wait_for("BACKUP -> MASTER")?;
+        eventually("the addresses are there", LONG, || Ok(listing(&a)?.contains("fd77::100")))?;
+        // Until it has told of its groups.
+        Wire::at(&witness)?.wait_for_adverts(a.ip(), 10)?;
+        let capture = Capture::start(witness.ns(), ETH0, Filter::Everything)?;
+        node.agent_mut().stop_and_wait(LONG)?;
+        let frames = capture.frames();
+        let said: Vec<_> = frames.iter().filter(|frame| frame.bytes[6..12] == MAC.0).collect();
+        let adverts = said.iter().filter_map(|frame| adverts::parse(frame));
+        let adverts: Vec<_> = adverts.collect();
+        assert!(adverts.iter().any(|advert| advert.is_bow_out()), "{adverts:?}");
+        assert_eq!(adverts.len(), said.len(), "{said:?}");
     }
     Ok(())
 }
