@@ -185,6 +185,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     bpffs: Option<PathBuf>,
 
+    /// Say whether this program could go on in the place of another that was started so
+    #[arg(long, hide = true)]
+    upgrade_check: bool,
+
     /// Syslog facility of the log under --daemonize
     #[arg(short, long, alias = "f", default_value = "daemon")]
     facility: Facility,
@@ -273,6 +277,11 @@ impl Args {
         let default = || self.config.is_some().then(|| PathBuf::from(protocol::SOCKET));
         // Also after the daemon has changed its folder.
         self.socket.as_ref().map(|path| path::absolute(path).unwrap_or_else(|_| path.clone())).or_else(default)
+    }
+
+    /// Whether only to say if this program could take the place of another.
+    pub(crate) const fn is_upgrade_check(&self) -> bool {
+        self.upgrade_check
     }
 
     /// Where what outlives the process is to be pinned, if that is said.

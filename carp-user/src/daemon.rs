@@ -1,6 +1,8 @@
 //! carpd from its command line to its exit code.
 
-use std::{env, mem, net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    env, ffi::OsString, mem, net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
@@ -9,12 +11,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{runtime::Builder, select, time::sleep};
 
 use crate::{
-    agent::{Agent, SignalInput, Signals},
+    agent::{Agent, Before, End, SignalInput, Signals},
     background,
     cli::Args,
     config::{Settings, file::Configuration},
     control::{self, Desk, Reload},
-    datapath::pins::BPFFS,
+    datapath::{self, pins::BPFFS},
     from_ucarp,
     history::History,
     logging::{self, Sink},
@@ -27,6 +29,7 @@ use crate::{
     privileges, realtime,
     systemd::{self, Notice},
     title,
+    upgrade::{self, About, Legacy, Successor},
 };
 
 /// Exit code for a command line or a configuration that is wrong, as clap has it, and for privileges that are missing: the
@@ -42,7 +45,9 @@ const DESCRIPTORS: u64 = 8192;
 /// Runs carpd with the arguments of this process.
 #[must_use]
 pub fn carpd() -> ExitCode {
-    let args = match Args::read(env::args_os()) {
+    // As long as a passphrase among them is not masked.
+    let arguments: Vec<OsString> = env::args_os().collect();
+    let args = match Args::read(arguments.iter().cloned()) {
         Ok(args) => args,
         Err(error) if !error.use_stderr() => error.exit(),
         Err(error) => {
@@ -50,7 +55,7 @@ pub fn carpd() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    run(args).unwrap_or_else(|error| {
+    run(args, arguments).unwrap_or_else(|error| {
         logging::tell(format!("carpd: {error:#}"));
         ExitCode::FAILURE
     })
@@ -65,14 +70,14 @@ fn one_line(error: &clap::Error) -> String {
 }
 
 /// An error is for the terminal; what goes wrong once there is a log has been logged.
-fn run(args: Args) -> Result<ExitCode> {
+fn run(args: Args, arguments: Vec<OsString>) -> Result<ExitCode> {
     let hidden = title::hide_passphrases();
     if let Some(file) = args.translates() {
         from_ucarp::print(file)?;
         return Ok(ExitCode::SUCCESS);
     }
     let (debug, facility) = (args.debug(), args.facility());
-    let in_background = args.daemonize();
+    let (in_background, is_upgrade_check) = (args.daemonize(), args.is_upgrade_check());
     let (file, ends) = (args.file()?, Ends { socket: args.socket(), metrics: args.metrics() });
     let bpffs = args.bpffs();
     let Configuration { hosts, realtime, bpffs: in_file } = match args.configuration() {
@@ -87,11 +92,24 @@ fn run(args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::from(USAGE));
     }
 
+    if is_upgrade_check {
+        datapath::try_load(hosts.iter().map(|settings| settings.datapath)).map_err(anyhow::Error::msg)?;
+        println!("{}", serde_json::to_string(&About::this())?);
+        return Ok(ExitCode::SUCCESS);
+    }
+
     let bpffs = bpffs.or(in_file).unwrap_or_else(|| PathBuf::from(BPFFS));
-    let parent = if in_background { Some(background::detach()?) } else { None };
+    let successor = Arc::new(Successor::new(arguments)?);
+    let legacy = Legacy::take();
+    let parent = match (in_background, &legacy) {
+        (true, None) => Some(background::detach()?),
+        // There already.
+        (true, Some(_)) => env::set_current_dir("/").context("cannot change to /").map(|()| None)?,
+        (false, _) => None,
+    };
     let sink = if in_background && !logging::is_journal() { Sink::Syslog(facility) } else { Sink::stderr() };
     let history = History::new();
-    let _log = logging::start(sink, debug, history.clone())?;
+    let log = logging::start(sink, debug, history.clone())?;
     systemd::start()?;
     if let Err(error) = hidden {
         warn!("cannot hide a passphrase from the process title: {error}; use --passfile");
@@ -105,17 +123,38 @@ fn run(args: Args) -> Result<ExitCode> {
         // Better late than never.
         error!("{error:#}; going on as an ordinary program");
     }
+    if legacy.is_some() {
+        info!("going on as carpd {}", env!("CARGO_PKG_VERSION"));
+        upgrade::adopt_children()
+            .unwrap_or_else(|error| warn!("cannot wait for the former program's children: {error}"));
+    }
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let served = runtime.block_on(serve(hosts, file, ends, history, parent, bpffs));
+    let start = Start { bpffs, legacy: legacy.unwrap_or_default(), successor: Arc::clone(&successor) };
+    let served = runtime.block_on(serve(hosts, file, ends, history, parent, start));
     // Not waiting for a script that cannot even be started.
     runtime.shutdown_background();
-    let Err(error) = served else { return Ok(ExitCode::SUCCESS) };
+    let error = match served {
+        Ok(End::Stopped) => return Ok(ExitCode::SUCCESS),
+        Ok(End::Upgrade(legacy)) => {
+            // What it has to say comes first.
+            drop(log);
+            return Err(successor.execute(&legacy));
+        }
+        Err(error) => error,
+    };
     error!("{error:#}");
     match sink {
         Sink::Stderr | Sink::Journal => Ok(ExitCode::FAILURE),
         // The terminal has not seen it.
         Sink::Syslog(_) => Err(error),
     }
+}
+
+/// What the agent begins with, and what comes after it.
+struct Start {
+    bpffs: PathBuf,
+    legacy: Legacy,
+    successor: Arc<Successor>,
 }
 
 /// Where others may ask.
@@ -130,8 +169,8 @@ async fn serve(
     Ends { socket, metrics }: Ends,
     history: History,
     mut parent: Option<background::Parent>,
-    bpffs: PathBuf,
-) -> Result<()> {
+    start: Start,
+) -> Result<End> {
     let mut signals = Signals::new().context("cannot receive signals")?;
     let mut is_up = || {
         systemd::notify(Notice::Ready);
@@ -141,15 +180,22 @@ async fn serve(
     for settings in hosts {
         let Some(interface) = interface_of(&settings, &mut signals, &mut is_up).await? else {
             info!("stopped");
-            return Ok(());
+            return Ok(End::Stopped);
         };
         named.push((interface, settings));
     }
     let (commands, orders) = control::commands();
-    let desk = Desk { reload: Reload::new(file, commands.clone()), commands, history, maintenance: Arc::default() };
+    let desk = Desk {
+        reload: Reload::new(file, commands.clone()),
+        commands,
+        history,
+        maintenance: Arc::default(),
+        successor: start.successor,
+    };
     let in_maintenance = socket.is_some() && maintenance::is_on();
     let counted = Metrics::new();
-    let started = Agent::start(named, desk.clone(), orders, signals, in_maintenance, counted.clone(), bpffs).await;
+    let before = Before { in_maintenance, bpffs: start.bpffs, legacy: start.legacy };
+    let started = Agent::start(named, desk.clone(), orders, signals, counted.clone(), before).await;
     let agent = match started {
         Err(error) if systemd::is_there() => {
             sleep(GIVE_UP).await;
@@ -168,9 +214,11 @@ async fn serve(
         None
     });
     is_up()?;
-    agent.run().await?;
-    info!("stopped");
-    Ok(())
+    let end = agent.run().await?;
+    if matches!(end, End::Stopped) {
+        info!("stopped");
+    }
+    Ok(end)
 }
 
 /// Loading the XDP program takes 20 MB for a moment, of which the allocator would keep two.

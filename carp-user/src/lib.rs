@@ -6,6 +6,7 @@
 //! | `cli`, `config` | ucarp's options, the configuration file; the settings, checked |
 //! | `control`, `history`, `maintenance` | the control socket, and what is told and kept through it |
 //! | `carpctl` | its other end |
+//! | `upgrade` | going on as another program in the same process |
 //! | `metrics` | what Prometheus is told |
 //! | `agent` | the one loop: inputs, timers, actions |
 //! | [`datapath`] | adverts from the wire: the XDP program and its maps, or a socket |
@@ -41,6 +42,7 @@ mod scripts;
 mod syslog;
 mod systemd;
 mod title;
+mod upgrade;
 mod vips;
 
 use clap::{Command, CommandFactory};

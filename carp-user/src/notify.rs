@@ -76,6 +76,11 @@ impl Notifier {
         });
     }
 
+    /// Whether all have been told.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.tasks.borrow().is_empty()
+    }
+
     /// Waits until all have been told, and no longer than the longest time limit of those that have not.
     pub(crate) async fn finish(&self) {
         let Some(longest) = self.tasks.borrow().values().map(|task| task.time_limit).max() else { return };

@@ -15,6 +15,7 @@ mod orders;
 mod refusals;
 mod signals;
 mod tracking;
+mod upgrade;
 mod vhost;
 
 use std::{
@@ -48,6 +49,7 @@ pub(crate) use self::signals::{SignalInput, Signals};
 use self::{
     link::{LAST_ADVERT, Link},
     orders::Next,
+    upgrade::Upgrade,
     vhost::{Shared, VirtualHost},
 };
 use crate::{
@@ -64,6 +66,7 @@ use crate::{
     },
     notify::Notifier,
     systemd::{self, Notice},
+    upgrade::Legacy,
     vips::{self, Report},
 };
 
@@ -77,6 +80,24 @@ const NO_VHOST: u32 = 0;
 const LOOK_AT_PINS: Duration = Duration::from_secs(1);
 /// How late a timer may be without the agent having been stalled.
 const STALL: Duration = Duration::from_millis(100);
+
+/// What was before.
+pub(crate) struct Before {
+    /// Whether this server is the last resort.
+    pub(crate) in_maintenance: bool,
+    /// Where an agent that is gone may have left the kernel's half, and where this one's is to be.
+    pub(crate) bpffs: PathBuf,
+    /// What a program in whose place this one is has told.
+    pub(crate) legacy: Legacy,
+}
+
+/// How it ends.
+pub(crate) enum End {
+    /// As was asked.
+    Stopped,
+    /// Another program goes on.
+    Upgrade(Legacy),
+}
 
 /// All virtual hosts at work.
 pub(crate) struct Agent {
@@ -99,6 +120,8 @@ pub(crate) struct Agent {
     has_news: bool,
     /// What is to be served when those that leave have left.
     next: Option<Next>,
+    /// Another program is to go on.
+    upgrade: Option<Upgrade>,
     /// Asked to end.
     is_stopping: bool,
     in_maintenance: bool,
@@ -131,9 +154,8 @@ impl Agent {
         desk: Desk,
         commands: mpsc::Receiver<Command>,
         signals: Signals,
-        in_maintenance: bool,
         metrics: Metrics,
-        bpffs: PathBuf,
+        Before { in_maintenance, bpffs, legacy }: Before,
     ) -> Result<Self> {
         let names = hosts.iter().flat_map(|(interface, settings)| {
             [interface.as_str()].into_iter().chain(settings.tracked_interfaces()).map(str::to_owned)
@@ -162,6 +184,7 @@ impl Agent {
             checks: Checks::new(),
             has_news: false,
             next: None,
+            upgrade: None,
             is_stopping: false,
             in_maintenance,
             datapath: Datapath::new(bpffs),
@@ -187,6 +210,7 @@ impl Agent {
         }
         strays.into_iter().for_each(|(Ok(line) | Err(line))| warn!("{line}"));
         agent.apply(wanted);
+        agent.inherit(&legacy);
         let goes_on: BTreeSet<u32> = agent.hosts.values().filter_map(VirtualHost::resumes_on).collect();
         vips::restore_all(&agent.shared.netlink, &goes_on).await.unwrap_or_else(|error| warn!("{error:#}"));
         let mut errors = agent.handle_links();
@@ -207,10 +231,13 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Serves the virtual hosts until a signal ends them.
-    pub(crate) async fn run(mut self) -> Result<()> {
+    /// Serves the virtual hosts until a signal ends them, or another program is to go on.
+    pub(crate) async fn run(mut self) -> Result<End> {
         let mut has_more = false;
         while !(self.is_stopping && self.hosts.values().all(VirtualHost::is_over)) {
+            if self.is_ready_for_upgrade(now()) {
+                return Ok(End::Upgrade(self.legacy()));
+            }
             select! {
                 biased;
                 input = self.signals.next() => self.handle_signal(input),
@@ -241,13 +268,16 @@ impl Agent {
             self.hosts.values_mut().for_each(|host| host.tell_refused(&self.datapath, now));
             self.links.values_mut().for_each(|link| link.tell_lost(&mut self.datapath, now));
         }
-        systemd::notify(Notice::Stopping);
+        let end = if self.upgrade.is_some() { End::Upgrade(self.legacy()) } else { End::Stopped };
+        if matches!(end, End::Stopped) {
+            systemd::notify(Notice::Stopping);
+        }
         sleep(LAST_ADVERT).await;
         self.links.values_mut().for_each(|link| link.leave(&mut self.datapath));
         let mut finish = pin!(self.shared.notifier.finish());
         loop {
             select! {
-                () = &mut finish => return Ok(()),
+                () = &mut finish => return Ok(end),
                 () = tick(self.watchdog.as_mut()) => systemd::notify(Notice::Alive),
             }
         }
@@ -438,6 +468,8 @@ impl Agent {
 
     fn stop(&mut self) {
         self.is_stopping = true;
+        // Nor does another program go on, unless that is to follow.
+        self.upgrade = None;
         // Nobody follows any more.
         self.next = None;
         self.hosts.values_mut().for_each(|host| host.handle(Input::Shutdown));

@@ -62,6 +62,8 @@ impl Agent {
             Command::Demote { target, demotion, reply } => drop(reply.send(self.demote(&target, demotion))),
             Command::Maintenance { on, reply } => drop(reply.send(Ok(self.set_maintenance(on)))),
             Command::Apply { hosts, reply } => self.replace(hosts, reply),
+            Command::PlanUpgrade { about, reply } => drop(reply.send(self.plan_upgrade(&about))),
+            Command::Upgrade { about, failed } => self.begin_upgrade(&about, failed),
         }
     }
 

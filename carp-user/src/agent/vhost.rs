@@ -281,7 +281,8 @@ impl VirtualHost {
         ifindex.into_iter().flat_map(|ifindex| self.settings.peers.iter().map(move |peer| (ifindex, *peer)))
     }
 
-    fn is_master(&self) -> bool {
+    /// Whether it is MASTER.
+    pub(super) fn is_master(&self) -> bool {
         self.engine.status().state == State::Master
     }
 
@@ -322,6 +323,11 @@ impl VirtualHost {
                 self.leftovers = Leftovers::default();
             }
         }
+    }
+
+    /// Whether its VIPs are where they belong.
+    pub(super) const fn is_settled(&self) -> bool {
+        self.vips.is_settled()
     }
 
     /// Whether it can go: it has stopped, and left nothing behind.

@@ -13,7 +13,7 @@ use crate::control::protocol::{Reply, Request};
 
 /// How long carpd may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The same for a reload, which is over when those that leave have left.
+/// The same for a reload or an upgrade, which are over when those that leave have left.
 const PATIENCE_FOR_A_RELOAD: Duration = Duration::from_secs(80);
 /// Longest answer in bytes: of 1,024 virtual hosts it has some 2 MB.
 const ANSWER: u64 = 64 << 20;
@@ -85,7 +85,7 @@ pub(super) fn ask(socket: &Path, request: &Request) -> Result<Answers, CallError
         io::ErrorKind::PermissionDenied => CallError::Denied(socket.to_owned()),
         _ => CallError::Broken(error),
     })?;
-    let patience = if matches!(request, Request::Reload) { PATIENCE_FOR_A_RELOAD } else { PATIENCE };
+    let patience = if matches!(request, Request::Reload | Request::Upgrade) { PATIENCE_FOR_A_RELOAD } else { PATIENCE };
     stream.set_read_timeout(Some(patience)).map_err(CallError::Broken)?;
     stream.set_write_timeout(Some(patience)).map_err(CallError::Broken)?;
     let mut line = serde_json::to_vec(request).map_err(|error| CallError::Strange(error.to_string()))?;

@@ -3,6 +3,7 @@
 mod cleanup;
 mod connection;
 mod status;
+mod upgrade;
 mod watch;
 
 use std::{
@@ -85,6 +86,8 @@ enum Command {
     },
     /// Read the configuration file again, and apply what is different
     Reload,
+    /// Have the program that is on disk by now go on in the running carpd's process: masters stay masters
+    Upgrade,
     /// Remove what a carpd that was killed has left: programs, maps, addresses, devices, locks
     Cleanup {
         /// Where it had pinned the kernel's half [default: where it says, or /sys/fs/bpf]
@@ -174,6 +177,7 @@ fn run(socket: &Path, command: Command) -> Result<ExitCode> {
             writeln!(out, "{}", done(ask(socket, &request)?)?)?;
         }
         Command::Reload => writeln!(out, "{}", done(ask(socket, &Request::Reload)?)?)?,
+        Command::Upgrade => upgrade::run(socket, &mut out)?,
         Command::Cleanup { bpffs } => cleanup::run(bpffs.as_deref(), &mut out)?,
         Command::Check { file } => check(&file)?,
     }

@@ -8,6 +8,8 @@ pub(crate) mod protocol;
 mod reload;
 mod server;
 
+use std::sync::Arc;
+
 use carp_common::engine::Vhid;
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,7 +18,7 @@ pub(crate) use self::{
     reload::Reload,
     server::{Desk, listen},
 };
-use crate::config::Settings;
+use crate::{config::Settings, upgrade::About};
 
 /// Questions that wait for the loop.
 const WAITING: usize = 16;
@@ -47,6 +49,20 @@ pub(crate) enum Command {
         hosts: Vec<Settings>,
         /// What has changed, or why nothing has.
         reply: Answer<Applied>,
+    },
+    /// Tell what an upgrade would do.
+    PlanUpgrade {
+        /// The program that would go on.
+        about: Arc<About>,
+        /// What it would do, in words.
+        reply: oneshot::Sender<String>,
+    },
+    /// Have another program go on.
+    Upgrade {
+        /// That program.
+        about: Arc<About>,
+        /// Why not, if it does not.
+        failed: Answer<()>,
     },
 }
 

@@ -38,6 +38,9 @@ pub(crate) enum Request {
     },
     /// Read the configuration file again.
     Reload,
+    /// Have the program that is on disk by now go on in this process. What that will do is [`Reply::Done`]; after it the
+    /// connection ends when it goes on, or with a [`Reply::Error`].
+    Upgrade,
 }
 
 /// Virtual hosts: of all interfaces and vhids, or only of those named.

@@ -32,7 +32,7 @@ use super::{
     Command, Commands, Reload, ask, peer,
     protocol::{Reply, Request},
 };
-use crate::{history::History, maintenance};
+use crate::{history::History, maintenance, upgrade::Successor};
 
 /// Clients at a time.
 const CLIENTS: usize = 64;
@@ -60,6 +60,8 @@ pub(crate) struct Desk {
     pub(crate) reload: Reload,
     /// Whose turn it is to begin or end the maintenance.
     pub(crate) maintenance: Arc<Mutex<()>>,
+    /// What goes on after an upgrade.
+    pub(crate) successor: Arc<Successor>,
 }
 
 /// Serves clients at a socket with this path from now on; the socket goes when the value is dropped.
@@ -165,9 +167,30 @@ impl Client {
                 self.noted(ask(&self.desk.commands, demote).await.flatten())
             }
             Request::Maintenance { on } => self.noted(self.set_maintenance(on).await),
+            Request::Upgrade => return self.upgrade().await,
             Request::Reload => self.desk.reload.run(&format!("user {}", self.uid)).await.map(Reply::Done),
         };
         self.send(&reply.unwrap_or_else(Reply::Error)).await
+    }
+
+    /// Ends with the process as it is, if all goes well.
+    async fn upgrade(&mut self) -> io::Result<()> {
+        let about = match self.desk.successor.check().await {
+            Ok(about) => Arc::new(about),
+            Err(error) => return self.send(&Reply::Error(format!("{error:#}; nothing has changed"))).await,
+        };
+        let commands = self.desk.commands.clone();
+        let plan = |reply| Command::PlanUpgrade { about: Arc::clone(&about), reply };
+        match ask(&commands, plan).await {
+            // Said beforehand.
+            Ok(plan) => self.send(&Reply::Done(plan)).await?,
+            Err(error) => return self.send(&Reply::Error(error)).await,
+        }
+        info!("upgrading, as user {} asked", self.uid);
+        match ask(&commands, |failed| Command::Upgrade { about: Arc::clone(&about), failed }).await.flatten() {
+            Ok(()) => Ok(()),
+            Err(error) => self.send(&Reply::Error(error)).await,
+        }
     }
 
     /// On disk first: what cannot be kept is not done.

@@ -230,6 +230,11 @@ impl Datapath {
         self.socket(ifindex).is_some() || self.xdp.as_ref().is_none_or(|xdp| xdp.get_ref().is_attached(ifindex))
     }
 
+    /// Whether what is attached outlives this process.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.xdp.as_ref().is_some_and(|xdp| xdp.get_ref().is_pinned())
+    }
+
     /// Puts the program that looks at what leaves back where something else has detached it.
     pub(crate) fn mend_egress(&mut self) {
         if let Some(xdp) = &mut self.xdp {
@@ -403,6 +408,14 @@ impl Datapath {
 
 fn socket_mut(sockets: &mut [AsyncFd<AdvertSocket>], ifindex: u32) -> Option<&mut AdvertSocket> {
     sockets.iter_mut().map(AsyncFd::get_mut).find(|socket| socket.ifindex() == ifindex)
+}
+
+/// Whether the kernel takes the programs, if one of the choices needs them; what it says if not.
+pub(crate) fn try_load(choices: impl IntoIterator<Item = Choice>) -> Result<(), String> {
+    if choices.into_iter().all(|choice| choice == Choice::Socket) || privileges::missing_for_xdp().is_some() {
+        return Ok(());
+    }
+    Xdp::load(None).map(drop).map_err(|error| error.to_string())
 }
 
 /// Loads the program, or says why it cannot be.

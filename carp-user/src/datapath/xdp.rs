@@ -256,6 +256,11 @@ impl Xdp {
         self.links.get(&ifindex).is_some_and(Link::is_attached)
     }
 
+    /// Whether it outlives this process.
+    pub(super) const fn is_pinned(&self) -> bool {
+        self.pins.is_some()
+    }
+
     /// Puts the egress program back where somebody else has detached it.
     pub(super) fn mend_egress(&mut self) {
         self.fence.mend(&mut self.ebpf, self.pins.as_ref());

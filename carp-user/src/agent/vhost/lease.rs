@@ -57,6 +57,11 @@ impl VirtualHost {
         self.resumes_until.and_then(|_| self.held.first()).map(|(ifindex, _)| *ifindex)
     }
 
+    /// Whether the kernel can enforce a lease on its interface.
+    pub(in crate::agent) fn has_fence(&self) -> bool {
+        self.no_fence == Some(None)
+    }
+
     /// Why there is no lease, if there is to be one without fail and that is known.
     pub(in crate::agent) fn missing_fence(&self) -> Option<String> {
         if self.settings.lease.fence != Fence::Required {

@@ -1,0 +1,184 @@
+//! `carpctl upgrade`: another program goes on in carpd's process.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use carp_tests::configured::{add_options, carpctl, changes, folder, start, virtual_host, wait_for_change, write};
+use carp_tests::node::ROAD;
+use carp_tests::{Agent, Folder, Host, LONG, Lab, Probe, VIP, Wire, carpd_path, eventually};
+
+const SLOWER: &str = "advskew = 80\npeer_advskew = 60";
+const PREFERRED: &str = "peer_advskew = 80";
+
+fn has_xdp() -> bool {
+    !std::env::var(ROAD).is_ok_and(|road| road == "socket")
+}
+
+/// Puts carpd into the folder, in the place of what is there, as a package manager does.
+fn install(folder: &Folder) -> Result<()> {
+    let [new, path] = ["carpd.new", "carpd"].map(|name| folder.path().join(name));
+    fs::copy(carpd_path()?, &new)?;
+    Ok(fs::rename(new, path)?)
+}
+
+/// The same with a script, which is handed its arguments.
+fn install_script(folder: &Folder, text: &str) -> Result<()> {
+    let [new, path] = ["carpd.new", "carpd"].map(|name| folder.path().join(name));
+    fs::write(&new, format!("#!/bin/sh\n{text}\n"))?;
+    fs::set_permissions(&new, Permissions::from_mode(0o755))?;
+    Ok(fs::rename(new, path)?)
+}
+
+/// Starts the folder's carpd.
+fn start_installed(host: &Host, folder: &Folder) -> Result<Agent> {
+    install(folder)?;
+    let mut carpd = host.command(folder.path().join("carpd"));
+    add_options(&mut carpd, folder, &folder.path().join("socket")).env("STATE_DIRECTORY", folder.path());
+    Agent::spawn(host.name(), carpd)
+}
+
+/// A master whose carpd is in its folder, and a backup.
+fn pair(a: &Host, b: &Host, of_a: &Folder, of_b: &Folder) -> Result<[Agent; 2]> {
+    write(of_a, &[virtual_host(1, VIP, PREFERRED)])?;
+    write(of_b, &[virtual_host(1, VIP, SLOWER)])?;
+    let on_a = start_installed(a, of_a)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let on_b = start(b, of_b)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    Ok([on_a, on_b])
+}
+
+fn said(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn upgrade(folder: &Folder) -> Result<String> {
+    let output = carpctl(folder, &["upgrade"])?;
+    ensure!(output.status.success(), "{}", said(&output));
+    Ok(said(&output))
+}
+
+fn program_of(agent: &Agent) -> Result<std::path::PathBuf> {
+    Ok(fs::read_link(format!("/proc/{}/exe", agent.pid()))?)
+}
+
+#[test]
+fn a_master_is_upgraded_without_a_transition_and_without_a_lost_probe() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    let [on_a, on_b] = pair(&a, &b, &of_a, &of_b)?;
+    let probe = Probe::start(&client, VIP, Duration::from_millis(1))?;
+    probe.wait_for_answer_from(a.mac(), LONG)?;
+    let wire = Wire::at(&client)?;
+    for _ in 0..2 {
+        let program = a.xdp_program()?;
+        install(&of_a)?;
+        assert!(program_of(&on_a)?.to_string_lossy().ends_with(" (deleted)"));
+        let told = upgrade(&of_a)?;
+        assert!(told.contains("no virtual host hands over") && told.contains("eth0 vhid 1: MASTER"), "{told}");
+        assert_eq!(program_of(&on_a)?, of_a.path().join("carpd"));
+        assert_ne!(a.xdp_program()?, program);
+        // Longer than the lease.
+        wire.wait_for_adverts(a.ip(), 5)?;
+    }
+    assert_eq!(changes(&on_b, "eth0 vhid 1"), ["INIT -> BACKUP"]);
+    let of_a = ["INIT -> BACKUP", "BACKUP -> MASTER", "INIT -> MASTER", "INIT -> MASTER"];
+    assert_eq!(changes(&on_a, "eth0 vhid 1"), of_a);
+    let counters: Vec<u64> = wire.adverts_of(a.ip()).iter().map(|(_, advert)| advert.counter).collect();
+    assert!(counters.is_sorted_by(|one, next| one < next));
+    let report = probe.stop()?;
+    assert_eq!(report.sent(), report.answered(), "{:?}", report.outages());
+    Ok(())
+}
+
+#[test]
+fn what_an_administrator_has_demoted_stays_so() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    let [on_a, _on_b] = pair(&a, &b, &of_a, &of_b)?;
+    carpctl(&of_a, &["demote", "--by", "7"])?;
+    wait_for_change(&on_a, "eth0 vhid 1", "MASTER -> BACKUP")?;
+    eventually("the address is given up", LONG, || Ok(!a.has_address(VIP)?))?;
+    upgrade(&of_a)?;
+    let status = carpctl(&of_a, &["status", "--json"])?;
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
+    assert_eq!(status["virtual_hosts"][0]["demotion"]["manual"], 7);
+    assert_eq!(status["virtual_hosts"][0]["state"], "BACKUP");
+    Ok(())
+}
+
+#[test]
+fn a_program_or_a_configuration_that_could_not_go_on_is_told_and_nothing_changes() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    let [on_a, _on_b] = pair(&a, &b, &of_a, &of_b)?;
+    let wire = Wire::at(&client)?;
+    let refused = |why: &str| {
+        let output = carpctl(&of_a, &["upgrade"])?;
+        let said = said(&output);
+        ensure!(!output.status.success() && said.contains(why) && said.contains("nothing has changed"), "{said}");
+        wire.wait_for_adverts(a.ip(), 2)
+    };
+    install_script(&of_a, "echo no good >&2; exit 1")?;
+    refused("no good")?;
+    install_script(&of_a, "echo hello")?;
+    refused("cannot understand what")?;
+    fs::remove_file(of_a.path().join("carpd"))?;
+    refused("cannot execute")?;
+    install(&of_a)?;
+    write(&of_a, &["[[virtual_host]]\nvhid = 0\n".to_owned()])?;
+    refused("vhid")?;
+    assert_eq!(changes(&on_a, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
+/// Has a master upgraded to what keeps other things in the kernel, or without a lease.
+fn hands_over_first(install: impl Fn(&Folder) -> Result<()>, why: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    let [on_a, on_b] = pair(&a, &b, &of_a, &of_b)?;
+    install(&of_a)?;
+    let told = upgrade(&of_a)?;
+    assert!(told.starts_with("carpd ") && told.contains("eth0 vhid 1 hand over first") && told.contains(why), "{told}");
+    wait_for_change(&on_b, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let takeover = on_b.lines().into_iter().find(|line| line.text.contains("BACKUP -> MASTER"));
+    let takeover = takeover.context("it was seen")?.text;
+    assert!(takeover.contains("leaves"), "announced: {takeover}");
+    eventually("it is a backup again", LONG, || Ok(changes(&on_a, "eth0 vhid 1").last().is_some_and(|last| last == "INIT -> BACKUP")))?;
+    assert_eq!(changes(&on_b, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    assert!(!a.has_address(VIP)?);
+    Ok(())
+}
+
+#[test]
+fn a_program_with_another_abi_goes_on_after_an_announced_failover() -> Result<()> {
+    let carpd = carpd_path()?;
+    let script = |folder: &Folder| {
+        let answer = r#"for word; do [ "$word" != --upgrade-check ] || { echo '{"version":"9.9.9","abi":9}'; exit; }; done"#;
+        install_script(folder, &format!("{answer}\nexec {} \"$@\"", Path::display(&carpd)))
+    };
+    hands_over_first(script, "9.9.9")
+}
+
+#[test]
+fn a_master_without_a_lease_hands_over_first() -> Result<()> {
+    let off = |folder: &Folder| {
+        write(folder, &[virtual_host(1, VIP, &format!("{PREFERRED}\nfence = \"off\""))])?;
+        let reloaded = carpctl(folder, &["reload"])?;
+        ensure!(reloaded.status.success(), "{}", said(&reloaded));
+        install(folder)
+    };
+    hands_over_first(off, "without a lease")
+}
