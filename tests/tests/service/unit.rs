@@ -80,7 +80,7 @@ fn a_loop_that_stands_still_is_started_again_and_the_backup_has_taken_over_meanw
 }
 
 #[test]
-fn a_reload_applies_what_is_different_and_a_new_package_reloads_and_never_restarts() -> Result<()> {
+fn a_reload_applies_what_is_different_and_a_new_package_goes_on_in_the_same_process() -> Result<()> {
     if is_missing(BOOT)? {
         return Ok(());
     }
@@ -103,6 +103,7 @@ fn a_reload_applies_what_is_different_and_a_new_package_reloads_and_never_restar
 
     server.write(FILE, &good)?;
     server.install()?;
+    server.wait_for_journal("carpd", &["going on as carpd", "INIT -> MASTER"])?;
     server.wait_for_status("1 MASTER")?;
     assert_eq!(server.property("carpd", "MainPID")?, process);
     assert_eq!(server.property("carpd", "NRestarts")?, "0");
