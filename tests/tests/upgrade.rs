@@ -156,7 +156,9 @@ fn hands_over_first(install: impl Fn(&Folder) -> Result<()>, why: &str) -> Resul
     let takeover = on_b.lines().into_iter().find(|line| line.text.contains("BACKUP -> MASTER"));
     let takeover = takeover.context("it was seen")?.text;
     assert!(takeover.contains("leaves"), "announced: {takeover}");
-    eventually("it is a backup again", LONG, || Ok(changes(&on_a, "eth0 vhid 1").last().is_some_and(|last| last == "INIT -> BACKUP")))?;
+    eventually("it is a backup again", LONG, || {
+        Ok(changes(&on_a, "eth0 vhid 1").last().is_some_and(|last| last == "INIT -> BACKUP"))
+    })?;
     assert_eq!(changes(&on_b, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
     assert!(!a.has_address(VIP)?);
     Ok(())
@@ -166,7 +168,8 @@ fn hands_over_first(install: impl Fn(&Folder) -> Result<()>, why: &str) -> Resul
 fn a_program_with_another_abi_goes_on_after_an_announced_failover() -> Result<()> {
     let carpd = carpd_path()?;
     let script = |folder: &Folder| {
-        let answer = r#"for word; do [ "$word" != --upgrade-check ] || { echo '{"version":"9.9.9","abi":9}'; exit; }; done"#;
+        let answer =
+            r#"for word; do [ "$word" != --upgrade-check ] || { echo '{"version":"9.9.9","abi":9}'; exit; }; done"#;
         install_script(folder, &format!("{answer}\nexec {} \"$@\"", Path::display(&carpd)))
     };
     hands_over_first(script, "9.9.9")

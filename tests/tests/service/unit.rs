@@ -1,9 +1,10 @@
 //! Our own service on two servers.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use carp_tests::{Host, LONG, Lab, LabOptions, VIP, eventually, is_missing};
+use carp_tests::{BootTime, Host, LONG, Lab, LabOptions, Probe, VIP, eventually, is_missing};
 
 use crate::BOOT;
 use crate::machine::Machine;
@@ -11,6 +12,9 @@ use crate::machine::Machine;
 const FILE: &str = "/etc/carp/carpd.toml";
 /// What changes the unit.
 const DROP_IN: &str = "/etc/systemd/system/carpd.service.d";
+
+/// What a carpd says that finds the pins of one before.
+const GOES_ON: &str = "going on with what a carpd that is gone has left attached to 1 interfaces";
 
 /// Bits of CapEff: NET_ADMIN, NET_RAW, PERFMON, BPF.
 const CAPABILITIES: u64 = 1 << 12 | 1 << 13 | 1 << 38 | 1 << 39;
@@ -48,8 +52,7 @@ fn a_stop_hands_the_address_over_and_a_kill_is_healed_at_once() -> Result<()> {
     first.run("systemctl start carpd")?;
     first.wait_for_journal("carpd", &["stopped", "INIT -> BACKUP"])?;
     second.run("systemctl kill --signal=KILL carpd")?;
-    let goes_on = "going on with what a carpd that is gone has left attached to 1 interfaces";
-    second.wait_for_journal("carpd", &["Scheduled restart job", goes_on, "native XDP on eth0", "INIT -> BACKUP"])?;
+    second.wait_for_journal("carpd", &["Scheduled restart job", GOES_ON, "native XDP on eth0"])?;
     assert_eq!(second.property("carpd", "NRestarts")?, "1");
     // What the killed one has left behind is its again, or gone.
     eventually("one is master, one is backup, and the VIP is where the master is", LONG, || {
@@ -77,6 +80,31 @@ fn a_loop_that_stands_still_is_started_again_and_the_backup_has_taken_over_meanw
     eventually("the second server has the VIP", LONG, || b.has_address(VIP))?;
     first.wait_for_journal("carpd", &["Watchdog timeout", "eth0 vhid 1: INIT -> BACKUP"])?;
     eventually("the second server alone has the VIP", LONG, || Ok(b.has_address(VIP)? && !a.has_address(VIP)?))
+}
+
+#[test]
+fn a_master_that_is_killed_is_master_again_before_the_other_misses_it() -> Result<()> {
+    if is_missing(BOOT)? {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+    let first = server_with(&a, "advbase = 1\nadvskew = 0")?;
+    first.run("systemctl start carpd")?;
+    first.wait_for_status("1 MASTER")?;
+    let second = server_with(&b, "advbase = 1\nadvskew = 50")?;
+    second.run("systemctl start carpd")?;
+    second.wait_for_status("1 BACKUP")?;
+    let probe = Probe::start(&client, VIP, Duration::from_millis(1))?;
+    probe.wait_for_answer_from(a.mac(), LONG)?;
+    first.run("systemctl kill --signal=KILL carpd")?;
+    first.wait_for_journal("carpd", &["Scheduled restart job", GOES_ON, "INIT -> MASTER"])?;
+    let resumed = BootTime::now();
+    probe.wait_for_answer("longer than the lease", LONG, |answer| answer.at.since(resumed).as_secs() >= 3)?;
+    second.wait_for_status("1 BACKUP")?;
+    let report = probe.stop()?;
+    assert_eq!(report.sent(), report.answered(), "{:?}", report.outages());
+    Ok(())
 }
 
 #[test]
@@ -254,6 +282,11 @@ fn assert_fails(server: &Machine<'_>) -> Result<()> {
 
 /// A server with the package and a configuration.
 fn server(host: &Host, advskew: u8) -> Result<Machine<'_>> {
+    server_with(host, &format!("advbase = 0\nadvskew = {advskew}\npeer_advskew = 80"))
+}
+
+/// The same with these timers.
+fn server_with<'h>(host: &'h Host, timers: &str) -> Result<Machine<'h>> {
     let machine = Machine::with_package(host)?;
     machine.write("/etc/carp/passphrase", "open sesame\n")?;
     let hosts = format!(
@@ -264,8 +297,7 @@ fn server(host: &Host, advskew: u8) -> Result<Machine<'_>> {
          [[virtual_host]]\n\
          vhid = 1\n\
          addresses = [\"{VIP}/24\"]\n\
-         advbase = 0\n\
-         advskew = {advskew}\n"
+         {timers}\n"
     );
     machine.write(FILE, &hosts)?;
     machine.run(&format!("chgrp carp {FILE}"))?;
