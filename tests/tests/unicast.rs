@@ -1,5 +1,6 @@
 //! Adverts to peers instead of a group: for clouds and other networks without multicast.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
@@ -14,6 +15,12 @@ fn start_pair<'h>(a: &'h Host, b: &'h Host, of_a: &str, of_b: &str) -> Result<[N
 /// How many adverts went to a group or to all. (A switch floods what is for a host that has just died.)
 fn to_groups(wire: &Wire) -> usize {
     wire.frames().iter().filter(|frame| frame.bytes[0] & 1 == 1 && adverts::parse(frame).is_some()).count()
+}
+
+/// Whom adverts went to.
+fn receivers(wire: &Wire) -> BTreeSet<MacAddr> {
+    let adverts = wire.frames().into_iter().filter(|frame| adverts::parse(frame).is_some());
+    adverts.filter_map(|frame| frame.bytes.first_chunk().map(|mac| MacAddr(*mac))).collect()
 }
 
 #[test]
@@ -107,6 +114,22 @@ fn a_peer_that_comes_later_or_has_another_card_is_found() -> Result<()> {
     let before = backup.report()?.count("ipackets");
     heard(before + 3)?;
     assert!(!master.changes().contains(&"MASTER -> BACKUP".to_owned()));
+    Ok(())
+}
+
+/// Of a cloud that answers no ARP, say. To be asked for it, the kernel would take it for one of its own.
+#[test]
+fn a_permanent_entry_of_a_peer_stays_as_it_is_and_says_where_adverts_go() -> Result<()> {
+    const GIVEN: MacAddr = MacAddr([2, 0, 0, 8, 8, 8]);
+    let lab = Lab::new()?;
+    let [a, _b] = lab.hosts(["a", "b"])?;
+    a.ns().ip(&format!("neighbour replace 10.77.0.2 lladdr {GIVEN} dev {ETH0} nud permanent"))?;
+    let at_a = Wire::on(lab.switch(), &a.port())?;
+    let _master = Node::start(&a, &format!("{PREFERRED} --peer=10.77.0.2"))?;
+    at_a.wait_for_adverts(a.ip(), 3)?;
+    let entry = a.ns().ip(&format!("neighbour show 10.77.0.2 dev {ETH0}"))?;
+    assert!(entry.contains(&GIVEN.to_string()) && entry.contains("PERMANENT"), "{entry}");
+    assert_eq!(receivers(&at_a), BTreeSet::from([GIVEN]));
     Ok(())
 }
 

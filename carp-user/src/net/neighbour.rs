@@ -118,19 +118,26 @@ async fn next_hops(netlink: &Netlink, peers: &BTreeSet<Neighbour>) -> Result<Has
     Ok(hops)
 }
 
-/// Asks the kernel to look for them, and for what it knows.
+/// What the kernel knows of them; and asks it to look for them.
 async fn look(netlink: &Netlink, hops: &HashMap<Neighbour, Neighbour>) -> Result<Neighbours, NetError> {
-    for (ifindex, hop) in hops.values() {
-        let request = netlink.handle.neighbours().add(*ifindex, *hop).replace();
-        // An error is that nobody can be asked, with the interface down, say: the next look asks again.
-        request.state(NeighbourState::None).flags(NeighbourFlags::Use).execute().await.ok();
-    }
     let all: Vec<NeighbourMessage> = netlink
         .dump(|handle| handle.neighbours().get().execute().try_collect())
         .await
         .map_err(NetError::request("read the neighbours"))?;
+    // To ask for an entry of the administrator's takes from it that it is one (`__neigh_update`, since Linux 5.16).
+    let fixed: HashSet<Neighbour> = all.iter().filter(|message| is_fixed(message)).filter_map(neighbour).collect();
+    for (ifindex, hop) in hops.values().filter(|hop| !fixed.contains(hop)) {
+        let request = netlink.handle.neighbours().add(*ifindex, *hop).replace();
+        // An error is that nobody can be asked, with the interface down, say: the next look asks again.
+        request.state(NeighbourState::None).flags(NeighbourFlags::Use).execute().await.ok();
+    }
     let known: Neighbours = all.iter().filter_map(|message| Some((neighbour(message)?, mac(message)?))).collect();
     Ok(hops.iter().filter_map(|(peer, hop)| Some((*peer, *known.get(hop)?))).collect())
+}
+
+/// Whether the kernel is not to look for it.
+fn is_fixed(message: &NeighbourMessage) -> bool {
+    matches!(message.header.state, NeighbourState::Permanent | NeighbourState::Noarp)
 }
 
 fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
