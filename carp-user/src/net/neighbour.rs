@@ -67,8 +67,13 @@ async fn keep(
     loop {
         let wanted = peers.borrow_and_update().clone();
         let hops = next_hops(&netlink, &wanted).await?;
-        let found = look(&netlink, &hops).await?;
+        let mut found = look(&netlink, &hops).await?;
         let again = if found.len() < wanted.len() { MISSING_AGAIN } else { LOOK_AGAIN };
+        // Where one was that does not answer now: it is to hear adverts as soon as it is back.
+        let before: Neighbours = known.borrow().clone();
+        for (peer, mac) in before.into_iter().filter(|(peer, _)| wanted.contains(peer)) {
+            found.entry(peer).or_insert(mac);
+        }
         if known.send(found).is_err() {
             return Ok(());
         }
@@ -148,7 +153,7 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     })
 }
 
-/// The hardware address, also one that did not answer last time: the others would not be told of it again.
+/// The hardware address, unless the last one did not answer: the kernel tells none then.
 fn mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLayerAddress(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
