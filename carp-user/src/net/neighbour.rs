@@ -66,7 +66,7 @@ async fn keep(
     let mut events = Box::pin(subscribe(&[MulticastGroup::Neigh])?);
     loop {
         let wanted = peers.borrow_and_update().clone();
-        let hops = next_hops(&netlink, &wanted).await?;
+        let hops = next_hops(&netlink, &wanted).await;
         let mut found = look(&netlink, &hops).await?;
         let again = if found.len() < wanted.len() { MISSING_AGAIN } else { LOOK_AGAIN };
         // Where one was that does not answer now: it is to hear adverts as soon as it is back.
@@ -107,12 +107,13 @@ async fn next_of(events: &mut (impl Stream<Item = RouteNetlinkMessage> + Unpin),
 }
 
 /// Who is next on the way to each peer: the peer itself, or a router.
-async fn next_hops(netlink: &Netlink, peers: &BTreeSet<Neighbour>) -> Result<HashMap<Neighbour, Neighbour>, NetError> {
+async fn next_hops(netlink: &Netlink, peers: &BTreeSet<Neighbour>) -> HashMap<Neighbour, Neighbour> {
     let mut hops = HashMap::new();
     for (ifindex, peer) in peers {
         let mut request = route_request(*peer);
         request.attributes.push(RouteAttribute::Oif(*ifindex));
-        let Some(route) = route(netlink, *peer, request).await? else { continue };
+        // An error is about this one, as no route is: its interface has just gone, say.
+        let Ok(Some(route)) = route(netlink, *peer, request).await else { continue };
         let router = route.attributes.into_iter().find_map(|attribute| match attribute {
             RouteAttribute::Gateway(RouteAddress::Inet(router)) => Some(IpAddr::V4(router)),
             RouteAttribute::Gateway(RouteAddress::Inet6(router)) => Some(IpAddr::V6(router)),
@@ -120,7 +121,7 @@ async fn next_hops(netlink: &Netlink, peers: &BTreeSet<Neighbour>) -> Result<Has
         });
         hops.insert((*ifindex, *peer), (*ifindex, router.unwrap_or(*peer)));
     }
-    Ok(hops)
+    hops
 }
 
 /// What the kernel knows of them; and asks it to look for them.
@@ -159,4 +160,21 @@ fn mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
         NeighbourAttribute::LinkLayerAddress(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_interface_that_is_gone_is_no_obstacle_to_the_peers_on_others() {
+        let (loopback, gone) = (1, i32::MAX as u32);
+        let peers = [(loopback, Ipv4Addr::LOCALHOST.into()), (gone, Ipv4Addr::LOCALHOST.into())];
+        let peers: BTreeSet<Neighbour> = peers.into_iter().chain([(gone, Ipv6Addr::LOCALHOST.into())]).collect();
+        let hops = next_hops(&Netlink::connect().unwrap(), &peers).await;
+        let reached = (loopback, Ipv4Addr::LOCALHOST.into());
+        assert_eq!(hops, HashMap::from([(reached, reached)]));
+    }
 }
