@@ -23,7 +23,7 @@ use crate::{
         self, AdvertMac, Choice, LinkLocal, Scripts, Settings, Vip, VipMac, can_be_hosts, executable,
         failover::Failover,
         file::Configuration,
-        is_interface_name,
+        is_interface_name, is_link_local,
         lease::{Fence, Lease},
     },
     control::protocol,
@@ -334,6 +334,13 @@ impl Args {
         for peer in &self.peer {
             ensure!(can_be_hosts(*peer), "--peer: {peer} cannot be a host's address");
             ensure!(self.addr.iter().all(|vip| vip.address != *peer), "--addr and --peer are the same, {peer}");
+        }
+        if let (None, None, Some(vip)) = (&self.interface, self.srcip, self.addr.first()) {
+            ensure!(
+                !is_link_local(vip.address),
+                "--addr: {} is link-local, and so in the network of every interface: name one with --interface",
+                vip.address
+            );
         }
         let passphrase = passphrase(self.pass, self.passfile.as_deref())?;
         let mut vips: Vec<Vip> = Vec::new();

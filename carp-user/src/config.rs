@@ -345,8 +345,12 @@ impl Settings {
 }
 
 fn without_link_local(vips: &[IpAddr]) -> Vec<IpAddr> {
-    let is_link_local = |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-    vips.iter().copied().filter(|address| !is_link_local(address)).collect()
+    vips.iter().copied().filter(|address| !is_link_local(*address)).collect()
+}
+
+/// Whether each link has such an address of its own.
+pub(crate) const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// The kernel's rule for a name (`dev_valid_name`).

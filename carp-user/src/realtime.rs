@@ -41,15 +41,24 @@ pub(crate) fn set(on: bool) -> Result<()> {
     if *is_on == on {
         return Ok(());
     }
+    let switched = switch(threads, on);
+    if switched.is_err() {
+        // Not by halves: what could be done is undone.
+        switch(threads, *is_on).ok();
+    }
+    switched?;
+    *is_on = on;
+    Ok(())
+}
+
+fn switch(threads: &[Pid], on: bool) -> Result<()> {
     let scheduled = threads.iter().try_for_each(|thread| schedule(*thread, on));
     scheduled.context("cannot run in real time (CAP_SYS_NICE, or LimitRTPRIO=)")?;
     // What is not touched need not be there: stacks, above all.
     let all =
         MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     let locked = if on { mlockall(all) } else { munlockall() };
-    locked.context("cannot lock memory (CAP_IPC_LOCK, or LimitMEMLOCK=infinity)")?;
-    *is_on = on;
-    Ok(())
+    locked.context("cannot lock memory (CAP_IPC_LOCK, or LimitMEMLOCK=infinity)")
 }
 
 fn schedule(thread: Pid, on: bool) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 use carp_tests::configured::{DEFAULTS, carpctl, start, virtual_host, wait_for_change};
-use carp_tests::{Agent, LONG, Lab, Node, VIP, Wire, configured, eventually};
+use carp_tests::{Agent, LONG, Lab, Node, VIP, Wire, carpd_path, configured, eventually};
 
 /// SCHED_RR, for a process that hands it to no child.
 const REAL_TIME: &str = "2";
@@ -47,6 +47,21 @@ fn carpd_runs_in_real_time_if_it_is_told_to_and_a_reload_changes_that() -> Resul
     assert!(policy == [REAL_TIME; 2] && locked > 0, "{policy:?}, {locked} kB locked");
     write("")?;
     assert!(carpctl(&folder, &["reload"])?.status.success());
+    assert_eq!(scheduled(&agent)?, ([ORDINARY; 2].map(str::to_owned), 0));
+    Ok(())
+}
+
+#[test]
+fn where_memory_cannot_be_locked_nothing_is_scheduled_either() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let mut command = a.command("prlimit");
+    command.args(["--memlock=65536", "setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
+    command.arg(carpd_path()?).args(["--interface=eth0", "--vhid=1", "--addr=10.77.0.100", "--pass=secret"]);
+    command.arg("--realtime");
+    let agent = Agent::spawn("carpd", command)?;
+    agent.wait_for_line("cannot lock memory (CAP_IPC_LOCK, or LimitMEMLOCK=infinity)", LONG)?;
+    agent.wait_for_line("INIT -> BACKUP", LONG)?;
     assert_eq!(scheduled(&agent)?, ([ORDINARY; 2].map(str::to_owned), 0));
     Ok(())
 }

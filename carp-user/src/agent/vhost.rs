@@ -47,6 +47,9 @@ use crate::{
     vips::{self, Leftovers, Owner, Progress, Report, VipKeeper},
 };
 
+/// Of no peer it is known where it is: an advert to all of them has not left.
+const NOBODY: io::ErrorKind = io::ErrorKind::HostUnreachable;
+
 /// What all virtual hosts of the process work with.
 pub(super) struct Shared {
     pub(super) socket: Rc<PacketSocket>,
@@ -534,7 +537,11 @@ impl VirtualHost {
     fn send_advert(&mut self, datapath: &mut Datapath, fields: AdvertFields) {
         let before = now();
         let result = self.try_send_advert(datapath, fields);
-        let input = if result.is_ok() { Input::AdvertSent(before) } else { Input::AdvertFailed };
+        let input = match &result {
+            Ok(()) => Input::AdvertSent(before),
+            Err(error) if error.kind() == NOBODY && self.is_alone(before) => Input::AdvertSent(before),
+            Err(_) => Input::AdvertFailed,
+        };
         match result {
             Ok(()) => {
                 debug!("{}: sent an advert, {}/{}", self.name, fields.advbase, fields.advskew);
@@ -560,16 +567,21 @@ impl VirtualHost {
             return Err(io::ErrorKind::NetworkDown.into());
         }
         let mut sent = Ok(());
+        let mut has_left = false;
         for source in sources {
             let counter = self.adverts.next_counter();
             // Before it leaves: a reflection may be faster than this process.
             let key = self.key(*ifindex, family_of(*source));
             datapath.set_sent(key, &Sent::new(*source, counter)).map_err(io::Error::other)?;
             let destinations = self.destinations(*ifindex, family_of(*source));
+            has_left |= !destinations.is_empty();
             // One family that fails does not hold up the other.
             sent = sent.and(self.adverts.send(*ifindex, self.mac, *source, &destinations, fields, counter));
         }
-        sent
+        match self.unknown_peers() {
+            Some(peers) if !has_left => sent.and(Err(io::Error::new(NOBODY, format!("nobody answers for {peers}")))),
+            _ => sent,
+        }
     }
 
     /// Where the adverts of a family go. A peer whose hardware address is not known is not there.
@@ -580,6 +592,14 @@ impl VirtualHost {
         let neighbours = self.shared.neighbours.borrow();
         let peer = |ip| Some(Destination { ip, mac: *neighbours.get(&(ifindex, ip))? });
         self.settings.peers_in(family).filter_map(peer).collect()
+    }
+
+    /// The peers whose hardware addresses are not known, if there are any.
+    fn unknown_peers(&self) -> Option<String> {
+        let neighbours = self.shared.neighbours.borrow();
+        let unknown = self.peers().filter(|peer| !neighbours.contains_key(peer)).map(|(_, peer)| peer.to_string());
+        let unknown: Vec<_> = unknown.collect();
+        (!unknown.is_empty()).then(|| unknown.join(", "))
     }
 
     fn announce(&self) {

@@ -66,9 +66,14 @@ async fn keep(
     let mut events = Box::pin(subscribe(&[MulticastGroup::Neigh])?);
     loop {
         let wanted = peers.borrow_and_update().clone();
-        let hops = next_hops(&netlink, &wanted).await?;
-        let found = look(&netlink, &hops).await?;
+        let hops = next_hops(&netlink, &wanted).await;
+        let mut found = look(&netlink, &hops).await?;
         let again = if found.len() < wanted.len() { MISSING_AGAIN } else { LOOK_AGAIN };
+        // Where one was that does not answer now: it is to hear adverts as soon as it is back.
+        let before: Neighbours = known.borrow().clone();
+        for (peer, mac) in before.into_iter().filter(|(peer, _)| wanted.contains(peer)) {
+            found.entry(peer).or_insert(mac);
+        }
         if known.send(found).is_err() {
             return Ok(());
         }
@@ -102,12 +107,13 @@ async fn next_of(events: &mut (impl Stream<Item = RouteNetlinkMessage> + Unpin),
 }
 
 /// Who is next on the way to each peer: the peer itself, or a router.
-async fn next_hops(netlink: &Netlink, peers: &BTreeSet<Neighbour>) -> Result<HashMap<Neighbour, Neighbour>, NetError> {
+async fn next_hops(netlink: &Netlink, peers: &BTreeSet<Neighbour>) -> HashMap<Neighbour, Neighbour> {
     let mut hops = HashMap::new();
     for (ifindex, peer) in peers {
         let mut request = route_request(*peer);
         request.attributes.push(RouteAttribute::Oif(*ifindex));
-        let Some(route) = route(netlink, *peer, request).await? else { continue };
+        // An error is about this one, as no route is: its interface has just gone, say.
+        let Ok(Some(route)) = route(netlink, *peer, request).await else { continue };
         let router = route.attributes.into_iter().find_map(|attribute| match attribute {
             RouteAttribute::Gateway(RouteAddress::Inet(router)) => Some(IpAddr::V4(router)),
             RouteAttribute::Gateway(RouteAddress::Inet6(router)) => Some(IpAddr::V6(router)),
@@ -115,22 +121,29 @@ async fn next_hops(netlink: &Netlink, peers: &BTreeSet<Neighbour>) -> Result<Has
         });
         hops.insert((*ifindex, *peer), (*ifindex, router.unwrap_or(*peer)));
     }
-    Ok(hops)
+    hops
 }
 
-/// Asks the kernel to look for them, and for what it knows.
+/// What the kernel knows of them; and asks it to look for them.
 async fn look(netlink: &Netlink, hops: &HashMap<Neighbour, Neighbour>) -> Result<Neighbours, NetError> {
-    for (ifindex, hop) in hops.values() {
-        let request = netlink.handle.neighbours().add(*ifindex, *hop).replace();
-        // An error is that nobody can be asked, with the interface down, say: the next look asks again.
-        request.state(NeighbourState::None).flags(NeighbourFlags::Use).execute().await.ok();
-    }
     let all: Vec<NeighbourMessage> = netlink
         .dump(|handle| handle.neighbours().get().execute().try_collect())
         .await
         .map_err(NetError::request("read the neighbours"))?;
+    // To ask for an entry of the administrator's takes from it that it is one (`__neigh_update`, since Linux 5.16).
+    let fixed: HashSet<Neighbour> = all.iter().filter(|message| is_fixed(message)).filter_map(neighbour).collect();
+    for (ifindex, hop) in hops.values().filter(|hop| !fixed.contains(hop)) {
+        let request = netlink.handle.neighbours().add(*ifindex, *hop).replace();
+        // An error is that nobody can be asked, with the interface down, say: the next look asks again.
+        request.state(NeighbourState::None).flags(NeighbourFlags::Use).execute().await.ok();
+    }
     let known: Neighbours = all.iter().filter_map(|message| Some((neighbour(message)?, mac(message)?))).collect();
     Ok(hops.iter().filter_map(|(peer, hop)| Some((*peer, *known.get(hop)?))).collect())
+}
+
+/// Whether the kernel is not to look for it.
+fn is_fixed(message: &NeighbourMessage) -> bool {
+    matches!(message.header.state, NeighbourState::Permanent | NeighbourState::Noarp)
 }
 
 fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
@@ -141,10 +154,27 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     })
 }
 
-/// The hardware address, also one that did not answer last time: the others would not be told of it again.
+/// The hardware address, unless the last one did not answer: the kernel tells none then.
 fn mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLayerAddress(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_interface_that_is_gone_is_no_obstacle_to_the_peers_on_others() {
+        let (loopback, gone) = (1, i32::MAX as u32);
+        let peers = [(loopback, Ipv4Addr::LOCALHOST.into()), (gone, Ipv4Addr::LOCALHOST.into())];
+        let peers: BTreeSet<Neighbour> = peers.into_iter().chain([(gone, Ipv6Addr::LOCALHOST.into())]).collect();
+        let hops = next_hops(&Netlink::connect().unwrap(), &peers).await;
+        let reached = (loopback, Ipv4Addr::LOCALHOST.into());
+        assert_eq!(hops, HashMap::from([(reached, reached)]));
+    }
 }

@@ -62,18 +62,20 @@ pub(super) async fn restore(netlink: &Netlink, ifindex: u32) -> Result<()> {
     restore_from(netlink, ifindex, &path(ifindex)?).await
 }
 
-/// Restores all interfaces that were left as they are by a carpd that was killed, but for these.
+/// Restores all interfaces that were left as they are by a carpd that was killed, but for these. An error is the first;
+/// all have been tried.
 pub(crate) async fn restore_all(netlink: &Netlink, except: &BTreeSet<u32>) -> Result<()> {
     let Ok(entries) = fs::read_dir(lock::FOLDER) else { return Ok(()) };
     let end = suffix()?;
+    let mut restored = Ok(());
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
         let index = name.to_str().and_then(|name| name.strip_suffix(&end)).and_then(|index| index.parse().ok());
         if let Some(index) = index.filter(|index| !except.contains(index)) {
-            restore_from(netlink, index, &entry.path()).await?;
+            restored = restored.and(restore_from(netlink, index, &entry.path()).await);
         }
     }
-    Ok(())
+    restored
 }
 
 /// Changes the interface, unless others have, and the lock that says so.
@@ -81,7 +83,7 @@ async fn hold(netlink: &Netlink, ifindex: u32) -> Result<File> {
     let path = path(ifindex)?;
     for _ in 0..TRIES {
         let mut file = lock::open(&path)?;
-        if file.try_lock().is_ok() {
+        if lock_alone(&file) {
             // What a crash has left is what it had, and not what it has now.
             if read(&mut file).is_none() {
                 let now = vmac::arp_settings(netlink, ifindex).await?.context("the interface is gone")?;
@@ -147,6 +149,11 @@ fn write(file: &mut File, had: ArpSettings) -> std::io::Result<()> {
     file.write_all(format!("{} {}\n", had.ignore, had.announce).as_bytes())
 }
 
+/// Has a file alone, unless it was removed since it was opened: then another one says what the interface had.
+fn lock_alone(file: &File) -> bool {
+    file.try_lock().is_ok() && is_there(file)
+}
+
 fn is_there(file: &File) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
 }
@@ -157,4 +164,21 @@ fn path(ifindex: u32) -> Result<PathBuf> {
 
 fn suffix() -> Result<String> {
     Ok(format!("-{}{SUFFIX}", lock::namespace()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, process};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_removed_before_it_is_locked_is_not_written_to() {
+        let path = env::temp_dir().join(format!("carp-parent-{}", process::id()));
+        let (one, other) = (File::create(&path).unwrap(), File::open(&path).unwrap());
+        assert!(lock_alone(&one) && !lock_alone(&other), "one at a time");
+        fs::remove_file(&path).unwrap();
+        drop(one);
+        assert!(!lock_alone(&other));
+    }
 }

@@ -1,12 +1,13 @@
 //! The example for a cloud, which has to be told where an address is, against a stand-in for its server.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use carp_tests::{LONG, Lab, configured};
+use carp_tests::{Host, LONG, Lab, configured};
 
 use crate::Scripts;
 
@@ -35,32 +36,53 @@ fn answer(cloud: &TcpListener, status: &str) -> Result<[String; 3]> {
     Ok([lines[0].clone(), header("authorization"), String::from_utf8(body)?])
 }
 
-#[test]
-fn a_new_master_has_the_addresses_assigned_to_itself() -> Result<()> {
-    let lab = Lab::new()?;
-    let a = lab.host("a")?;
-    a.ns().ip("link set lo up")?;
-    let cloud = a.ns().run(|| TcpListener::bind("127.0.0.1:0").context("opening a port"))?;
+/// The example beside a stand-in's port, and a configuration for it.
+fn prepare(host: &Host, of_vhids: &str, more: &str) -> Result<(TcpListener, Scripts)> {
+    host.ns().ip("link set lo up")?;
+    let cloud = host.ns().run(|| TcpListener::bind("127.0.0.1:0").context("opening a port"))?;
     let scripts = Scripts::new()?;
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../carp-user/packaging/hcloud-floating-ip");
-    let settings =
-        format!("TOKEN=tell-no-one\nSERVER=4711\nFLOATING_IPS=\"42 43\"\nENDPOINT=http://{}/v1\n", cloud.local_addr()?);
-    fs::write(scripts.path("settings"), settings)?;
-    let run = format!("HCLOUD_SETTINGS=\"$here/settings\" exec {}\n", example.display());
-    scripts.write("notify", &run)?;
-    crate::notify::configure(&scripts, "notify = \"notify\"\npeers = [\"10.77.0.2\"]")?;
+    let endpoint = format!("ENDPOINT=http://{}/v1\n", cloud.local_addr()?);
+    fs::write(scripts.path("settings"), format!("TOKEN=tell-no-one\nSERVER=4711\n{of_vhids}\n{endpoint}"))?;
+    scripts.write("notify", &format!("HCLOUD_SETTINGS=\"$here/settings\" exec {}\n", example.display()))?;
+    crate::notify::configure(&scripts, &format!("notify = \"notify\"\npeers = [\"10.77.0.2\"]\n{more}"))?;
+    Ok((cloud, scripts))
+}
+
+#[test]
+fn a_new_master_has_the_addresses_of_each_virtual_host_assigned_to_itself() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let later = "[[virtual_host]]\nvhid = 2\naddresses = [\"10.77.0.102\"]\nadvskew = 200\nnotify = \"notify\"";
+    let (cloud, scripts) = prepare(&a, "FLOATING_IPS_1=\"42 43\"\nFLOATING_IPS_2=44", later)?;
     let agent = configured::start(&a, &scripts.0)?;
 
     // Not the first time: it is told again.
-    let first = answer(&cloud, "503 Service Unavailable")?;
-    assert_eq!(first[0], "POST /v1/floating_ips/42/actions/assign HTTP/1.1");
-    for ip in [42, 43] {
-        let [request, authorization, body] = answer(&cloud, "201 Created")?;
+    let mut asked = vec![answer(&cloud, "503 Service Unavailable")?];
+    for _ in 0..3 {
+        asked.push(answer(&cloud, "201 Created")?);
+    }
+    let again = asked.remove(0);
+    assert!(asked.contains(&again), "{again:?}, {asked:?}");
+    asked.sort();
+    for (ip, [request, authorization, body]) in (42..).zip(asked) {
         assert_eq!(request, format!("POST /v1/floating_ips/{ip}/actions/assign HTTP/1.1"));
         assert_eq!((authorization.as_str(), body.as_str()), ("Bearer tell-no-one", "{\"server\":4711}"));
     }
     agent.wait_for_line("MASTER eth0 1: exit status: 0", LONG)?;
+    agent.wait_for_line("MASTER eth0 2: exit status: 0", LONG)?;
     // Of BACKUP the cloud hears nothing.
-    assert_eq!(scripts.events()?, ["notify BACKUP eth0 1", "notify MASTER eth0 1"]);
+    let told = ["notify BACKUP eth0 1", "notify BACKUP eth0 2", "notify MASTER eth0 1", "notify MASTER eth0 2"];
+    assert_eq!(scripts.events()?.into_iter().collect::<BTreeSet<_>>(), told.map(str::to_owned).into());
+    Ok(())
+}
+
+#[test]
+fn a_cloud_that_does_not_answer_is_given_up_before_the_time_limit() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let (_cloud, scripts) = prepare(&a, "FLOATING_IPS_1=\"42 43\"", "")?;
+    let agent = configured::start(&a, &scripts.0)?;
+    agent.wait_for_line("notify MASTER eth0 1 failed: exit status: 1", LONG)?;
     Ok(())
 }

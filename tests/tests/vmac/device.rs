@@ -1,5 +1,9 @@
 //! The device under other hands.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use anyhow::Result;
 use carp_tests::node::PREFERRED;
 use carp_tests::{Agent, ArpWatch, ETH0, LONG, Lab, Node, PASSPHRASE, VHID, VIP, Wire, configured, eventually};
@@ -81,6 +85,26 @@ fn a_device_of_a_virtual_host_that_nobody_serves_any_more_goes_with_the_next_sta
     let told = format!("{} was left by a carpd that is gone", device(&a)?);
     assert!(after.lines().iter().any(|line| line.text.contains(&told)), "{:?}", after.lines());
     assert!(!has_device(&a)?);
+    assert_eq!(arp_settings(&a)?, PLAIN);
+    Ok(())
+}
+
+#[test]
+fn what_one_file_says_is_put_back_though_another_cannot_be_read() -> Result<()> {
+    /// No interfaces here; more than one, for nobody knows which file comes first.
+    const GONE: [u32; 8] = [71, 72, 73, 74, 75, 76, 77, 78];
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let mut crashes = alone(&a, "")?;
+    let namespace = fs::metadata(a.ns().path())?.ino();
+    let unreadable = GONE.map(|index| Path::new("/run/carp").join(format!("{index}-{namespace}.arp")));
+    unreadable.iter().try_for_each(fs::create_dir)?;
+    crashes.agent_mut().kill()?;
+    a.ns().ip(&format!("link del {}", device(&a)?))?;
+    let after = a.carpd(&["--interface=eth0", "--pass=other", "--vhid=9", "--addr=10.77.0.109"])?;
+    after.wait_for_line("eth0 vhid 9: INIT -> BACKUP", LONG)?;
+    unreadable.iter().try_for_each(fs::remove_dir)?;
+    assert!(after.lines().iter().any(|line| line.text.contains("cannot open /run/carp/7")), "{:?}", after.lines());
     assert_eq!(arp_settings(&a)?, PLAIN);
     Ok(())
 }

@@ -3,6 +3,7 @@
 use carp_common::{
     abi::{CUT, Held},
     engine::{Input, Lease},
+    time::Time,
     wire::virtual_mac,
 };
 use log::warn;
@@ -92,6 +93,14 @@ impl VirtualHost {
         let unknown = config.advbase.get() == 0 && config.peer_advskew.is_none();
         let advice = if unknown { "; with peer_advskew they may not be" } else { "" };
         self.engine.lease().is_none().then(|| format!("timers too tight{advice}"))
+    }
+
+    /// Whether an advert that went to nobody renews the lease all the same: the exception, for peers of which none has
+    /// answered since carpd began, because all of them are down, say. As long as none is heard, this host is the only one as far
+    /// as it can tell, and without a lease nobody would answer for the VIPs. One that is heard does not hear this host, and
+    /// becomes master.
+    pub(super) fn is_alone(&self, now: Time) -> bool {
+        !self.hears_others(now)
     }
 
     /// Has the kernel enforce this.

@@ -133,6 +133,11 @@ impl VirtualHost {
         if let Some(error) = self.send_error {
             troubles.push(format!("adverts cannot be sent: {error}"));
         }
+        if let Some(peers) = self.unknown_peers() {
+            troubles.push(format!(
+                "no advert goes to {peers}: nobody answers there (ARP, neighbour discovery), or on the way"
+            ));
+        }
         troubles.extend(self.missing_fence());
         let demotion = self.engine.status().demotion;
         troubles
@@ -154,14 +159,13 @@ impl VirtualHost {
 
     /// What may be wrong, in words. Backups are silent, so a master that hears nobody may be all right.
     fn hints(&self, now: Time) -> Vec<String> {
-        let (status, silence) = (self.engine.status(), self.engine.dead_time());
+        let status = self.engine.status();
         let mut hints: Vec<String> = self.profiles.wrong().map(str::to_owned).into_iter().collect();
         if let Some(until) = status.preempt_at.filter(|until| self.engine.config().preempt && now < *until) {
             hints.push(format!("preempts nobody for another {:.0} s (preempt_delay)", until.since(now).as_secs_f64()));
         }
         hints.extend(self.fence_hint());
-        let hears = status.last_arrival.is_some_and(|arrival| now.since(arrival) <= silence);
-        if status.state != State::Master || hears || self.refusals.deaf_since().is_some() {
+        if status.state != State::Master || self.hears_others(now) || self.refusals.deaf_since().is_some() {
             return hints;
         }
         hints.push(
@@ -170,5 +174,10 @@ impl VirtualHost {
                 .to_owned(),
         );
         hints
+    }
+    /// Whether an advert has come in within a dead time.
+    pub(super) fn hears_others(&self, now: Time) -> bool {
+        let last = self.engine.status().last_arrival;
+        last.is_some_and(|arrival| now.since(arrival) <= self.engine.dead_time())
     }
 }

@@ -95,6 +95,16 @@ fn an_address_that_cannot_be_a_vip_is_refused() {
 }
 
 #[test]
+fn a_link_local_vip_is_searched_for_on_no_interface() {
+    let link_local = ["--vhid=1", "--pass=secret", "--addr=fe80::1", "--addr=10.0.0.100"];
+    assert_says(&refused_alone(&link_local), &["--addr", "fe80::1", "link-local", "--interface"]);
+    for named in ["--interface=eth0", "--srcip=10.0.0.1", "--addr=10.0.0.101"] {
+        // A VIP before it says where they all are.
+        try_parse(&[&[named], &link_local[..]].concat()).unwrap_or_else(|error| panic!("{named}: {error}"));
+    }
+}
+
+#[test]
 fn a_source_that_is_a_vip_or_no_hosts_address_is_refused() {
     assert_says(&refused(&["--srcip=10.0.0.100"]), &["--addr", "--srcip", "10.0.0.100"]);
     assert_says(&refused(&["--addr=10.0.0.1/24", "-s10.0.0.1"]), &["--srcip", "10.0.0.1"]);
