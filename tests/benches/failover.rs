@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What the stall of a machine has to exceed to explain a takeover at the shortest interval.
 const STALL: Duration = Duration::from_millis(7);
 /// Stalls from this length on are kept.
-const NOTABLE: Duration = Duration::from_millis(2);
+const NOTABLE: Duration = Duration::from_millis(1);
 
 /// How often two hosts advertise.
 struct Case {
@@ -149,10 +149,10 @@ fn steady(span: Duration) -> Result<String> {
     let before = |takeover: BootTime| {
         let decisive =
             move |stall: &&Stall| stall.end <= takeover + STALL && takeover.since(stall.end) < case.dead_time;
-        stalls.iter().filter(decisive).map(|stall| stall.length).max().unwrap_or_default()
+        stalls.iter().filter(decisive).collect::<Vec<_>>()
     };
     let (explained, unexplained): (Vec<_>, Vec<_>) =
-        takeovers.into_iter().map(before).partition(|longest| *longest > STALL);
+        takeovers.into_iter().partition(|takeover| before(*takeover).iter().any(|stall| stall.length > STALL));
     let mut line = format!(
         "{}, {} s in which nothing happened: {} takeovers, {} of them just after one of {} stalls over {} ms (the longest: {:.1} ms)",
         case.name(),
@@ -163,14 +163,26 @@ fn steady(span: Duration) -> Result<String> {
         STALL.as_millis(),
         stalls.iter().map(|stall| millis(stall.length)).fold(0.0, f64::max),
     );
-    for longest in unexplained {
-        line += &format!("\n  another: the longest stall before it {:.1} ms", millis(longest));
+    for takeover in unexplained {
+        let ago = |at: BootTime| format!("{:.1}", millis(takeover.since(at)));
+        let stalls = before(takeover);
+        let stalls = stalls
+            .iter()
+            .map(|stall| format!("{:.1} on CPU {} until {} before", millis(stall.length), stall.cpu, ago(stall.end)));
+        let stalls: Vec<_> = stalls.collect();
+        let adverts: Vec<_> = pair.adverts_before(takeover, 5).into_iter().map(ago).collect();
+        line += &format!(
+            "\n  another: the master's adverts came {} ms before it; stalls in ms: {}",
+            adverts.join(", "),
+            if stalls.is_empty() { "none over 1".to_owned() } else { stalls.join(", ") }
+        );
     }
     Ok(line)
 }
 
 /// A span in which a CPU did not even run what comes before all else.
 struct Stall {
+    cpu: usize,
     end: BootTime,
     length: Duration,
 }
@@ -192,7 +204,7 @@ fn stalls(cpu: usize, until: BootTime) -> Result<Vec<Stall>> {
         let now = BootTime::now();
         let length = now.since(last);
         if length > NOTABLE {
-            stalls.push(Stall { end: now, length });
+            stalls.push(Stall { cpu, end: now, length });
         }
         last = now;
     }
@@ -263,6 +275,13 @@ impl Pair {
         let masters: Vec<_> = masters.collect();
         let begins = masters.windows(2).filter(|pair| !pair[0].1 && pair[1].1);
         begins.map(|pair| pair[1].0).collect()
+    }
+
+    /// When the last adverts of the master came before this time, the last one first.
+    fn adverts_before(&self, time: BootTime, count: usize) -> Vec<BootTime> {
+        let frames = self.wire.frames();
+        let before = frames.iter().rev().filter(|frame| frame.at < time && self.is_masters(frame));
+        before.take(count).map(|frame| frame.at).collect()
     }
 
     fn is_masters(&self, frame: &Frame) -> bool {
