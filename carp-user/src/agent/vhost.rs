@@ -489,6 +489,10 @@ impl VirtualHost {
             known
         });
         vhost.zeroize();
+        if known.is_err() {
+            // Nor by half: an advert of the one family would be for a virtual host that is not here.
+            [Family::V4, Family::V6].iter().for_each(|family| datapath.remove_vhost(self.key(ifindex, *family)));
+        }
         known
     }
 
