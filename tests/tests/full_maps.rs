@@ -6,9 +6,9 @@ use std::fs;
 use anyhow::{Context, Result};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
-use carp_common::abi::{Family, MAX_KEYS, Vhost, VhostKey, map};
+use carp_common::abi::{Family, MAX_KEYS, Sent, Vhost, VhostKey, map};
 use carp_tests::node::ROAD;
-use carp_tests::{Agent, ETH0, Folder, Host, LONG, Lab, LabOptions, VIP, configured};
+use carp_tests::{Agent, ETH0, Folder, Host, LONG, Lab, LabOptions, VIP, Wire, configured, eventually};
 
 const BOTH: &str = "[[virtual_host]]\nvhid = 2\naddresses = [\"10.77.0.102\", \"fd77::102\"]\n";
 
@@ -79,4 +79,36 @@ fn a_virtual_host_is_known_in_both_families_or_in_none() -> Result<()> {
     // Has carpd look at once.
     a.add_address("10.77.0.50/32")?;
     configured::wait_for_change(&agent, "eth0 vhid 2", "INIT -> BACKUP")
+}
+
+#[test]
+fn what_was_sent_is_told_of_one_family_though_the_other_has_no_room() -> Result<()> {
+    if !has_maps() {
+        return Ok(());
+    }
+    let lab = lab()?;
+    let [a, bystander] = lab.hosts(["a", "bystander"])?;
+    let wire = Wire::at(&bystander)?;
+    let (folder, agent) = start(&a)?;
+    let mut sent = open::<Sent>(&a, map::SENT)?;
+    let v6 = key(&a, 2, Family::V6)?;
+    let value = Sent::new(a.ip6().into(), 0);
+    sent.insert(v6, value, 0)?;
+    fill(&mut sent, value, 0)?;
+    add(&folder)?;
+    agent.wait_for_line("eth0 vhid 2: cannot tell the XDP program what was sent", LONG)?;
+    assert!(sent.get(&v6, 0)?.newest() > 0);
+    assert_eq!(configured::changes(&agent, "eth0 vhid 2"), [""; 0]);
+
+    sent.remove(&nobodys(MAX_KEYS - 1))?;
+    a.add_address("10.77.0.50/32")?;
+    configured::wait_for_change(&agent, "eth0 vhid 2", "BACKUP -> MASTER")?;
+    let v4 = key(&a, 2, Family::V4)?;
+    eventually("there is no room again", LONG, || {
+        sent.remove(&v4).ok();
+        Ok(sent.insert(nobodys(MAX_KEYS - 1), value, 0).is_ok())
+    })?;
+    agent.wait_for_line("eth0 vhid 2: cannot send an advert", LONG)?;
+    wire.wait_for_adverts(a.link_local(), 3)?;
+    Ok(())
 }
