@@ -22,6 +22,7 @@ use crate::{
     config::{
         self, AdvertMac, Choice, LinkLocal, Scripts, Settings, Vip, VipMac, can_be_hosts, executable,
         failover::Failover,
+       
         file::Configuration,
         is_interface_name, is_link_local,
         lease::{Fence, Lease},
@@ -305,7 +306,10 @@ impl Args {
     pub(crate) fn configuration(self) -> Result<Configuration> {
         match &self.config {
             Some(file) => config::file::read(file),
-            None => Ok(Configuration { realtime: self.realtime, bpffs: None, hosts: vec![self.settings()?] }),
+            None => {
+                let realtime = self.realtime;
+                Ok(Configuration { hosts: vec![self.settings()?], realtime, ..Configuration::default() })
+            }
         }
     }
 

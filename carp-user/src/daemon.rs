@@ -75,7 +75,7 @@ fn run(args: Args) -> Result<ExitCode> {
     let in_background = args.daemonize();
     let (file, ends) = (args.file()?, Ends { socket: args.socket(), metrics: args.metrics() });
     let bpffs = args.bpffs();
-    let Configuration { hosts, realtime, bpffs: in_file } = match args.configuration() {
+    let Configuration { hosts, realtime, bpffs: in_file, warnings } = match args.configuration() {
         Ok(configuration) => configuration,
         Err(error) => {
             logging::tell(format!("carpd: {error:#}"));
@@ -93,6 +93,7 @@ fn run(args: Args) -> Result<ExitCode> {
     let history = History::new();
     let _log = logging::start(sink, debug, history.clone())?;
     systemd::start()?;
+    warnings.iter().for_each(|warning| warn!("{warning}"));
     if let Err(error) = hidden {
         warn!("cannot hide a passphrase from the process title: {error}; use --passfile");
     }

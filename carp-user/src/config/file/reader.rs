@@ -4,7 +4,7 @@ pub(super) mod failover;
 pub(super) mod lease;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt::Display,
     fs::metadata,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -76,6 +76,8 @@ pub(super) struct Reader<'a> {
     has_holes: bool,
     /// What virtual hosts can name.
     scripts: failover::Scripts,
+    /// Which of these no virtual host has named so far.
+    unnamed: BTreeSet<String>,
     mistakes: Notes,
     warnings: Notes,
 }
@@ -94,7 +96,8 @@ struct Section<'t> {
 
 impl<'a> Reader<'a> {
     pub(super) const fn new(surroundings: &'a Surroundings<'a>, has_holes: bool) -> Self {
-        Self { surroundings, has_holes, scripts: failover::Scripts::new(), mistakes: vec![], warnings: vec![] }
+        let scripts = failover::Scripts::new();
+        Self { surroundings, has_holes, scripts, unnamed: BTreeSet::new(), mistakes: vec![], warnings: vec![] }
     }
 
     /// What was wrong, and what may be, in the order of the text.
@@ -123,11 +126,13 @@ impl<'a> Reader<'a> {
             let at = root.get("bpffs").map_or(0..0, Spanned::span);
             self.note(at, "`bpffs` is a path from the root: /sys/fs/bpf");
         }
-        Configuration { realtime: self.plain(whole, "realtime", false), bpffs, hosts: self.virtual_hosts(root) }
+        let (realtime, hosts) = (self.plain(whole, "realtime", false), self.virtual_hosts(root));
+        Configuration { hosts, realtime, bpffs, warnings: vec![] }
     }
 
     fn virtual_hosts(&mut self, root: &DeTable<'_>) -> Vec<Settings> {
         self.scripts = self.scripts(root);
+        self.unnamed = self.scripts.keys().cloned().collect();
         let defaults = root.get("defaults").and_then(|defaults| {
             let table = defaults.get_ref().as_table();
             match table {
@@ -166,6 +171,7 @@ impl<'a> Reader<'a> {
                 self.note(span, format!("{key}: {own} is a virtual address, and not a host's own"));
             }
         }
+        self.warn_of_unnamed_scripts(root);
         hosts
     }
 
