@@ -30,7 +30,7 @@ use toml::{
 use super::{Configuration, Credentials, Surroundings, is_public};
 use crate::config::{
     ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, LinkLocal, Notify, Rollout, SCRIPT_SECONDS, SCRIPT_TIMEOUT,
-    Settings, Vip, VipMac, can_be_hosts, executable, first_line, is_interface_name, passphrase,
+    Settings, Vip, VipMac, can_be_hosts, executable, family_of, first_line, is_interface_name, passphrase,
 };
 
 /// What there is once in a file.
@@ -213,7 +213,7 @@ impl<'a> Reader<'a> {
             self.note(address.span(), format!("group: {} is no multicast address", address.get_ref()));
         }
         let group = group.map_or(GROUP_V4, Spanned::into_inner);
-        let peers = self.peers(section, known);
+        let peers = self.peers(section, &vips, known);
         let min_ttl = self.number(section, "min_ttl", 1..=TTL, |ttl| (ttl > 0).then_some(ttl), TTL);
         let link_local = self.plain(section, "link_local", LinkLocal::Hashed);
         let is_broadcast = self.plain(section, "broadcast", false);
@@ -309,7 +309,7 @@ impl<'a> Reader<'a> {
         Some(address)
     }
 
-    fn peers(&mut self, section: Section<'_>, known: &mut Known) -> Vec<IpAddr> {
+    fn peers(&mut self, section: Section<'_>, vips: &[Vip], known: &mut Known) -> Vec<IpAddr> {
         let found = self.given::<Vec<Spanned<String>>>(section, "peers");
         let mut peers = vec![];
         for text in found.into_iter().flat_map(Spanned::into_inner) {
@@ -320,6 +320,12 @@ impl<'a> Reader<'a> {
                     self.note(span, format!("peers: {:?} is there twice", text.get_ref()))
                 }
                 Some(peer) => {
+                    if !vips.iter().any(|vip| family_of(vip.address) == family_of(peer)) {
+                        // No mistake: in the defaults it may be for other virtual hosts.
+                        let what =
+                            format!("peers: {peer} gets no adverts of a virtual host without an address of its family");
+                        self.warnings.push((span.start, what));
+                    }
                     known.own.push(("peers", peer, span));
                     peers.push(peer);
                 }

@@ -99,6 +99,20 @@ fn a_virtual_host_can_have_peers_and_both_families() {
 }
 
 #[test]
+fn a_peer_that_gets_nothing_from_a_virtual_host_is_told_of_once() {
+    let text = format!(
+        "{DEFAULTS}peers = [\"10.0.0.2\", \"fd00::2\"]\n\
+         [[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.100\"]\n\
+         [[virtual_host]]\nvhid = 2\naddresses = [\"10.0.0.101\"]\n\
+         [[virtual_host]]\nvhid = 3\naddresses = [\"10.0.0.102\", \"fd00::102\"]\n"
+    );
+    assert_eq!(
+        parse(Path::new("x.toml"), &text, &private()).unwrap().warnings,
+        ["x.toml:4:22: warning: peers: fd00::2 gets no adverts of a virtual host without an address of its family"]
+    );
+}
+
+#[test]
 fn while_addresses_change_both_digests_count_and_afterwards_one() {
     let text = |until: &str| {
         format!(
