@@ -22,6 +22,8 @@ use crate::{digest::DigestKey, reason::Reason, wire::TTL};
 pub const ABI: u32 = 1;
 /// Most virtual hosts that one program serves.
 pub const MAX_VHOSTS: u32 = 1024;
+/// Most keys of virtual hosts: one for each family.
+pub const MAX_KEYS: u32 = 2 * MAX_VHOSTS;
 /// Most sources of valid adverts that are remembered, four to a virtual host; beyond it the longest unheard are forgotten.
 /// The kernel takes half a megabyte for them (128 bytes each), filled or not.
 pub const MAX_SOURCES: u32 = 4 * MAX_VHOSTS;

@@ -6,8 +6,8 @@ use aya_ebpf::{
 };
 use carp_common::{
     abi::{
-        AddressKey, AdvertEvent, COUNTER_ROWS, COUNTERS, ENDING_WORDS, Held, LastHeard, MAX_PEERS, MAX_SOURCES,
-        MAX_VHOSTS, MAX_VIPS, RING_BYTES, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index, ending_bit,
+        AddressKey, AdvertEvent, COUNTER_ROWS, COUNTERS, ENDING_WORDS, Held, LastHeard, MAX_KEYS, MAX_PEERS,
+        MAX_SOURCES, MAX_VIPS, RING_BYTES, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index, ending_bit,
     },
     digest::Blocks,
     fence::Leases,
@@ -16,10 +16,10 @@ use carp_common::{
 };
 
 #[btf_map]
-static CARP_VHOSTS: HashMap<VhostKey, Vhost, { MAX_VHOSTS as usize }> = HashMap::new();
+static CARP_VHOSTS: HashMap<VhostKey, Vhost, { MAX_KEYS as usize }> = HashMap::new();
 
 #[btf_map]
-static CARP_SENT: HashMap<VhostKey, Sent, { MAX_VHOSTS as usize }> = HashMap::new();
+static CARP_SENT: HashMap<VhostKey, Sent, { MAX_KEYS as usize }> = HashMap::new();
 
 #[btf_map]
 static CARP_PEERS: HashMap<SourceKey, u8, { MAX_PEERS as usize }> = HashMap::new();

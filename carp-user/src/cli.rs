@@ -22,6 +22,7 @@ use crate::{
     config::{
         self, AdvertMac, Choice, LinkLocal, Scripts, Settings, Vip, VipMac, can_be_hosts, executable,
         failover::Failover,
+        family_of,
         file::Configuration,
         is_interface_name, is_link_local,
         lease::{Fence, Lease},
@@ -314,7 +315,10 @@ impl Args {
     pub(crate) fn configuration(self) -> Result<Configuration> {
         match &self.config {
             Some(file) => config::file::read(file),
-            None => Ok(Configuration { realtime: self.realtime, bpffs: None, hosts: vec![self.settings()?] }),
+            None => {
+                let realtime = self.realtime;
+                Ok(Configuration { hosts: vec![self.settings()?], realtime, ..Configuration::default() })
+            }
         }
     }
 
@@ -334,6 +338,10 @@ impl Args {
         for peer in &self.peer {
             ensure!(can_be_hosts(*peer), "--peer: {peer} cannot be a host's address");
             ensure!(self.addr.iter().all(|vip| vip.address != *peer), "--addr and --peer are the same, {peer}");
+            ensure!(
+                self.addr.iter().any(|vip| family_of(vip.address) == family_of(*peer)),
+                "--peer: {peer} would get no adverts, for no --addr is of its family"
+            );
         }
         if let (None, None, Some(vip)) = (&self.interface, self.srcip, self.addr.first()) {
             ensure!(

@@ -80,7 +80,7 @@ fn run(args: Args, arguments: Vec<OsString>) -> Result<ExitCode> {
     let (in_background, is_upgrade_check) = (args.daemonize(), args.is_upgrade_check());
     let (file, ends) = (args.file()?, Ends { socket: args.socket(), metrics: args.metrics() });
     let bpffs = args.bpffs();
-    let Configuration { hosts, realtime, bpffs: in_file } = match args.configuration() {
+    let Configuration { hosts, realtime, bpffs: in_file, warnings } = match args.configuration() {
         Ok(configuration) => configuration,
         Err(error) => {
             logging::tell(format!("carpd: {error:#}"));
@@ -111,6 +111,7 @@ fn run(args: Args, arguments: Vec<OsString>) -> Result<ExitCode> {
     let history = History::new();
     let log = logging::start(sink, debug, history.clone())?;
     systemd::start()?;
+    warnings.iter().for_each(|warning| warn!("{warning}"));
     if let Err(error) = hidden {
         warn!("cannot hide a passphrase from the process title: {error}; use --passfile");
     }

@@ -210,6 +210,25 @@ fn a_file_with_mistakes_is_refused_with_all_of_them_and_nothing_is_touched() -> 
 }
 
 #[test]
+fn what_may_be_wrong_in_a_file_is_told_by_check_at_the_start_and_at_a_reload() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = lab.host("a")?;
+    let folder = folder()?;
+    let unused = |name: &str| format!("[script.{name}]\ncommand = [\"/bin/true\"]\n");
+    let never = |name: &str| format!("warning: script: no virtual host names `{name}`");
+    write(&folder, &[unused("one"), virtual_host(1, VIP, "")])?;
+    let checked = carpctl(&folder, &["check", "carpd.toml"])?;
+    let told = String::from_utf8(checked.stderr)?;
+    assert!(checked.status.success() && told.contains(&never("one")), "{told}");
+    let agent = start(&host, &folder)?;
+    agent.wait_for_line(&never("one"), LONG)?;
+    write(&folder, &[unused("two"), virtual_host(1, VIP, "")])?;
+    assert!(carpctl(&folder, &["reload"])?.status.success());
+    agent.wait_for_line(&never("two"), LONG)?;
+    Ok(())
+}
+
+#[test]
 fn carpctl_checks_a_file_and_touches_nothing() -> Result<()> {
     let folder = folder()?;
     let told = |output: &Output| {

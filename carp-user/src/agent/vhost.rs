@@ -483,11 +483,18 @@ impl VirtualHost {
             }
         };
         if entered.sources != sources {
-            entered.sources.clone_from(&sources);
+            // Unless all is well, all of it again with the next look.
+            entered.sources.clear();
+            let mut known = Ok(());
             for source in &sources {
                 // Known before the first advert: what comes from this address so far is ours from another life.
-                let key = self.key(interface.index, family_of(*source));
-                datapath.set_sent(key, &Sent::new(*source, self.adverts.next_counter()))?;
+                let sent = Sent::new(*source, self.adverts.next_counter());
+                // One family that fails does not hold up the other.
+                known = known.and(datapath.set_sent(self.key(interface.index, family_of(*source)), &sent));
+            }
+            known?;
+            if let Some(entered) = &mut self.entered {
+                entered.sources.clone_from(&sources);
             }
             // What tells equal hosts apart: one of them is enough.
             self.engine.set_source(sources[0]);
@@ -520,6 +527,10 @@ impl VirtualHost {
             known
         });
         vhost.zeroize();
+        if known.is_err() {
+            // Nor by half: an advert of the one family would be for a virtual host that is not here.
+            [Family::V4, Family::V6].iter().for_each(|family| datapath.remove_vhost(self.key(ifindex, *family)));
+        }
         known
     }
 
@@ -572,11 +583,12 @@ impl VirtualHost {
             let counter = self.adverts.next_counter();
             // Before it leaves: a reflection may be faster than this process.
             let key = self.key(*ifindex, family_of(*source));
-            datapath.set_sent(key, &Sent::new(*source, counter)).map_err(io::Error::other)?;
+            let known = datapath.set_sent(key, &Sent::new(*source, counter)).map_err(io::Error::other);
             let destinations = self.destinations(*ifindex, family_of(*source));
             has_left |= !destinations.is_empty();
+            let send = |()| self.adverts.send(*ifindex, self.mac, *source, &destinations, fields, counter);
             // One family that fails does not hold up the other.
-            sent = sent.and(self.adverts.send(*ifindex, self.mac, *source, &destinations, fields, counter));
+            sent = sent.and(known.and_then(send));
         }
         match self.unknown_peers() {
             Some(peers) if !has_left => sent.and(Err(io::Error::new(NOBODY, format!("nobody answers for {peers}")))),

@@ -20,7 +20,7 @@ use nix::net::if_::if_nametoindex;
 use self::connection::{Answers, CallError, ask};
 use crate::{
     VERSION,
-    config::file,
+    config::file::{self, Configuration},
     control::protocol::{Reply, Request, SOCKET, Status, Target},
     logging::tell,
 };
@@ -227,7 +227,7 @@ fn tell_events(socket: &Path, json: bool, follow: bool, out: &mut impl Write) ->
 }
 
 fn check(file: &Path) -> Result<()> {
-    let (hosts, warnings) = file::check(file)?;
+    let Configuration { hosts, warnings, .. } = file::check(file)?;
     warnings.iter().for_each(tell);
     let interfaces: BTreeSet<&str> = hosts.iter().filter_map(|settings| settings.interface.as_deref()).collect();
     for interface in &interfaces {

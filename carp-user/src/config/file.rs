@@ -86,6 +86,8 @@ pub(crate) struct Configuration {
     pub(crate) realtime: bool,
     /// Where what outlives the process is to be pinned.
     pub(crate) bpffs: Option<PathBuf>,
+    /// What may be wrong, for the administrator.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Reads a file.
@@ -93,19 +95,18 @@ pub(crate) struct Configuration {
 /// # Errors
 /// It cannot be read, or [`Mistakes`].
 pub(crate) fn read(path: &Path) -> Result<Configuration> {
-    read_with(path, Credentials::None).map(|(configuration, _)| configuration)
+    read_with(path, Credentials::None)
 }
 
-/// Reads a file only to check it, outside of carpd's unit, too: the virtual hosts, not all with their real passphrases,
-/// and warnings.
+/// Reads a file only to check it, outside of carpd's unit, too: not all virtual hosts have their real passphrases then.
 ///
 /// # Errors
 /// As with [`read`].
-pub(crate) fn check(path: &Path) -> Result<(Vec<Settings>, Vec<String>)> {
-    read_with(path, Credentials::Unknown).map(|(configuration, warnings)| (configuration.hosts, warnings))
+pub(crate) fn check(path: &Path) -> Result<Configuration> {
+    read_with(path, Credentials::Unknown)
 }
 
-fn read_with(path: &Path, without_credentials: Credentials<'_>) -> Result<(Configuration, Vec<String>)> {
+fn read_with(path: &Path, without_credentials: Credentials<'_>) -> Result<Configuration> {
     let cannot_read = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(cannot_read)?;
     let is_public = is_public(&file.metadata().with_context(cannot_read)?);
@@ -149,7 +150,7 @@ enum Credentials<'a> {
     Unknown,
 }
 
-fn parse(path: &Path, text: &str, surroundings: &Surroundings<'_>) -> Result<(Configuration, Vec<String>), Mistakes> {
+fn parse(path: &Path, text: &str, surroundings: &Surroundings<'_>) -> Result<Configuration, Mistakes> {
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader::new(surroundings, !errors.is_empty());
     let configuration = reader.file(root.get_ref());
@@ -157,7 +158,7 @@ fn parse(path: &Path, text: &str, surroundings: &Surroundings<'_>) -> Result<(Co
     add_errors(&mut mistakes, text, &errors);
     if mistakes.is_empty() {
         let warning = |(at, what)| mistake(text, at, format!("warning: {what}")).told(path);
-        return Ok((configuration, warnings.into_iter().map(warning).collect()));
+        return Ok(Configuration { warnings: warnings.into_iter().map(warning).collect(), ..configuration });
     }
     let more = mistakes.len().saturating_sub(TOLD);
     let first = mistakes.into_iter().take(TOLD).map(|(at, what)| mistake(text, at, what)).collect();

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use log::{error, info};
+use log::{error, info, warn};
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
 use super::{Applied, Command, Commands, ask};
@@ -53,7 +53,8 @@ impl Reload {
         // A file system that hangs must not end all reloads.
         let read = timeout(READ, spawn_blocking(move || file::read(&file))).await;
         let done = match read.map_err(io::Error::from).and_then(|read| read.map_err(io::Error::other)) {
-            Ok(Ok(Configuration { hosts, realtime, .. })) => {
+            Ok(Ok(Configuration { hosts, realtime, warnings, .. })) => {
+                warnings.iter().for_each(|warning| warn!("{warning}"));
                 let applied = ask(&self.commands, |reply| Command::Apply { hosts, reply }).await.flatten();
                 applied.map(|applied| in_real_time(applied, realtime))
             }

@@ -18,8 +18,8 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use aya::maps::{MapData, MapType};
 use carp_common::abi::{
-    ABI, AddressKey, COUNTER_ROWS, COUNTERS, ENDING_WORDS, Held, LastHeard, MAX_PEERS, MAX_SOURCES, MAX_VHOSTS,
-    MAX_VIPS, RING_BYTES, Refused, Sent, SourceKey, Vhost, VhostKey, map,
+    ABI, AddressKey, COUNTER_ROWS, COUNTERS, ENDING_WORDS, Held, LastHeard, MAX_KEYS, MAX_PEERS, MAX_SOURCES, MAX_VIPS,
+    RING_BYTES, Refused, Sent, SourceKey, Vhost, VhostKey, map,
 };
 use log::{debug, info, warn};
 use nix::{
@@ -49,8 +49,8 @@ const fn layout<K, V>(name: &'static str, kind: MapType, entries: u32) -> Layout
 }
 
 const MAPS: [Layout; 10] = [
-    layout::<VhostKey, Vhost>(map::VHOSTS, MapType::Hash, MAX_VHOSTS),
-    layout::<VhostKey, Sent>(map::SENT, MapType::Hash, MAX_VHOSTS),
+    layout::<VhostKey, Vhost>(map::VHOSTS, MapType::Hash, MAX_KEYS),
+    layout::<VhostKey, Sent>(map::SENT, MapType::Hash, MAX_KEYS),
     layout::<SourceKey, u8>(map::PEERS, MapType::Hash, MAX_PEERS),
     layout::<SourceKey, LastHeard>(map::LAST_HEARD, MapType::LruHash, MAX_SOURCES),
     layout::<u32, u64>(map::COUNTERS, MapType::PerCpuArray, COUNTERS),

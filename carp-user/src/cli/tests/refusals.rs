@@ -114,6 +114,8 @@ fn a_source_that_is_a_vip_or_no_hosts_address_is_refused() {
     assert_says(&refused(&["-s", "ff02::1"]), &["--srcip", "ff02::1"]);
     assert_says(&refused(&["--peer", "ff02::1"]), &["--peer", "ff02::1"]);
     assert_says(&refused(&["--peer=10.0.0.100"]), &["--peer", "10.0.0.100"]);
+    assert_says(&refused(&["--peer=10.0.0.2", "--peer=fd00::2"]), &["--peer", "fd00::2", "no --addr is of its family"]);
+    with(&["--peer=10.0.0.2", "--peer=fd00::2", "--addr=fd00::100"]);
     assert_says(&refused(&["--min-ttl=0"]), &["--min-ttl", "0"]);
     assert_says(&refused(&["-m", "10.0.0.1"]), &["--mcast", "10.0.0.1", "multicast"]);
 }

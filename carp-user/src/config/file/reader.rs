@@ -4,7 +4,7 @@ pub(super) mod failover;
 pub(super) mod lease;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt::Display,
     fs::metadata,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -30,7 +30,7 @@ use toml::{
 use super::{Configuration, Credentials, Surroundings, is_public};
 use crate::config::{
     ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, LinkLocal, Notify, Rollout, SCRIPT_SECONDS, SCRIPT_TIMEOUT,
-    Settings, Vip, VipMac, can_be_hosts, executable, first_line, is_interface_name, passphrase,
+    Settings, Vip, VipMac, can_be_hosts, executable, family_of, first_line, is_interface_name, passphrase,
 };
 
 /// What there is once in a file.
@@ -76,6 +76,8 @@ pub(super) struct Reader<'a> {
     has_holes: bool,
     /// What virtual hosts can name.
     scripts: failover::Scripts,
+    /// Which of these no virtual host has named so far.
+    unnamed: BTreeSet<String>,
     mistakes: Notes,
     warnings: Notes,
 }
@@ -94,7 +96,8 @@ struct Section<'t> {
 
 impl<'a> Reader<'a> {
     pub(super) const fn new(surroundings: &'a Surroundings<'a>, has_holes: bool) -> Self {
-        Self { surroundings, has_holes, scripts: failover::Scripts::new(), mistakes: vec![], warnings: vec![] }
+        let scripts = failover::Scripts::new();
+        Self { surroundings, has_holes, scripts, unnamed: BTreeSet::new(), mistakes: vec![], warnings: vec![] }
     }
 
     /// What was wrong, and what may be, in the order of the text.
@@ -123,11 +126,13 @@ impl<'a> Reader<'a> {
             let at = root.get("bpffs").map_or(0..0, Spanned::span);
             self.note(at, "`bpffs` is a path from the root: /sys/fs/bpf");
         }
-        Configuration { realtime: self.plain(whole, "realtime", false), bpffs, hosts: self.virtual_hosts(root) }
+        let (realtime, hosts) = (self.plain(whole, "realtime", false), self.virtual_hosts(root));
+        Configuration { hosts, realtime, bpffs, warnings: vec![] }
     }
 
     fn virtual_hosts(&mut self, root: &DeTable<'_>) -> Vec<Settings> {
         self.scripts = self.scripts(root);
+        self.unnamed = self.scripts.keys().cloned().collect();
         let defaults = root.get("defaults").and_then(|defaults| {
             let table = defaults.get_ref().as_table();
             match table {
@@ -166,6 +171,7 @@ impl<'a> Reader<'a> {
                 self.note(span, format!("{key}: {own} is a virtual address, and not a host's own"));
             }
         }
+        self.warn_of_unnamed_scripts(root);
         hosts
     }
 
@@ -207,7 +213,7 @@ impl<'a> Reader<'a> {
             self.note(address.span(), format!("group: {} is no multicast address", address.get_ref()));
         }
         let group = group.map_or(GROUP_V4, Spanned::into_inner);
-        let peers = self.peers(section, known);
+        let peers = self.peers(section, &vips, known);
         let min_ttl = self.number(section, "min_ttl", 1..=TTL, |ttl| (ttl > 0).then_some(ttl), TTL);
         let link_local = self.plain(section, "link_local", LinkLocal::Hashed);
         let is_broadcast = self.plain(section, "broadcast", false);
@@ -303,7 +309,7 @@ impl<'a> Reader<'a> {
         Some(address)
     }
 
-    fn peers(&mut self, section: Section<'_>, known: &mut Known) -> Vec<IpAddr> {
+    fn peers(&mut self, section: Section<'_>, vips: &[Vip], known: &mut Known) -> Vec<IpAddr> {
         let found = self.given::<Vec<Spanned<String>>>(section, "peers");
         let mut peers = vec![];
         for text in found.into_iter().flat_map(Spanned::into_inner) {
@@ -314,6 +320,12 @@ impl<'a> Reader<'a> {
                     self.note(span, format!("peers: {:?} is there twice", text.get_ref()))
                 }
                 Some(peer) => {
+                    if !vips.iter().any(|vip| family_of(vip.address) == family_of(peer)) {
+                        // No mistake: in the defaults it may be for other virtual hosts.
+                        let what =
+                            format!("peers: {peer} gets no adverts of a virtual host without an address of its family");
+                        self.warnings.push((span.start, what));
+                    }
                     known.own.push(("peers", peer, span));
                     peers.push(peer);
                 }

@@ -22,7 +22,7 @@ fn private() -> Surroundings<'static> {
 const DEFAULTS: &str = "[defaults]\ninterface = \"eth0\"\npassphrase = \"secret\"\n";
 
 fn hosts(text: &str) -> Vec<Settings> {
-    parse(Path::new("x.toml"), text, &private()).unwrap_or_else(|mistakes| panic!("{mistakes}")).0.hosts
+    parse(Path::new("x.toml"), text, &private()).unwrap_or_else(|mistakes| panic!("{mistakes}")).hosts
 }
 
 /// Each as `LINE:COLUMN: WHAT`.
@@ -95,6 +95,20 @@ fn a_virtual_host_can_have_peers_and_both_families() {
             "peers: \"host\" cannot be a host's address",
             "peers: 10.0.0.101 is a virtual address, and not a host's own",
         ]
+    );
+}
+
+#[test]
+fn a_peer_that_gets_nothing_from_a_virtual_host_is_told_of_once() {
+    let text = format!(
+        "{DEFAULTS}peers = [\"10.0.0.2\", \"fd00::2\"]\n\
+         [[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.100\"]\n\
+         [[virtual_host]]\nvhid = 2\naddresses = [\"10.0.0.101\"]\n\
+         [[virtual_host]]\nvhid = 3\naddresses = [\"10.0.0.102\", \"fd00::102\"]\n"
+    );
+    assert_eq!(
+        parse(Path::new("x.toml"), &text, &private()).unwrap().warnings,
+        ["x.toml:4:22: warning: peers: fd00::2 gets no adverts of a virtual host without an address of its family"]
     );
 }
 
@@ -247,8 +261,7 @@ fn a_passphrase_comes_from_one_place_that_others_cannot_read() {
     let by_name = with("passphrase_file = \"secret\"");
     let by_credential = with("passphrase_credential = \"secret\"");
     let here = Surroundings { is_public: false, folder: &folder, credentials: Credentials::In(&folder) };
-    let key =
-        |text: &str| parse(Path::new("x.toml"), text, &here).map(|(read, _)| *read.hosts[0].passphrase.key()).ok();
+    let key = |text: &str| parse(Path::new("x.toml"), text, &here).map(|read| *read.hosts[0].passphrase.key()).ok();
     let expected = passphrase(b"from a file").ok().map(|passphrase| *passphrase.key());
 
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
@@ -261,12 +274,12 @@ fn a_passphrase_comes_from_one_place_that_others_cannot_read() {
     let missing = mistakes(&by_credential);
     assert!(missing[0].starts_with("7:25: passphrase_credential: there are no credentials: Load"), "{missing:?}");
     let elsewhere = Surroundings { credentials: Credentials::Unknown, ..private() };
-    let (checked, warnings) = parse(Path::new("x.toml"), &by_credential, &elsewhere).unwrap();
+    let Configuration { hosts, warnings, .. } = parse(Path::new("x.toml"), &by_credential, &elsewhere).unwrap();
     assert!(
         warnings[0].starts_with("x.toml:7:25: warning: passphrase_credential: secret: not looked at"),
         "{warnings:?}"
     );
-    assert_eq!(checked.hosts.len(), 1);
+    assert_eq!(hosts.len(), 1);
     let both = mistakes(&with("passphrase = \"a\"\npassphrase_file = \"/b\""));
     assert_eq!(both, ["8:19: passphrase_file: there is `passphrase` already: one of them is enough"]);
     assert_eq!(mistakes(&with("passphrase = 12345")), ["7:14: passphrase: is to be a string"]);
@@ -302,7 +315,7 @@ fn a_notify_program_is_one_that_can_be_run() {
     }
     let here = Surroundings { folder: &folder, ..private() };
     let with = |lines: &str| format!("{DEFAULTS}{lines}\n[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.1\"]\n");
-    let notify = |lines: &str| parse(Path::new("x.toml"), &with(lines), &here).unwrap().0.hosts.remove(0).notify;
+    let notify = |lines: &str| parse(Path::new("x.toml"), &with(lines), &here).unwrap().hosts.remove(0).notify;
     let told = Notify { program: folder.join("program"), time_limit: Duration::from_secs(10) };
     assert_eq!(notify("notify = \"program\""), Some(told.clone()));
     let limited = Notify { time_limit: Duration::from_secs(3600), ..told };

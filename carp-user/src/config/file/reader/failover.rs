@@ -176,7 +176,17 @@ impl Reader<'_> {
         scripts
     }
 
+    /// Warns of scripts that are never run.
+    pub(super) fn warn_of_unnamed_scripts(&mut self, root: &DeTable<'_>) {
+        let tables = root.get("script").and_then(|all| all.get_ref().as_table());
+        for (key, _) in tables.into_iter().flatten().filter(|(key, _)| self.unnamed.contains(key.get_ref().as_ref())) {
+            let what = format!("script: no virtual host names `{}`, so it is never run", key.get_ref().escape_debug());
+            self.warnings.push((key.span().start, what));
+        }
+    }
+
     fn named_script(&mut self, key: &str, name: &Spanned<String>) -> Option<Arc<Script>> {
+        self.unnamed.remove(name.get_ref());
         match self.scripts.get(name.get_ref()) {
             Some(script) => script.clone(),
             None => {

@@ -50,7 +50,7 @@ fn what_demotes_and_what_holds_back_is_read() {
          track_interfaces = [{ name = \"eth1\", demote = 100 }, { name = \"eth2\" }]\n\
          track_scripts = [\"gateway\", \"full\"]\npreempt_delay = 60\nstartup_delay = 3600\nready_script = \"full\"",
     );
-    let mut hosts = parse(Path::new("x.toml"), &text, &programs.surroundings()).unwrap().0.hosts;
+    let mut hosts = parse(Path::new("x.toml"), &text, &programs.surroundings()).unwrap().hosts;
     let failover = hosts.remove(0).failover;
     assert_eq!((failover.profile, failover.group.as_deref()), (Profile::FreeBsd, Some("edge")));
     let tracked = |name: &str, demote| TrackedInterface { name: name.to_owned(), demote };
@@ -79,9 +79,24 @@ fn the_defaults_have_them_too_and_a_script_may_take_as_long_as_its_interval() {
         + DEFAULTS
         + "track_scripts = [\"a\"]\nprofile = \"openbsd\"\n[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.1\"]\n\
            [[virtual_host]]\nvhid = 2\naddresses = [\"10.0.0.2\"]\ntrack_scripts = []\n";
-    let hosts = parse(Path::new("x.toml"), &text, &programs.surroundings()).unwrap().0.hosts;
+    let hosts = parse(Path::new("x.toml"), &text, &programs.surroundings()).unwrap().hosts;
     assert_eq!(hosts[0].failover.scripts[0].check.time_limit, Duration::from_secs(9));
     assert_eq!(hosts[1].failover.scripts, []);
+}
+
+#[test]
+fn a_script_that_no_virtual_host_names_is_told_of() {
+    let programs = Programs::new("unnamed");
+    let script = |name: &str| format!("[script.{name}]\ncommand = [\"program\"]\n");
+    let text = ["a", "b", "c"].map(script).concat()
+        + DEFAULTS
+        + "track_scripts = [\"c\"]\n[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.1\"]\n\
+           track_scripts = []\nready_script = \"a\"\n";
+    let read = parse(Path::new("x.toml"), &text, &programs.surroundings()).unwrap();
+    let never = |at: u8, name: &str| {
+        format!("x.toml:{at}:9: warning: script: no virtual host names `{name}`, so it is never run")
+    };
+    assert_eq!(read.warnings, [never(3, "b"), never(5, "c")]);
 }
 
 #[test]
