@@ -71,6 +71,11 @@ impl ArpWatch {
         })
     }
 
+    /// The last answer so far.
+    pub fn last_answer(&self) -> Option<ArpAnswer> {
+        self.answers.snapshot().last().copied()
+    }
+
     /// Stops asking and sums up.
     pub fn stop(self) -> Result<ArpReport> {
         let asked = self.worker.stop()?;

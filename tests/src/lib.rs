@@ -13,6 +13,7 @@ pub mod arp_watch;
 pub mod capture;
 pub mod clock;
 pub mod configured;
+pub mod faults;
 mod filter;
 pub mod flood;
 pub mod folder;

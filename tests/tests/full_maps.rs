@@ -1,14 +1,13 @@
 //! Maps without room for both families of a virtual host. (Only somebody else can fill them: they have room for as many virtual
 //! hosts as carpd serves.)
 
-use std::fs;
-
 use anyhow::{Context, Result};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
 use carp_common::abi::{Family, MAX_KEYS, Sent, Vhost, VhostKey, map};
 use carp_tests::node::ROAD;
 use carp_tests::{Agent, ETH0, Folder, Host, LONG, Lab, LabOptions, VIP, Wire, configured, eventually};
+use nix::net::if_::if_nametoindex;
 
 const BOTH: &str = "[[virtual_host]]\nvhid = 2\naddresses = [\"10.77.0.102\", \"fd77::102\"]\n";
 
@@ -56,8 +55,8 @@ fn nobodys(number: u32) -> VhostKey {
 }
 
 fn key(host: &Host, vhid: u8, family: Family) -> Result<VhostKey> {
-    let index = host.ns().run(|| fs::read_to_string(format!("/sys/class/net/{ETH0}/ifindex")).context("its index"))?;
-    Ok(VhostKey::new(index.trim().parse()?, vhid, family))
+    let index = host.ns().run(|| Ok(if_nametoindex(ETH0)?))?;
+    Ok(VhostKey::new(index, vhid, family))
 }
 
 #[test]

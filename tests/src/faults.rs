@@ -1,0 +1,303 @@
+//! Faults that befall a pair of servers, one after the other, and what their client sees of each: for how long two hosts
+//! answered for the VIP, and for how long none.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use crate::agent::carpd_path;
+use crate::arp_watch::{ArpReport, ArpWatch};
+use crate::clock::{BootTime, eventually};
+use crate::folder::Folder;
+use crate::foreign;
+use crate::host::{ETH0, Host};
+use crate::netns::output_of;
+use crate::node::{LONG, Node, VIP};
+use crate::random::SplitMix64;
+use crate::tools::tool;
+
+/// An advert every 234 and 312 ms; each one's lease is just shorter than the other's dead time, 937 and 703 ms.
+pub const QUICK: [&str; 2] =
+    ["--advbase=0 --advskew=60 --peer-advskew=80", "--advbase=0 --advskew=80 --peer-advskew=60"];
+/// An advert every second, and leases of three, less 1 %.
+pub const USUAL: [&str; 2] = ["--advbase=1 --advskew=0", "--advbase=1 --advskew=50"];
+
+/// How often the client asks who has the VIP.
+const PERIOD: Duration = Duration::from_millis(1);
+
+/// What befalls one server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// `kill -9`, and a start afterwards.
+    Kill,
+    /// SIGSTOP, SIGCONT.
+    Stop,
+    /// The same for both.
+    StopBoth,
+    /// Of carpd's threads only the one with the loop stands still.
+    Loop,
+    /// SIGTERM, and a start afterwards.
+    Restart,
+    /// SIGUSR2.
+    StepDown,
+    /// `carpctl upgrade`.
+    Upgrade,
+    /// The cable is out.
+    Carrier,
+    /// Its interface is deleted, and made anew.
+    Interface,
+    /// `bpftool link detach` of the XDP program.
+    Detach,
+    /// The same of the egress program.
+    DetachEgress,
+    /// What is pinned is removed.
+    Unpin,
+    /// Nothing can be sent: ENOBUFS.
+    SendErrors,
+    /// No descriptor is left.
+    Descriptors,
+    /// Four programs on each CPU that do nothing but compute.
+    Hogs,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::Kill,
+        Self::Stop,
+        Self::StopBoth,
+        Self::Loop,
+        Self::Restart,
+        Self::StepDown,
+        Self::Upgrade,
+        Self::Carrier,
+        Self::Interface,
+        Self::Detach,
+        Self::DetachEgress,
+        Self::Unpin,
+        Self::SendErrors,
+        Self::Descriptors,
+        Self::Hogs,
+    ];
+}
+
+/// A fault.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// What it is.
+    pub kind: Kind,
+    /// Whether it befalls the master, and not the backup.
+    pub on_master: bool,
+    /// How long it lasts.
+    pub lasts: Duration,
+}
+
+impl Fault {
+    /// The next one of a schedule.
+    pub fn draw(random: &mut SplitMix64) -> Self {
+        let mut below = |count: usize| (random.next() % count as u64) as usize;
+        // Around the leases and dead times of the quick timers.
+        let lasts = [0, 50, 300, 650, 720, 900, 960, 2500][below(8)];
+        let kind = Kind::ALL[below(Kind::ALL.len())];
+        Self { kind, on_master: below(3) > 0, lasts: Duration::from_millis(lasts) }
+    }
+}
+
+/// What a client saw of a fault.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// For how long two hosts answered.
+    pub two: Duration,
+    /// For how long nobody did, from its beginning until all was well again.
+    pub none: Duration,
+    /// How long after its end the VIP was answered for good.
+    pub back: Duration,
+}
+
+impl Seen {
+    /// Of what was asked from the beginning of a fault on.
+    fn new(report: &ArpReport, begin: BootTime, end: BootTime) -> Self {
+        let mut seen = Self { two: Duration::ZERO, none: Duration::ZERO, back: Duration::ZERO };
+        for ownership in report.timeline().into_iter().filter(|ownership| ownership.to > begin) {
+            let lasted = ownership.to.since(ownership.from.max(begin));
+            match ownership.owners.len() {
+                0 => {
+                    seen.none += lasted;
+                    seen.back = ownership.to.since(end.min(ownership.to));
+                }
+                1 => {}
+                _ => seen.two += lasted,
+            }
+        }
+        seen
+    }
+}
+
+/// Two servers that are asked by a client.
+pub struct Pair<'h> {
+    servers: [Server<'h>; 2],
+    client: &'h Host,
+    _folder: Folder,
+}
+
+struct Server<'h> {
+    host: &'h Host,
+    options: String,
+    socket: PathBuf,
+    node: Node<'h>,
+}
+
+impl<'h> Pair<'h> {
+    /// Starts carpd on both, with these options.
+    pub fn start(hosts: [&'h Host; 2], client: &'h Host, options: [&str; 2]) -> Result<Self> {
+        let folder = Folder::new("faults")?;
+        let server = |which: usize| {
+            let socket = folder.path().join(format!("socket-{which}"));
+            let options = format!("{} --socket={}", options[which], socket.display());
+            let node = Node::start(hosts[which], &options)?;
+            anyhow::Ok(Server { host: hosts[which], options, socket, node })
+        };
+        Ok(Self { servers: [server(0)?, server(1)?], client, _folder: folder })
+    }
+
+    /// Has a fault befall it, and waits until all is well again.
+    pub fn suffer(&mut self, fault: Fault) -> Result<Seen> {
+        let watch = ArpWatch::start(self.client, VIP, PERIOD)?;
+        let master = self.settle(&watch)?;
+        let begin = BootTime::now();
+        self.inflict(fault, if fault.on_master { master } else { 1 - master })?;
+        let end = BootTime::now();
+        self.settle(&watch).with_context(|| format!("after {fault:?}: {}", self.logs()))?;
+        Ok(Seen::new(&watch.stop()?, begin, end))
+    }
+
+    fn inflict(&mut self, Fault { kind, lasts, .. }: Fault, which: usize) -> Result<()> {
+        let last = || thread::sleep(lasts);
+        let Server { host, options, socket, node } = &mut self.servers[which];
+        let signal = |signal| node.agent().signal(signal);
+        match kind {
+            Kind::Kill => {
+                node.agent_mut().kill()?;
+                last();
+                *node = Node::spawn(host, options)?;
+            }
+            Kind::Stop => {
+                signal(Signal::SIGSTOP)?;
+                last();
+                signal(Signal::SIGCONT)?;
+            }
+            Kind::StopBoth => {
+                let all = |signal| self.servers.iter().try_for_each(|server| server.node.agent().signal(signal));
+                all(Signal::SIGSTOP)?;
+                last();
+                all(Signal::SIGCONT)?;
+            }
+            Kind::Loop => stop_thread(node.agent().pid(), lasts)?,
+            Kind::Restart => {
+                node.agent_mut().stop_and_wait(LONG)?;
+                last();
+                *node = Node::spawn(host, options)?;
+            }
+            Kind::StepDown => signal(Signal::SIGUSR2)?,
+            Kind::Upgrade => {
+                let carpctl = carpd_path()?.with_file_name("carpctl");
+                output_of(Command::new(carpctl).arg("--socket").arg(socket).arg("upgrade"))?;
+            }
+            Kind::Carrier => {
+                host.set_carrier(false)?;
+                last();
+                host.set_carrier(true)?;
+            }
+            Kind::Interface => {
+                host.delete_interface()?;
+                last();
+                host.create_interface()?;
+            }
+            Kind::Detach => foreign::detach(host)?,
+            Kind::DetachEgress => {
+                let pins = host.ns().pins().context("nothing is pinned")?;
+                let links = fs::read_dir(pins)?.collect::<std::io::Result<Vec<_>>>()?;
+                let link = links.iter().find(|entry| entry.file_name().to_string_lossy().starts_with("tc-"));
+                let link = link.context("no egress program is pinned")?.path();
+                output_of(Command::new(tool("bpftool")?).args(["link", "detach", "pinned"]).arg(link))?;
+            }
+            Kind::Unpin => fs::remove_dir_all(host.ns().pins().context("nothing is pinned")?)?,
+            Kind::SendErrors => {
+                output_of(host.command("tc").args(["qdisc", "replace", "dev", ETH0, "root", "pfifo", "limit", "0"]))?;
+                last();
+                output_of(host.command("tc").args(["qdisc", "del", "dev", ETH0, "root"]))?;
+            }
+            Kind::Descriptors => {
+                let limit = |limit: &str| {
+                    let process = node.agent().pid().to_string();
+                    output_of(Command::new("prlimit").args(["--pid", &process, &format!("--nofile={limit}:")]))
+                };
+                limit("3")?;
+                last();
+                limit("8192")?;
+            }
+            Kind::Hogs => hog(lasts),
+        }
+        Ok(())
+    }
+
+    /// Waits until one is master, and answers, and the other is its backup; which one is.
+    fn settle(&self, watch: &ArpWatch) -> Result<usize> {
+        let (mut master, begin) = (0, BootTime::now());
+        eventually("one is master, and answers, the other is its backup", LONG, || {
+            let states = [0, 1].map(|which| self.servers[which].state());
+            master = usize::from(states[1].as_deref() == Some("MASTER"));
+            let answers = watch.last_answer().filter(|answer| answer.asked > begin).map(|answer| answer.owner);
+            Ok(states[master].as_deref() == Some("MASTER")
+                && states[1 - master].as_deref() == Some("BACKUP")
+                && answers == Some(self.servers[master].host.mac()))
+        })?;
+        Ok(master)
+    }
+
+    /// All that both carpd have said since they were started last.
+    pub fn logs(&self) -> String {
+        let log = |server: &Server<'_>| {
+            let lines: Vec<_> = server.node.agent().lines().into_iter().map(|line| line.text).collect();
+            format!("{}:\n{}\n", server.host.name(), lines.join("\n"))
+        };
+        self.servers.iter().map(log).collect()
+    }
+}
+
+impl Server<'_> {
+    /// The last that it has said of its state.
+    fn state(&self) -> Option<String> {
+        let last = self.node.changes().pop()?;
+        Some(last.rsplit_once("-> ")?.1.to_owned())
+    }
+}
+
+/// Lets a process's first thread do nothing for so long.
+fn stop_thread(process: u32, lasts: Duration) -> Result<()> {
+    let thread = Pid::from_raw(process.try_into()?);
+    ptrace::seize(thread, ptrace::Options::empty()).context("cannot trace it")?;
+    ptrace::interrupt(thread)?;
+    waitpid(thread, Some(WaitPidFlag::__WALL))?;
+    thread::sleep(lasts);
+    ptrace::detach(thread, None).context("cannot let it go")
+}
+
+/// Keeps all CPUs busy, each with four threads.
+pub fn hog(lasts: Duration) {
+    let end = BootTime::now() + lasts;
+    let count = 4 * thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..count {
+            scope.spawn(|| while BootTime::now() < end {});
+        }
+    });
+}
