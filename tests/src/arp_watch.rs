@@ -73,7 +73,7 @@ impl ArpWatch {
 
     /// The last answer so far.
     pub fn last_answer(&self) -> Option<ArpAnswer> {
-        self.answers.snapshot().last().copied()
+        self.answers.last()
     }
 
     /// Stops asking and sums up.

@@ -46,6 +46,10 @@ impl<T: Clone> Record<T> {
         self.lock().items.len()
     }
 
+    pub(crate) fn last(&self) -> Option<T> {
+        self.lock().items.last().cloned()
+    }
+
     pub(crate) fn snapshot(&self) -> Vec<T> {
         self.lock().items.clone()
     }
