@@ -5,6 +5,7 @@
 //! | `daemon` | from the command line to the exit code |
 //! | `cli`, `config` | ucarp's options, the configuration file; the settings, checked |
 //! | `control`, `history`, `maintenance` | the control socket, and what is told and kept through it |
+//! | `counter_floor` | what is kept of the adverts' counters across a reboot |
 //! | `carpctl` | its other end |
 //! | `upgrade` | going on as another program in the same process |
 //! | `metrics` | what Prometheus is told |
@@ -25,6 +26,7 @@ mod cli;
 mod clock;
 mod config;
 mod control;
+mod counter_floor;
 mod daemon;
 pub mod datapath;
 mod from_ucarp;

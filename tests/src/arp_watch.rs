@@ -37,7 +37,7 @@ pub struct ArpAnswer {
 
 /// Requests in turn come from this many MACs, so that an answer, which goes
 /// to one of them, tells which request it is for, however late it is.
-const ASKERS: usize = 64;
+const ASKERS: usize = 4096;
 
 /// How long answers to the last request may take.
 const LINGER: Duration = Duration::from_millis(100);
@@ -193,7 +193,8 @@ impl Asker {
     /// A MAC of this client's for this round; no host's is like it.
     fn asker(&self, round: usize) -> MacAddr {
         let [.., number] = self.client.0;
-        MacAddr([0x02, 0, 0, 0x77, 0x80 | (round % ASKERS) as u8, number])
+        let [high, low] = ((round % ASKERS) as u16).to_be_bytes();
+        MacAddr([0x02, high, low, 0x77, 0x80, number])
     }
 
     /// The last round that this MAC asked in.

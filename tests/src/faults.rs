@@ -223,13 +223,13 @@ impl<'h> Pair<'h> {
             }
             Kind::Detach => foreign::detach(host)?,
             Kind::DetachEgress => {
-                let pins = host.ns().pins().context("nothing is pinned")?;
+                let pins = pins(host)?;
                 let links = fs::read_dir(pins)?.collect::<std::io::Result<Vec<_>>>()?;
                 let link = links.iter().find(|entry| entry.file_name().to_string_lossy().starts_with("tc-"));
                 let link = link.context("no egress program is pinned")?.path();
                 output_of(Command::new(tool("bpftool")?).args(["link", "detach", "pinned"]).arg(link))?;
             }
-            Kind::Unpin => fs::remove_dir_all(host.ns().pins().context("nothing is pinned")?)?,
+            Kind::Unpin => fs::remove_dir_all(pins(host)?)?,
             Kind::SendErrors => {
                 output_of(host.command("tc").args(["qdisc", "replace", "dev", ETH0, "root", "pfifo", "limit", "0"]))?;
                 last();
@@ -279,6 +279,16 @@ impl Server<'_> {
         let last = self.node.changes().pop()?;
         Some(last.rsplit_once("-> ")?.1.to_owned())
     }
+}
+
+/// Where a host's programs are pinned, which may have been removed just now.
+fn pins(host: &Host) -> Result<PathBuf> {
+    let has_link = |folder: &PathBuf| {
+        let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+        entries.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("tc-"))
+    };
+    eventually("they are pinned", LONG, || Ok(host.ns().pins().as_ref().is_some_and(has_link)))?;
+    host.ns().pins().context("nothing is pinned")
 }
 
 /// Lets a process's first thread do nothing for so long.

@@ -29,15 +29,21 @@ impl<'h> Ucarp<'h> {
     /// Starts it as the manual says, with scripts that add and remove the address, and waits until it listens.
     /// An option that is given twice counts the second time, so `options` may change everything.
     pub fn start(host: &'h Host, options: &str) -> Result<Self> {
+        let agent = Self::spawn(host, options)?;
+        let ucarp = Self { host, agent };
+        ucarp.wait_for("BACKUP")?;
+        Ok(ucarp)
+    }
+
+    /// The same, and does not wait for anything.
+    pub fn spawn(host: &Host, options: &str) -> Result<Agent> {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
         let mut command = host.command(tool("ucarp")?);
         command.args([&format!("--interface={ETH0}"), &format!("--srcip={}", host.ip())]);
         command.args([&format!("--vhid={VHID}"), &format!("--pass={PASSPHRASE}"), &format!("--addr={VIP}")]);
         command.arg("--upscript").arg(scripts.join("vip-up")).arg("--downscript").arg(scripts.join("vip-down"));
         command.args(["--shutdown", "--advbase=1"]).args(options.split_whitespace());
-        let ucarp = Self { host, agent: Agent::spawn(&format!("ucarp on {}", host.name()), command)? };
-        ucarp.wait_for("BACKUP")?;
-        Ok(ucarp)
+        Agent::spawn(&format!("ucarp on {}", host.name()), command)
     }
 
     /// Waits until it changes to this state.
@@ -117,6 +123,11 @@ impl Keepalived {
         let keepalived = Self { agent, _folder: folder };
         keepalived.wait_for("BACKUP")?;
         Ok(keepalived)
+    }
+
+    /// The process that the administrator starts.
+    pub fn pid(&self) -> u32 {
+        self.agent.pid()
     }
 
     /// Waits until it changes to this state.

@@ -7,6 +7,10 @@ use carp_tests::Lab;
 use carp_tests::faults::{Fault, Kind, Pair, QUICK, USUAL};
 use carp_tests::random::SplitMix64;
 
+/// Whoever takes over from a master that is alive, for it is demoted or less preferred, says so and takes the VIP; the other gives
+/// it up when it hears that. On a busy machine a request that comes just then is answered by both.
+const ELECTION: Duration = Duration::from_millis(10);
+
 /// Has these befall a pair, one after the other.
 fn suffer(options: [&str; 2], faults: impl IntoIterator<Item = Fault>) -> Result<()> {
     let lab = Lab::new()?;
@@ -15,7 +19,7 @@ fn suffer(options: [&str; 2], faults: impl IntoIterator<Item = Fault>) -> Result
     for (number, fault) in faults.into_iter().enumerate() {
         let seen = pair.suffer(fault)?;
         eprintln!("{number}: {fault:?}: {seen:?}");
-        assert!(seen.two.is_zero(), "{number}: {fault:?}: {seen:?}\n{}", pair.logs());
+        assert!(seen.two < ELECTION, "{number}: {fault:?}: {seen:?}\n{}", pair.logs());
     }
     Ok(())
 }

@@ -13,7 +13,9 @@ use aya::maps::{HashMap, MapData};
 use carp_common::abi::{Sent, VhostKey, map};
 use carp_tests::foreign::detach;
 use carp_tests::node::{OTHER, PREFERRED, ROAD};
-use carp_tests::{BootTime, Host, LONG, Lab, Node, Probe, VIP, Wire, carpd_path, eventually, netns::output_of, tool};
+use carp_tests::{
+    BootTime, Host, LONG, Lab, Node, Probe, VIP, Wire, carpd_path, configured, eventually, netns::output_of, tool,
+};
 
 const MAPS: [&str; 4] = [map::VHOSTS, map::SENT, map::COUNTERS, map::LEASES];
 
@@ -140,6 +142,31 @@ fn counters_rise_across_a_crash_also_if_the_clock_was_stepped_back() -> Result<(
     let counters: Vec<u64> = from_then(&wire).iter().map(|(_, advert)| advert.counter).collect();
     assert!(counters[0] > ahead && counters.is_sorted_by(|one, next| one < next), "{counters:?} after {ahead}");
     eventually("the peer takes them", LONG, || Ok(backup.report()?.count("ipackets") > before + 2))
+}
+
+#[test]
+fn counters_rise_across_a_reboot_after_which_the_clock_is_behind() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let state = configured::folder()?;
+    configured::write(&state, &[configured::virtual_host(1, VIP, "")])?;
+    let wire = Wire::at(&b)?;
+    let file = state.path().join("counter");
+    let kept = || -> Result<u64> { Ok(fs::read_to_string(&file)?.trim_end().parse()?) };
+    for _ in 0..2 {
+        let mut agent = configured::start(&a, &state)?;
+        wire.wait_for_adverts(a.ip(), 2)?;
+        let newest = || wire.adverts_of(a.ip()).last().map(|(_, advert)| advert.counter).context("no advert");
+        eventually("a floor above it is kept", LONG, || Ok(kept().is_ok_and(|kept| kept > newest().unwrap_or(kept))))?;
+        agent.stop_and_wait(LONG)?;
+        assert_eq!(kept()?, newest()?, "the bow-out's");
+        // As if the clock had been ahead by a day until now.
+        fs::write(&file, format!("{}\n", newest()? + 24 * 3_600_000_000_000))?;
+    }
+    let counters: Vec<u64> = wire.adverts_of(a.ip()).iter().map(|(_, advert)| advert.counter).collect();
+    assert!(counters.is_sorted_by(|one, next| one < next), "{counters:?}");
+    assert!(counters.last() > counters.first().map(|first| first + 24 * 3_600_000_000_000).as_ref());
+    Ok(())
 }
 
 #[test]

@@ -29,20 +29,37 @@ enum Bench {
     Flood,
 }
 
+/// What `cargo xtask faults` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Faults {
+    /// Arguments for it: --count, --seed, --alone
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+/// Runs a schedule of faults, and some beside other programs.
+pub(crate) fn faults(options: &Faults) -> Result<()> {
+    run("faults", &options.args, true)
+}
+
 /// Builds the benchmark and runs it as root.
 pub(crate) fn bench(options: &Options) -> Result<()> {
-    // The benchmarks run the carpd that lies beside it.
-    build::carpd(true)?;
     let name = match options.bench {
         Bench::Agent => "agent",
         Bench::Xdp => "xdp",
         Bench::Failover => "failover",
         Bench::Flood => "flood",
     };
+    run(name, &options.args, matches!(options.bench, Bench::Agent))
+}
+
+fn run(name: &str, args: &[OsString], has_peers: bool) -> Result<()> {
+    // The benchmarks run the carpd that lies beside it.
+    build::carpd(true)?;
     let mut cargo = process::cargo();
-    cargo.args(["bench", "--package", "carp-tests", "--bench", name, "--"]).args(&options.args);
+    cargo.args(["bench", "--package", "carp-tests", "--bench", name, "--"]).args(args);
     root::run_as_root(&mut cargo)?;
-    if matches!(options.bench, Bench::Agent) {
+    if has_peers {
         cargo.env(TEST_TOOLS, tools::find_or_fetch()?);
     }
     process::run(&mut cargo)

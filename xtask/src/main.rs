@@ -28,6 +28,8 @@ enum Command {
     Test(test::Options),
     /// Run a benchmark as root
     Bench(bench::Options),
+    /// Have faults befall two servers, as a seed decides, and some beside ucarp and keepalived: who answers meanwhile
+    Faults(bench::Faults),
     /// Make a Debian package, with unit, manual pages and completions, in target/dist
     Dist,
     /// Run clippy, on the host's code and on the kernel's, and cargo doc, with warnings denied
@@ -51,6 +53,7 @@ fn run(command: Command) -> Result<()> {
         Command::Run(options) => run::run(&options),
         Command::Test(options) => test::test(&options),
         Command::Bench(options) => bench::bench(&options),
+        Command::Faults(options) => bench::faults(&options),
         Command::Dist => dist::dist(),
         Command::Lint => lint::lint(),
     }

@@ -8,7 +8,7 @@
 //! | state | a valid advert (T = advbase + advskew/256; mine M, the peer's P; demotion mine Dm, the peer's Dp) |
 //! |---|---|
 //! | INIT | ignored |
-//! | MASTER | yield if Dp < Dm, or if M >= P and Dp <= Dm; else stay, and announce again: the neighbours' caches were just poisoned |
+//! | MASTER | yield if Dp < Dm, or if M >= P and Dp <= Dm; else stay, advertise at once, so that the other yields, and announce again: the neighbours' caches were just poisoned |
 //! | BACKUP | bow-out: take over. preempt, M < P and Dp >= Dm: take over. Dp > Dm: take over. Own dead time < P (advbase not 0): take over. Else restart the master-down timer from the advert's arrival |
 //!
 //! These are OpenBSD's rules (`carp_proto_input_c`) and, with [`Profile::FreeBsd`], where demotion is part of M and
@@ -92,7 +92,7 @@ pub struct Engine {
     announce_in: u8,
     /// How many repetitions follow that one, before announcements are only refreshed.
     repeats_left: u8,
-    /// MASTER: before this time another master's advert causes no further announcement.
+    /// MASTER: before this time another master's advert is not answered once more.
     announced_until: Time,
     /// A release of the VIPs is under way.
     releasing: bool,
@@ -352,26 +352,36 @@ impl Engine {
             // It leaves: nothing to yield to, but its announcements may have been the last.
             self.announce_to_rival(now);
         } else if mine > peers {
-            // A last word: the better master hears that there was another one, stays, and announces. Not if it
-            // is overdue: then this host was stalled, and may not speak as a master any more.
-            if self.timers.advert.is_some_and(|due| now < due) {
-                self.send_advert();
-            }
+            // A last word: the better master hears that there was another one, stays, and announces.
+            self.speak_up(now);
             self.set_state(State::Backup, Cause::BetterMaster(*advert), now);
         } else if mine == peers {
             self.ties = self.ties.saturating_add(1);
             self.set_state(State::Backup, Cause::EqualMaster(*advert), now);
         } else {
+            if now >= self.announced_until {
+                // It yields when it hears this one, and not an interval later.
+                self.speak_up(now);
+            }
             self.announce_to_rival(now);
         }
     }
 
-    /// Another master was heard, and this one stays: says where the VIPs are, and repeats it, for the
-    /// other may announce once more before it hears of us.
+    /// An advert between two. Not if one is overdue: then this host was stalled, and may not speak as a master any more.
+    fn speak_up(&mut self, now: Time) {
+        if self.timers.advert.is_some_and(|due| now < due) {
+            self.send_advert();
+        }
+    }
+
+    /// Another master was heard, and this one stays: says where the VIPs are, if they are here, and repeats it, for the
+    /// other may announce once more before it hears of us. Once in an interval.
     fn announce_to_rival(&mut self, now: Time) {
-        if self.vips_here && now >= self.announced_until {
+        if now >= self.announced_until {
             self.announced_until = now.after(self.interval());
-            self.announce();
+            if self.vips_here {
+                self.announce();
+            }
         }
     }
 

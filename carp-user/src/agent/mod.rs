@@ -57,6 +57,7 @@ use crate::{
     clock::{Timer, now},
     config::Settings,
     control::{Command, Desk},
+    counter_floor,
     datapath::{Datapath, DatapathError},
     metrics::Metrics,
     net::{
@@ -130,6 +131,10 @@ pub(crate) struct Agent {
     mend_at: Time,
     /// The same for pins.
     look_at_pins: Time,
+    /// What no counter was above that an agent before has sent.
+    floor: u64,
+    /// When to write the next one down.
+    keep_floor_at: Time,
     names: watch::Sender<BTreeSet<String>>,
     looks: watch::Receiver<Arc<Interfaces>>,
     reports: mpsc::Receiver<Report>,
@@ -190,6 +195,8 @@ impl Agent {
             datapath: Datapath::new(bpffs),
             mend_at: Time::default(),
             look_at_pins: Time::default(),
+            floor: counter_floor::read(),
+            keep_floor_at: Time::default(),
             names,
             looks,
             reports,
@@ -265,6 +272,7 @@ impl Agent {
             self.act()?;
             self.forget_stopped();
             self.leave_links(now);
+            self.keep_floor(now);
             self.hosts.values_mut().for_each(|host| host.tell_refused(&self.datapath, now));
             self.links.values_mut().for_each(|link| link.tell_lost(&mut self.datapath, now));
         }
@@ -274,6 +282,7 @@ impl Agent {
         }
         sleep(LAST_ADVERT).await;
         self.links.values_mut().for_each(|link| link.leave(&mut self.datapath));
+        counter_floor::keep_last(self.newest().max(self.floor)).await;
         let mut finish = pin!(self.shared.notifier.finish());
         loop {
             select! {
@@ -320,8 +329,8 @@ impl Agent {
         }
     }
 
-    /// Puts back what something else has taken away of the kernel's half; `true` if it is the program on the way in, for which
-    /// the interface has to be entered anew.
+    /// Puts back what something else has taken away of the kernel's half; `true` if that does not work for the program on the
+    /// way in: then the interface has to be entered anew.
     fn mend(&mut self, now: Time) -> bool {
         if now < self.mend_at {
             return false;
@@ -329,12 +338,25 @@ impl Agent {
         // A backup must not take what is not let in for its master's silence.
         let intervals = self.hosts.values().map(|host| host.engine().interval());
         self.mend_at = now.after(intervals.min().unwrap_or(LOOK_AT_PINS).min(LOOK_AT_PINS));
-        self.datapath.mend_egress();
+        self.datapath.mend();
         if now >= self.look_at_pins {
             self.look_at_pins = now.after(LOOK_AT_PINS);
             self.datapath.mend_pins();
         }
         self.links.values().any(|link| link.is_detached(&self.datapath))
+    }
+
+    /// The largest counter of all adverts.
+    fn newest(&self) -> u64 {
+        self.hosts.values().map(VirtualHost::newest).max().unwrap_or(0)
+    }
+
+    fn keep_floor(&mut self, now: Time) {
+        let newest = self.newest();
+        if now >= self.keep_floor_at && newest > self.floor {
+            self.keep_floor_at = now.after(counter_floor::AGAIN);
+            counter_floor::keep(newest);
+        }
     }
 
     /// Has the kernel forget what another agent has left of virtual hosts that are served no more.

@@ -24,6 +24,7 @@ use crate::{
         Answer, Applied, Command,
         protocol::{Status, Target, VERSION},
     },
+    counter_floor,
     datapath::Inherited,
     lock::Lock,
 };
@@ -83,6 +84,7 @@ impl Agent {
             pid: process::id(),
             configuration: self.desk.reload.file().cloned(),
             maintenance: self.in_maintenance,
+            counter_floor: counter_floor::is_kept(),
             virtual_hosts: virtual_hosts.collect(),
             received_for_none: self.received_for_none(),
         }
@@ -199,6 +201,7 @@ impl Agent {
             });
             let shared = self.shared.clone();
             let mut host = VirtualHost::new(row, lock, interface, settings, self.in_maintenance, shared, now());
+            host.rise_above(self.floor);
             if let Some(inherited) = inherited {
                 host.go_on(&self.datapath, inherited);
             }

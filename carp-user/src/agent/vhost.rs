@@ -174,9 +174,19 @@ impl VirtualHost {
         }
     }
 
+    /// All counters of its adverts from now on are above this one.
+    pub(super) fn rise_above(&mut self, newest: u64) {
+        self.adverts.rise_above(newest);
+    }
+
+    /// The counter of its last advert.
+    pub(super) const fn newest(&self) -> u64 {
+        self.adverts.newest()
+    }
+
     /// Goes on with what an agent that is gone has left.
     pub(super) fn go_on(&mut self, datapath: &Datapath, inherited: Inherited) {
-        self.adverts.rise_above(inherited.newest);
+        self.rise_above(inherited.newest);
         self.refusals.skip(datapath);
         self.held = datapath.held(self.row).into_iter().collect();
         self.resumes_until = Some(inherited.lease).filter(|until| now() < *until);

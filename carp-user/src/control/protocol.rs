@@ -80,6 +80,9 @@ pub(crate) struct Status {
     pub(crate) configuration: Option<PathBuf>,
     /// Whether this server is the last resort.
     pub(crate) maintenance: bool,
+    /// Whether a floor on disk has the adverts' counters rise across a reboot, also if the clock is behind after it.
+    #[serde(default)]
+    pub(crate) counter_floor: bool,
     /// The virtual hosts, in the order of interface and vhid.
     pub(crate) virtual_hosts: Vec<VirtualHost>,
     /// Frames of protocol 112 that were for none of them, by reason.

@@ -131,8 +131,9 @@ impl Fence {
         for (ifindex, place) in &mut self.links {
             if let Ok(Place::Link(link)) = place
                 && !link.is_attached()
+                && let Ok(name) = if_indextoname(*ifindex)
             {
-                warn!("something else detached the egress program from interface {ifindex}: putting it back");
+                warn!("something else detached the egress program from {}: putting it back", name.to_string_lossy());
                 *place = try_attach(ebpf, *ifindex, pins);
             }
         }

@@ -175,7 +175,8 @@ impl Datapath {
         let present = interface.xdp.map(|present| present.program);
         let road = match inherited_road(choice, interface).filter(|_| xdp.is_taken_over(interface.index)) {
             Some(road) => {
-                xdp.keep(interface.index);
+                let is_native = matches!(road, Road::Native);
+                xdp.keep(interface.index, if is_native { Hook::Native } else { Hook::Generic });
                 road
             }
             None => attach(choice, |hook| xdp.attach(interface.index, hook, present))?,
@@ -235,10 +236,11 @@ impl Datapath {
         self.xdp.as_ref().is_some_and(|xdp| xdp.get_ref().is_pinned())
     }
 
-    /// Puts the program that looks at what leaves back where something else has detached it.
-    pub(crate) fn mend_egress(&mut self) {
+    /// Puts the programs back where something else has detached them. Where that does not work for the one on the way in,
+    /// [`Self::is_attached`] goes on saying so.
+    pub(crate) fn mend(&mut self) {
         if let Some(xdp) = &mut self.xdp {
-            xdp.get_mut().mend_egress();
+            xdp.get_mut().mend();
         }
     }
 

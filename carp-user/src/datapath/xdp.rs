@@ -23,7 +23,10 @@ use carp_common::{
     time::Time,
 };
 use log::{debug, info, max_level, warn};
-use nix::libc::{EBUSY, EEXIST};
+use nix::{
+    libc::{EBUSY, EEXIST},
+    net::if_::if_indextoname,
+};
 use thiserror::Error;
 use zeroize::Zeroize;
 
@@ -92,6 +95,8 @@ pub(super) struct Xdp {
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     /// By interface.
     links: BTreeMap<u32, Link>,
+    /// How they are attached, but for those that nobody has asked for yet.
+    hooks: BTreeMap<u32, Hook>,
     /// Of these, those that another agent has left, until they are asked for.
     taken_over: BTreeSet<u32>,
     /// What that agent has left of its virtual hosts.
@@ -145,6 +150,7 @@ impl Xdp {
             events,
             logger,
             links,
+            hooks: BTreeMap::new(),
             taken_over,
             inherited,
             fence,
@@ -232,9 +238,10 @@ impl Xdp {
         self.taken_over.contains(&ifindex)
     }
 
-    /// The program stays attached as another agent has left it.
-    pub(super) fn keep(&mut self, ifindex: u32) {
+    /// The program stays attached as another agent has left it, which is so.
+    pub(super) fn keep(&mut self, ifindex: u32, hook: Hook) {
         self.taken_over.remove(&ifindex);
+        self.hooks.insert(ifindex, hook);
     }
 
     /// Attaches the program that looks at what leaves; [`Fence::obstacle`] tells whether that worked.
@@ -246,24 +253,33 @@ impl Xdp {
     pub(super) fn detach(&mut self, ifindex: u32) {
         self.fence.detach(ifindex);
         self.taken_over.remove(&ifindex);
+        self.hooks.remove(&ifindex);
         if let Some(link) = self.links.remove(&ifindex) {
             link.detach();
         }
     }
 
-    /// Whether nobody else has detached the program.
+    /// Whether nobody else has detached the program; with an interface that is gone, nobody has.
     pub(super) fn is_attached(&self, ifindex: u32) -> bool {
-        self.links.get(&ifindex).is_some_and(Link::is_attached)
+        self.links.get(&ifindex).is_some_and(Link::is_attached) || if_indextoname(ifindex).is_err()
+    }
+
+    /// Puts the programs back where somebody else has detached them. Where that does not work, [`Self::is_attached`] goes on
+    /// saying so.
+    pub(super) fn mend(&mut self) {
+        let hooks: Vec<_> = self.hooks.iter().map(|(ifindex, hook)| (*ifindex, *hook)).collect();
+        for (ifindex, hook) in hooks {
+            if !self.is_attached(ifindex) && self.try_attach(ifindex, hook).is_ok() {
+                let name = if_indextoname(ifindex).unwrap_or_default();
+                warn!("something else detached the XDP program from {}: it is back", name.to_string_lossy());
+            }
+        }
+        self.fence.mend(&mut self.ebpf, self.pins.as_ref());
     }
 
     /// Whether it outlives this process.
     pub(super) const fn is_pinned(&self) -> bool {
         self.pins.is_some()
-    }
-
-    /// Puts the egress program back where somebody else has detached it.
-    pub(super) fn mend_egress(&mut self) {
-        self.fence.mend(&mut self.ebpf, self.pins.as_ref());
     }
 
     /// Puts back what somebody else has removed of the pins.
@@ -368,6 +384,7 @@ impl Xdp {
             pins.pin(&mut link, Kind::Xdp, ifindex);
         }
         self.links.insert(ifindex, link);
+        self.hooks.insert(ifindex, hook);
         Ok(())
     }
 }

@@ -49,6 +49,11 @@ impl AdvertSender {
         self.counter = self.counter.max(newest);
     }
 
+    /// The counter of the last advert.
+    pub(crate) const fn newest(&self) -> u64 {
+        self.counter
+    }
+
     /// The counter for the next advert: at least the wall clock in nanoseconds, and always rising, so that
     /// it goes on rising after a restart of the agent or the machine.
     pub(crate) fn next_counter(&mut self) -> u64 {

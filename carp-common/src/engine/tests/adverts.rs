@@ -255,7 +255,11 @@ fn check(profile: Profile, row: &(Reached, Fields, bool, Fields, Outcome)) {
             let expected = last_word.into_iter().chain([Action::ReleaseVips, transition]).collect();
             (State::Backup, expected, Some(dead))
         }
-        Stays => (State::Master, [Action::Announce].into(), before),
+        Stays => {
+            // The other, if it goes on, yields when it hears this one.
+            let answer = (!advert.is_bow_out()).then(|| send(advbase, advskew, demote));
+            (State::Master, answer.into_iter().chain([Action::Announce]).collect(), before)
+        }
     };
     assert_eq!(host.state(), state, "{row:?}");
     assert_eq!(actions, expected, "{row:?}");
