@@ -1,8 +1,6 @@
 //! Maps without room for both families of a virtual host. (Only somebody else can fill them: they have room for as many virtual
 //! hosts as carpd serves.)
 
-use std::fs;
-
 use anyhow::{Context, Result};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
@@ -56,8 +54,9 @@ fn nobodys(number: u32) -> VhostKey {
 }
 
 fn key(host: &Host, vhid: u8, family: Family) -> Result<VhostKey> {
-    let index = host.ns().run(|| fs::read_to_string(format!("/sys/class/net/{ETH0}/ifindex")).context("its index"))?;
-    Ok(VhostKey::new(index.trim().parse()?, vhid, family))
+    let listing = host.ns().ip(&format!("-oneline link show dev {ETH0}"))?;
+    let index = listing.split(':').next().context("an index comes first")?;
+    Ok(VhostKey::new(index.parse()?, vhid, family))
 }
 
 #[test]

@@ -58,7 +58,8 @@ fn where_memory_cannot_be_locked_nothing_is_scheduled_either() -> Result<()> {
     let mut command = a.command("prlimit");
     command.args(["--memlock=65536", "setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
     command.arg(carpd_path()?).args(["--interface=eth0", "--vhid=1", "--addr=10.77.0.100", "--pass=secret"]);
-    let agent = Agent::spawn("carpd", command.arg("--realtime"))?;
+    command.arg("--realtime");
+    let agent = Agent::spawn("carpd", command)?;
     agent.wait_for_line("cannot lock memory (CAP_IPC_LOCK, or LimitMEMLOCK=infinity)", LONG)?;
     agent.wait_for_line("INIT -> BACKUP", LONG)?;
     assert_eq!(scheduled(&agent)?, ([ORDINARY; 2].map(str::to_owned), 0));
