@@ -222,6 +222,7 @@ fn what_may_be_wrong_in_a_file_is_told_by_check_at_the_start_and_at_a_reload() -
     assert!(checked.status.success() && told.contains(&never("one")), "{told}");
     let agent = start(&host, &folder)?;
     agent.wait_for_line(&never("one"), LONG)?;
+    wait_for_change(&agent, "eth0 vhid 1", "BACKUP -> MASTER")?;
     write(&folder, &[unused("two"), virtual_host(1, VIP, "")])?;
     assert!(carpctl(&folder, &["reload"])?.status.success());
     agent.wait_for_line(&never("two"), LONG)?;

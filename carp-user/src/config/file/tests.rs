@@ -1,5 +1,7 @@
 //! What is read, and how mistakes are told.
 
+mod failover;
+
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
