@@ -85,9 +85,9 @@ impl ArpWatch {
             let Some(round) = rounds.get_mut(round) else {
                 continue;
             };
-            if let Err(place) = round.owners.binary_search(&owner) {
-                round.owners.insert(place, owner);
-            }
+            // One that is there twice has two hosts behind it.
+            let place = round.owners.partition_point(|other| *other < owner);
+            round.owners.insert(place, owner);
         }
         Ok(ArpReport { rounds })
     }
@@ -114,7 +114,7 @@ pub struct Ownership {
     pub from: BootTime,
     /// The first request that was answered otherwise, or the last one of all.
     pub to: BootTime,
-    /// The MACs in ascending order: none, one, or too many.
+    /// The MACs in ascending order, one for each answer: none, one, or too many.
     pub owners: Vec<MacAddr>,
 }
 
@@ -133,7 +133,7 @@ impl ArpReport {
             .collect()
     }
 
-    /// When two or more MACs answered the same request: "Two masters!"
+    /// When two or more hosts answered the same request, with whatever MACs: "Two masters!"
     pub fn overlaps(&self) -> Vec<Ownership> {
         self.timeline().into_iter().filter(|ownership| ownership.owners.len() > 1).collect()
     }

@@ -10,7 +10,7 @@ use nix::libc;
 use nix::net::if_::if_nametoindex;
 
 use crate::host::Host;
-use crate::netns::output_of;
+use crate::netns::{Netns, output_of};
 use crate::tools::tool;
 
 /// Where it is attached, as in `XDP_FLAGS_*`.
@@ -33,6 +33,21 @@ const TYPE_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
 /// `r0 = XDP_PASS; exit`.
 const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+/// Drops ARP: `r2 = data; r3 = data_end; r4 = r2 + 14; if r4 > r3 goto +2; r5 = *(u16 *)(r2 + 12);
+/// if r5 == ETH_P_ARP goto +2; r0 = XDP_PASS; exit; r0 = XDP_DROP; exit`.
+const NO_ARP: [u64; 11] = [
+    0x0000_0000_0000_1261,
+    0x0000_0000_0004_1361,
+    0x0000_0000_0000_24bf,
+    0x0000_000e_0000_0407,
+    0x0000_0000_0002_342d,
+    0x0000_0000_000c_2569,
+    0x0000_0608_0002_0515,
+    0x0000_0002_0000_00b7,
+    0x0000_0000_0000_0095,
+    0x0000_0001_0000_00b7,
+    0x0000_0000_0000_0095,
+];
 
 /// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
 #[repr(C)]
@@ -60,10 +75,19 @@ struct LinkCreate {
 
 /// Attaches a program named `bystander` to an interface of the host.
 pub fn attach(host: &Host, interface: &str, mode: Mode) -> Result<Foreign> {
+    attach_program(host.ns(), interface, mode, &PASS)
+}
+
+/// Has a switch forward no ARP that comes in by this port.
+pub fn drop_arp(switch: &Netns, port: &str) -> Result<Foreign> {
+    attach_program(switch, port, Mode::Generic, &NO_ARP)
+}
+
+fn attach_program(ns: &Netns, interface: &str, mode: Mode, code: &[u64]) -> Result<Foreign> {
     let load = ProgLoad {
         kind: TYPE_XDP,
-        instructions: 2,
-        code: PASS.as_ptr() as u64,
+        instructions: code.len().try_into()?,
+        code: code.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
         log_level: 0,
         log_size: 0,
@@ -73,7 +97,7 @@ pub fn attach(host: &Host, interface: &str, mode: Mode) -> Result<Foreign> {
         name: *b"bystander\0\0\0\0\0\0\0",
     };
     let program = bpf(PROG_LOAD, &load).context("loading a program")?;
-    let link = host.ns().run(|| {
+    let link = ns.run(|| {
         let link = LinkCreate {
             program: program.as_raw_fd().try_into()?,
             ifindex: if_nametoindex(interface).context("looking for the interface")?,

@@ -4,7 +4,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use carp_tests::node::{OTHER, PREFERRED};
 use carp_tests::packet::Arp;
-use carp_tests::{ETH0, Host, LONG, Lab, Netns, Node, Probe, VIP, Wire, configured, eventually};
+use carp_tests::{
+    Capture, ETH0, Filter, Host, LONG, Lab, Netns, Node, Probe, VIP, Wire, configured, eventually, foreign,
+};
 
 use super::{MAC, VIRTUAL, alone, device, has_device, listing, pair, wait_for_device, wait_until_gone};
 
@@ -24,24 +26,29 @@ fn neighbour(client: &Host) -> Result<String> {
     Ok(told.split_whitespace().skip_while(|word| *word != "lladdr").nth(1).unwrap_or_default().to_owned())
 }
 
-/// What an entry says that nobody can change is as good as what is learnt: the switch alone has to.
+/// Nobody hears an announcement, or any other ARP, of the next master.
 #[test]
-fn a_client_goes_on_with_the_arp_entry_that_it_has_and_the_switch_knows_the_port() -> Result<()> {
+fn a_client_goes_on_with_the_entry_that_it_has_learnt_and_adverts_tell_the_switch_the_port() -> Result<()> {
     let lab = Lab::new()?;
     let [a, b, client] = lab.hosts(["a", "b", "client"])?;
     let [_master, backup] = pair(&a, &b)?;
     let probe = Probe::start(&client, VIP, PERIOD)?;
     probe.wait_for_answer_from(a.mac(), LONG)?;
     assert_eq!(neighbour(&client)?, MAC.to_string());
-    client.ns().ip(&format!("neigh replace {VIP} lladdr {MAC} dev {ETH0} nud permanent"))?;
     assert_eq!(port(&lab)?, a.port());
     assert!(!has_device(&b)?);
+    b.ns().ip(&format!("neigh replace {} lladdr {} dev {ETH0} nud permanent", client.ip(), client.mac()))?;
+    let _silent = foreign::drop_arp(lab.switch(), &b.port())?;
+    let capture = Capture::start(client.ns(), ETH0, Filter::Arp)?;
 
     a.kill_host()?;
     backup.wait_for("BACKUP -> MASTER")?;
     probe.wait_for_answer_from(b.mac(), LONG)?;
     assert_eq!(port(&lab)?, b.port());
     assert_eq!(neighbour(&client)?, MAC.to_string());
+    let from_b = capture.frames().into_iter().filter_map(|frame| Arp::from_frame(&frame.bytes));
+    let from_b: Vec<_> = from_b.filter(|arp| arp.sender_ip == VIP || arp.sender_ip == b.ip()).collect();
+    assert!(from_b.is_empty(), "{from_b:?}");
     Ok(())
 }
 
