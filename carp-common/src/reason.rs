@@ -13,11 +13,11 @@ pub enum Reason {
     Ipackets = 0,
     /// A valid IPv6 advert.
     Ipackets6 = 1,
-    /// TTL or hop limit is not 255: it came through a router.
+    /// TTL or hop limit is less than `min_ttl`, by default 255: it came through a router.
     BadTtl = 2,
     /// The checksum of the CARP header, or of the IPv4 header before it, is wrong.
     BadSum = 3,
-    /// The source address cannot be a host's: unspecified, loopback or multicast.
+    /// The source address cannot be a host's (unspecified, loopback or multicast), or is that of no peer where there are peers.
     BadAddrs = 4,
     /// The digest is wrong: another passphrase, another set of VIPs, or a forgery.
     BadAuth = 5,

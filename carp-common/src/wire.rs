@@ -37,7 +37,7 @@ pub const PROTOCOL: u8 = 112;
 pub const VERSION_TYPE: u8 = 0x21;
 /// The `authlen` of every advert.
 pub const AUTHLEN: u8 = 7;
-/// TTL and hop limit that adverts are sent with, and must still have.
+/// TTL and hop limit that adverts are sent with, and must still have unless `min_ttl` says otherwise.
 pub const TTL: u8 = 255;
 /// advbase and advskew of a bow-out, the last advert of a master that leaves.
 pub const BOW_OUT: u8 = 255;

@@ -16,7 +16,8 @@ pub enum Action {
     /// Remove the VIPs or run the down script; answer with [`VipsReleased`](super::Input::VipsReleased).
     /// A later one of the two overrules an earlier one that is not finished.
     ReleaseVips,
-    /// Tell the network where the VIPs are now: one gratuitous ARP for each IPv4 VIP.
+    /// Tell the network where the VIPs are now: a gratuitous ARP for each IPv4 VIP, an unsolicited neighbour advertisement for
+    /// each IPv6 VIP.
     Announce,
     /// Tell the administrator that the state has changed.
     Transition(Transition),

@@ -116,7 +116,7 @@ fn describe(reason: Reason) -> &'static str {
         Reason::BadAuth => "badauth (the passphrase or the VIPs differ, or a forgery)",
         Reason::BadTtl => "badttl (came through a router)",
         Reason::BadSum => "badsum (damaged)",
-        Reason::BadAddrs => "badaddrs (impossible source)",
+        Reason::BadAddrs => "badaddrs (impossible source, or no peer)",
         Reason::Echo => "echo (our own, reflected by a switch)",
         Reason::Ipackets
         | Reason::Ipackets6

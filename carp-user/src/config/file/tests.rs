@@ -11,7 +11,9 @@ use std::{
 use carp_common::{abi::Family, engine::Announcements};
 
 use super::{
-    reader::{FILE_KEYS, KEYS, OWN_KEYS, failover::KEYS as FAILOVER_KEYS, failover::SCRIPT_KEYS},
+    reader::{
+        FILE_KEYS, KEYS, OWN_KEYS, failover::KEYS as FAILOVER_KEYS, failover::SCRIPT_KEYS, lease::KEYS as LEASE_KEYS,
+    },
     *,
 };
 use crate::config::{AdvertMac, Choice, LinkLocal, Notify, VipMac, passphrase};
@@ -353,7 +355,9 @@ fn of_very_many_mistakes_the_first_are_told() {
 #[test]
 fn the_example_names_every_key() {
     let example = include_str!("../../../packaging/carpd.toml");
-    for key in FILE_KEYS.iter().chain(&OWN_KEYS).chain(&KEYS).chain(&FAILOVER_KEYS).chain(&SCRIPT_KEYS) {
+    for key in
+        FILE_KEYS.iter().chain(&OWN_KEYS).chain(&KEYS).chain(&FAILOVER_KEYS).chain(&SCRIPT_KEYS).chain(&LEASE_KEYS)
+    {
         assert!(example.contains(key), "{key}");
     }
 }
