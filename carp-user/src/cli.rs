@@ -188,7 +188,7 @@ pub(crate) struct Args {
 
     /// Say whether this program could go on in the place of another that was started so
     #[arg(long, hide = true)]
-    upgrade_check: bool,
+    would_go_on: bool,
 
     /// Syslog facility of the log under --daemonize
     #[arg(short, long, alias = "f", default_value = "daemon")]
@@ -282,7 +282,7 @@ impl Args {
 
     /// Whether only to say if this program could take the place of another.
     pub(crate) const fn is_upgrade_check(&self) -> bool {
-        self.upgrade_check
+        self.would_go_on
     }
 
     /// Where what outlives the process is to be pinned, if that is said.

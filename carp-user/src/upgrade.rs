@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{task::spawn_blocking, time::timeout};
 
 /// Asks a program whether it could go on: it says [`About`], and ends.
-pub(crate) const CHECK: &str = "--upgrade-check";
+pub(crate) const CHECK: &str = "--would-go-on";
 /// What the former program leaves to the next: [`Legacy`].
 const LEGACY: &str = "CARPD_UPGRADE";
 /// How long the check may take.

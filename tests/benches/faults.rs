@@ -1,14 +1,15 @@
 //! What faults cost: `cargo xtask faults [--count N] [--seed S]`.
 //!
 //! First so many faults of a schedule, which the seed decides, on two hosts with carpd, one after the other: for how long two
-//! hosts answered for the VIP, and for how long none. Then four faults at the usual timers, an advert a second, beside ucarp
-//! and keepalived.
+//! hosts answered for the VIP, and for how long none. Then how long it takes a carpd that is started after a `kill -9` until its
+//! first advert. Then four faults at the usual timers, an advert a second, beside ucarp and keepalived.
 
 use std::{collections::BTreeMap, fs, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use carp_tests::{
-    Agent, ArpWatch, BootTime, Host, Keepalived, Lab, PASSPHRASE, Ucarp, VIP, Vrrp, carpd_path,
+    Agent, ArpWatch, BootTime, Host, Keepalived, LONG, Lab, Node, PASSPHRASE, Ucarp, VIP, Vrrp, Wire, carpd_path,
+    eventually,
     faults::{Fault, Kind, Pair, QUICK, Seen, USUAL, hog},
     is_missing,
     random::SplitMix64,
@@ -22,6 +23,7 @@ use nix::{
 /// How long each of the four lasts, and how long it takes at the most until all is well again.
 const LASTS: Duration = Duration::from_secs(10);
 const AFTER: Duration = Duration::from_secs(10);
+const RESTARTS: usize = 20;
 /// How often the client asks.
 const PERIOD: Duration = Duration::from_millis(1);
 
@@ -44,6 +46,7 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     schedule(args.count, args.seed)?;
+    restart()?;
     if !args.alone && !is_missing("ucarp")? && !is_missing("keepalived")? {
         compare()?;
     }
@@ -86,6 +89,32 @@ fn schedule(count: usize, seed: u64) -> Result<()> {
             back[last]
         );
     }
+    Ok(())
+}
+
+/// From the `kill -9` of a master to the first advert of the one that is started at once.
+fn restart() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, client] = lab.hosts(["a", "client"])?;
+    let wire = Wire::at(&client)?;
+    let mut node = Node::start(&a, USUAL[0])?;
+    node.wait_for("BACKUP -> MASTER")?;
+    let mut took = vec![];
+    for _ in 0..RESTARTS {
+        wire.wait_for_adverts(a.ip(), 1)?;
+        let killed = BootTime::now();
+        node.agent_mut().kill()?;
+        node = Node::spawn(&a, USUAL[0])?;
+        node.wait_for("INIT -> MASTER")?;
+        let first = || wire.adverts_of(a.ip()).into_iter().map(|(at, _)| at).find(|at| *at > killed);
+        eventually("its first advert", LONG, || Ok(first().is_some()))?;
+        took.push(millis(first().context("it was there")?.since(killed)));
+    }
+    took.sort_by(f64::total_cmp);
+    let [min, median, max] = [0, RESTARTS / 2, RESTARTS - 1].map(|at| took[at]);
+    println!(
+        "\nkill -9 of a master to its next advert, {RESTARTS} runs (goal: 100 ms): {min:.1} / {median:.1} / {max:.1} ms"
+    );
     Ok(())
 }
 

@@ -143,6 +143,23 @@ fn a_program_or_a_configuration_that_could_not_go_on_is_told_and_nothing_changes
     Ok(())
 }
 
+#[test]
+fn a_backup_that_is_upgraded_while_its_master_dies_takes_over_all_the_same() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    write(&of_a, &[virtual_host(1, VIP, PREFERRED)])?;
+    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
+    let on_a = start(&a, &of_a)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let on_b = start_installed(&b, &of_b)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    a.kill_host()?;
+    upgrade(&of_b)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    Probe::start(&client, VIP, Duration::from_millis(5))?.wait_for_answer_from(b.mac(), LONG).map(drop)
+}
+
 /// Has a master upgraded to what keeps other things in the kernel, or without a lease.
 fn hands_over_first(install: impl Fn(&Folder) -> Result<()>, why: &str) -> Result<()> {
     let lab = Lab::new()?;
@@ -169,7 +186,7 @@ fn a_program_with_another_abi_goes_on_after_an_announced_failover() -> Result<()
     let carpd = carpd_path()?;
     let script = |folder: &Folder| {
         let answer =
-            r#"for word; do [ "$word" != --upgrade-check ] || { echo '{"version":"9.9.9","abi":9}'; exit; }; done"#;
+            r#"for word; do [ "$word" != --would-go-on ] || { echo '{"version":"9.9.9","abi":9}'; exit; }; done"#;
         install_script(folder, &format!("{answer}\nexec {} \"$@\"", Path::display(&carpd)))
     };
     hands_over_first(script, "9.9.9")
