@@ -41,7 +41,7 @@ use log::{info, warn};
 use tokio::{
     select,
     sync::{mpsc, watch},
-    task::yield_now,
+    task::{JoinHandle, spawn_blocking, yield_now},
     time::{Interval, interval, sleep},
 };
 
@@ -129,6 +129,8 @@ pub(crate) struct Agent {
     datapath: Datapath,
     /// When to look next whether something else has detached a program: there is no event for it.
     mend_at: Time,
+    /// The look that is under way.
+    looking: Option<JoinHandle<BTreeSet<u32>>>,
     /// The same for pins.
     look_at_pins: Time,
     /// What no counter was above that an agent before has sent.
@@ -194,6 +196,7 @@ impl Agent {
             in_maintenance,
             datapath: Datapath::new(bpffs),
             mend_at: Time::default(),
+            looking: None,
             look_at_pins: Time::default(),
             floor: counter_floor::read(),
             keep_floor_at: Time::default(),
@@ -253,15 +256,17 @@ impl Agent {
                 () = self.checks.changed() => self.has_news = true,
                 Some(report) = self.reports.recv() => self.handle_report(report),
                 fired = self.timer.fired() => fired?,
+                lost = finished(self.looking.as_mut()) => self.mend(&lost),
                 Some(command) = self.commands.recv() => self.handle_command(command),
                 () = tick(self.watchdog.as_mut()) => systemd::notify(Notice::Alive),
                 // What was left would wake nobody. Signals, netlink and the other tasks get their turn first, or a flood
                 // would keep them waiting for ever.
                 () = yield_now(), if has_more => {}
             }
-            if self.open_gates() | self.mend(now()) {
+            if self.open_gates() {
                 self.looks.mark_changed();
             }
+            self.look_at_attachments(now());
             // Not left to the select: there, a flood of adverts would always be first.
             if self.looks.has_changed().context("the task that watches the interfaces has ended")? {
                 self.handle_links().iter().for_each(|error| warn!("{error}"));
@@ -329,21 +334,34 @@ impl Agent {
         }
     }
 
-    /// Puts back what something else has taken away of the kernel's half; `true` if that does not work for the program on the
-    /// way in: then the interface has to be entered anew.
-    fn mend(&mut self, now: Time) -> bool {
+    /// Has another thread look whether something else has detached a program, and puts back pins.
+    fn look_at_attachments(&mut self, now: Time) {
         if now < self.mend_at {
-            return false;
+            return;
         }
         // A backup must not take what is not let in for its master's silence.
         let intervals = self.hosts.values().map(|host| host.engine().interval());
         self.mend_at = now.after(intervals.min().unwrap_or(LOOK_AT_PINS).min(LOOK_AT_PINS));
-        self.datapath.mend();
+        if self.looking.is_none() {
+            let attachments = self.datapath.attachments();
+            self.looking = Some(spawn_blocking(move || attachments.lost()));
+        }
         if now >= self.look_at_pins {
             self.look_at_pins = now.after(LOOK_AT_PINS);
             self.datapath.mend_pins();
         }
-        self.links.values().any(|link| link.is_detached(&self.datapath))
+    }
+
+    /// Puts back what something else has detached. Where that does not work, the interface is entered anew.
+    fn mend(&mut self, lost: &BTreeSet<u32>) {
+        self.looking = None;
+        if lost.is_empty() {
+            return;
+        }
+        self.datapath.mend(lost);
+        if self.links.values().any(|link| link.is_detached(&self.datapath)) {
+            self.looks.mark_changed();
+        }
     }
 
     /// The largest counter of all adverts.
@@ -512,6 +530,14 @@ impl Agent {
         let counts =
             Reason::ALL.into_iter().map(|reason| (reason.name().to_owned(), self.datapath.counter(NO_VHOST, reason)));
         counts.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// What a look has found, if one is under way.
+async fn finished(look: Option<&mut JoinHandle<BTreeSet<u32>>>) -> BTreeSet<u32> {
+    match look {
+        Some(look) => look.await.unwrap_or_default(),
+        None => pending().await,
     }
 }
 

@@ -18,6 +18,7 @@ const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
+const LINK_DETACH: libc::c_long = 34;
 
 /// The beginnings of `union bpf_attr` for these.
 #[repr(C)]
@@ -81,6 +82,15 @@ pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32, fl
 pub(super) fn replace(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attributes = LinkUpdate { link: link.as_raw_fd(), program: program.as_raw_fd(), flags: 0, old_program: 0 };
     bpf(LINK_UPDATE, &mut attributes).map(drop)
+}
+
+/// Detaches what a link attaches, whoever has it.
+///
+/// # Errors
+/// What the kernel says: EOPNOTSUPP before 5.9.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = LinkUpdate { link: link.as_raw_fd(), program: 0, flags: 0, old_program: 0 };
+    bpf(LINK_DETACH, &mut attributes).map(drop)
 }
 
 /// The interface that a link is attached to; 0 if it was detached, or the interface is gone.

@@ -4,7 +4,8 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
     fs, mem,
     net::IpAddr,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
 };
 
 use aya::{
@@ -126,9 +127,9 @@ impl Fence {
         }
     }
 
-    /// Puts back what somebody else has detached.
-    pub(super) fn mend(&mut self, ebpf: &mut Ebpf, pins: Option<&Pins>) {
-        for (ifindex, place) in &mut self.links {
+    /// Puts the program back on those of these interfaces from which somebody else has detached it.
+    pub(super) fn mend(&mut self, ebpf: &mut Ebpf, pins: Option<&Pins>, lost: &BTreeSet<u32>) {
+        for (ifindex, place) in self.links.iter_mut().filter(|(ifindex, _)| lost.contains(ifindex)) {
             if let Ok(Place::Link(link)) = place
                 && !link.is_attached()
                 && let Ok(name) = if_indextoname(*ifindex)
@@ -137,6 +138,14 @@ impl Fence {
                 *place = try_attach(ebpf, *ifindex, pins);
             }
         }
+    }
+
+    /// The links by which it is attached, for another thread.
+    pub(super) fn watched(&self) -> impl Iterator<Item = (u32, Arc<OwnedFd>)> {
+        self.links.iter().filter_map(|(ifindex, place)| match place {
+            Ok(Place::Link(link)) => Some((*ifindex, link.watched())),
+            Ok(Place::Filter { .. }) | Err(_) => None,
+        })
     }
 
     /// Where the program is attached by links.

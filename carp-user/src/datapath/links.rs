@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::bpf;
@@ -32,7 +33,7 @@ impl Hook {
 
 /// A program's place on an interface. If it is not pinned, the program is detached when this is dropped.
 pub(super) struct Link {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     /// Where it is to be pinned.
     pin: Option<PathBuf>,
 }
@@ -44,7 +45,7 @@ impl Link {
     /// EBUSY or EEXIST: another XDP program is there. Else, that this hook does not work here.
     pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<Self> {
         let (attach_type, flags) = hook.attributes();
-        Ok(Self { fd: bpf::attach(program, ifindex, attach_type, flags)?, pin: None })
+        Ok(Self { fd: Arc::new(bpf::attach(program, ifindex, attach_type, flags)?), pin: None })
     }
 
     /// Takes a pinned one over, which from now on runs this program instead of its former.
@@ -57,7 +58,7 @@ impl Link {
             return Err(io::Error::other("it is not attached there any more"));
         }
         bpf::replace(fd.as_fd(), program)?;
-        Ok(Self { fd, pin: Some(path.to_owned()) })
+        Ok(Self { fd: Arc::new(fd), pin: Some(path.to_owned()) })
     }
 
     /// Pins it, in the place of whatever is there.
@@ -71,9 +72,14 @@ impl Link {
         pinned
     }
 
-    /// Whether nobody has detached the program.
+    /// Whether nobody has detached the program. The kernel waits for whatever else changes a device on the machine.
     pub(super) fn is_attached(&self) -> bool {
-        bpf::ifindex(self.fd.as_fd()).is_ok_and(|ifindex| ifindex != 0)
+        is_attached(&self.fd)
+    }
+
+    /// What another thread can ask for that.
+    pub(super) fn watched(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.fd)
     }
 
     /// Where it should be pinned, and is not.
@@ -87,5 +93,12 @@ impl Link {
             // Somebody else may have.
             fs::remove_file(pin).ok();
         }
+        // Another thread may have it, too, for a moment.
+        bpf::detach(self.fd.as_fd()).ok();
     }
+}
+
+/// The same, of a link of which only this is known.
+pub(super) fn is_attached(link: &OwnedFd) -> bool {
+    bpf::ifindex(link.as_fd()).is_ok_and(|ifindex| ifindex != 0)
 }

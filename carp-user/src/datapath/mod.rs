@@ -13,7 +13,9 @@ use std::{
     future::poll_fn,
     io,
     net::IpAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
     task::Poll,
 };
 
@@ -104,6 +106,17 @@ pub(crate) struct Inherited {
     pub(crate) newest: u64,
     /// Until when it is master, if it was and had a lease.
     pub(crate) lease: Time,
+}
+
+/// Where programs are attached, by the indices of the interfaces.
+pub(crate) struct Attachments(Vec<(u32, Arc<OwnedFd>)>);
+
+impl Attachments {
+    /// The interfaces from which something else has detached one, or that are gone. Not for the loop: the kernel waits for
+    /// whatever else changes a device on the machine (RTNL).
+    pub(crate) fn lost(&self) -> BTreeSet<u32> {
+        self.0.iter().filter(|(_, link)| !links::is_attached(link)).map(|(ifindex, _)| *ifindex).collect()
+    }
 }
 
 /// All roads of this process.
@@ -236,11 +249,16 @@ impl Datapath {
         self.xdp.as_ref().is_some_and(|xdp| xdp.get_ref().is_pinned())
     }
 
-    /// Puts the programs back where something else has detached them. Where that does not work for the one on the way in,
-    /// [`Self::is_attached`] goes on saying so.
-    pub(crate) fn mend(&mut self) {
+    /// Where programs are attached.
+    pub(crate) fn attachments(&self) -> Attachments {
+        Attachments(self.xdp.iter().flat_map(|xdp| xdp.get_ref().watched()).collect())
+    }
+
+    /// Puts the programs back on those of these interfaces from which something else has detached them. Where that does not
+    /// work for the one on the way in, [`Self::is_attached`] says so.
+    pub(crate) fn mend(&mut self, lost: &BTreeSet<u32>) {
         if let Some(xdp) = &mut self.xdp {
-            xdp.get_mut().mend();
+            xdp.get_mut().mend(lost);
         }
     }
 

@@ -4,7 +4,8 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap as StdHashMap, HashSet},
     io,
     net::IpAddr,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::Arc,
 };
 
 use aya::{
@@ -97,6 +98,8 @@ pub(super) struct Xdp {
     links: BTreeMap<u32, Link>,
     /// How they are attached, but for those that nobody has asked for yet.
     hooks: BTreeMap<u32, Hook>,
+    /// Those from which somebody else has detached the program, and it could not be put back.
+    lost: BTreeSet<u32>,
     /// Of these, those that another agent has left, until they are asked for.
     taken_over: BTreeSet<u32>,
     /// What that agent has left of its virtual hosts.
@@ -151,6 +154,7 @@ impl Xdp {
             logger,
             links,
             hooks: BTreeMap::new(),
+            lost: BTreeSet::new(),
             taken_over,
             inherited,
             fence,
@@ -254,27 +258,40 @@ impl Xdp {
         self.fence.detach(ifindex);
         self.taken_over.remove(&ifindex);
         self.hooks.remove(&ifindex);
+        self.lost.remove(&ifindex);
         if let Some(link) = self.links.remove(&ifindex) {
             link.detach();
         }
     }
 
-    /// Whether nobody else has detached the program; with an interface that is gone, nobody has.
+    /// Whether the program is where it should be, as far as [`Self::mend`] could see to that.
     pub(super) fn is_attached(&self, ifindex: u32) -> bool {
-        self.links.get(&ifindex).is_some_and(Link::is_attached) || if_indextoname(ifindex).is_err()
+        self.links.contains_key(&ifindex) && !self.lost.contains(&ifindex)
     }
 
-    /// Puts the programs back where somebody else has detached them. Where that does not work, [`Self::is_attached`] goes on
-    /// saying so.
-    pub(super) fn mend(&mut self) {
-        let hooks: Vec<_> = self.hooks.iter().map(|(ifindex, hook)| (*ifindex, *hook)).collect();
-        for (ifindex, hook) in hooks {
-            if !self.is_attached(ifindex) && self.try_attach(ifindex, hook).is_ok() {
-                let name = if_indextoname(ifindex).unwrap_or_default();
+    /// The links by which both programs are attached, for another thread.
+    pub(super) fn watched(&self) -> impl Iterator<Item = (u32, Arc<OwnedFd>)> {
+        self.links.iter().map(|(ifindex, link)| (*ifindex, link.watched())).chain(self.fence.watched())
+    }
+
+    /// Puts the programs back on those of these interfaces from which somebody else has detached them. Where that does not
+    /// work, [`Self::is_attached`] says so. (With an interface that is gone, nobody has.)
+    pub(super) fn mend(&mut self, lost: &BTreeSet<u32>) {
+        for ifindex in lost {
+            let (Some(hook), Some(link)) = (self.hooks.get(ifindex).copied(), self.links.get(ifindex)) else {
+                continue;
+            };
+            let Ok(name) = if_indextoname(*ifindex) else { continue };
+            if link.is_attached() {
+                continue;
+            }
+            if self.try_attach(*ifindex, hook).is_ok() {
                 warn!("something else detached the XDP program from {}: it is back", name.to_string_lossy());
+            } else {
+                self.lost.insert(*ifindex);
             }
         }
-        self.fence.mend(&mut self.ebpf, self.pins.as_ref());
+        self.fence.mend(&mut self.ebpf, self.pins.as_ref(), lost);
     }
 
     /// Whether it outlives this process.
