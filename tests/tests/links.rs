@@ -1,10 +1,11 @@
 //! The interface and its address go and come, also at the start: at boot the network is not up yet.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{Agent, ETH0, Host, LONG, Lab, Node, VIP, Wire, eventually};
+use carp_tests::{Agent, BootTime, ETH0, Folder, Host, LONG, Lab, Node, VIP, Wire, eventually};
 use nix::sys::signal::Signal;
 
 const NO_CARRIER: &str = "no carrier";
@@ -36,6 +37,35 @@ fn a_master_whose_interface_is_deleted_returns_with_the_next_one() -> Result<()>
 fn a_master_whose_own_address_is_removed_returns_with_it() -> Result<()> {
     let own = |host: &Host| format!("{}/24", host.ip());
     master_is_cut_off("--preempt", NO_ADDRESS, |a| a.remove_address(&own(a)), |a| a.add_address(&own(a)))
+}
+
+/// Others have thousands of addresses, and all of them come while carpd is not given the CPU.
+#[test]
+fn what_happens_while_events_of_the_kernel_are_lost_is_seen_at_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = lab.host("a")?;
+    let node = Node::start(&host, PREFERRED)?;
+    node.wait_for("BACKUP -> MASTER")?;
+    host.ns().ip("link add others type veth peer name theirs")?;
+    let addresses =
+        (0..4000).map(|number| format!("address add 10.{}.{}.1/32 dev others\n", 80 + number / 250, number % 250));
+    let folder = Folder::new("links")?;
+    let batch = folder.path().join("addresses");
+    fs::write(&batch, addresses.collect::<String>())?;
+
+    node.agent().signal(Signal::SIGSTOP)?;
+    host.ns().ip(&format!("-batch {}", batch.display()))?;
+    host.set_carrier(false)?;
+    let sockets = fs::read_to_string(format!("/proc/{}/net/netlink", node.agent().pid()))?;
+    let lost = sockets.lines().skip(1).filter_map(|line| line.split_whitespace().nth(8)).any(|drops| drops != "0");
+    assert!(lost, "{sockets}");
+    let continued = BootTime::now();
+    node.agent().signal(Signal::SIGCONT)?;
+    eventually(NO_CARRIER, LONG, || Ok(node.lines_with(NO_CARRIER).len() == 1))?;
+    // It looks every ten seconds whatever it hears.
+    let noticed = BootTime::now().since(continued);
+    assert!(noticed < Duration::from_secs(4), "{noticed:?}");
+    Ok(())
 }
 
 /// Cuts a master off: the other one takes over; and undoes it: the first one is BACKUP, a member of the

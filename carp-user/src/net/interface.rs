@@ -230,9 +230,9 @@ pub(crate) async fn find(netlink: &Netlink, settings: &Settings) -> Result<Optio
 }
 
 /// Word of everything that may change what [`find`] finds.
-pub(crate) fn changes() -> Result<impl Stream<Item = RouteNetlinkMessage> + Send, NetError> {
+pub(crate) fn changes() -> Result<impl Stream<Item = ()> + Send, NetError> {
     let routes = [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
-    subscribe(&[&WATCHED[..], &routes].concat())
+    Ok(subscribe(&[&WATCHED[..], &routes].concat())?.map(drop))
 }
 
 /// The interface that is directly connected to the network of `address`. Neither through a gateway nor by a default
@@ -304,7 +304,7 @@ pub(crate) async fn watch(
                 _ = again.tick() => Err(()),
             };
             match next {
-                Ok(Some(event)) if !concerns(&event, &known, &indices) => continue,
+                Ok(Some(Ok(event))) if !concerns(&event, &known, &indices) => continue,
                 Ok(Some(_)) => {
                     // One look is enough for all that have happened.
                     while events.next().now_or_never().flatten().is_some() {}
@@ -342,14 +342,18 @@ fn indices(interfaces: &Interfaces) -> BTreeSet<u32> {
     found.flat_map(|found| found.devices.iter().map(|device| device.index).chain([found.index])).collect()
 }
 
+/// More happened than the socket had room for: events are lost, and any may have been among them.
+pub(super) struct Overrun;
+
 /// Events of these groups.
 pub(super) fn subscribe(
     groups: &[MulticastGroup],
-) -> Result<impl Stream<Item = RouteNetlinkMessage> + Send + use<>, NetError> {
+) -> Result<impl Stream<Item = Result<RouteNetlinkMessage, Overrun>> + Send + use<>, NetError> {
     let (connection, _, messages) = new_multicast_connection(groups).map_err(NetError::Open)?;
     tokio::spawn(connection);
     Ok(messages.filter_map(async |(message, _): (NetlinkMessage<RouteNetlinkMessage>, _)| match message.payload {
-        NetlinkPayload::InnerMessage(message) => Some(message),
+        NetlinkPayload::InnerMessage(message) => Some(Ok(message)),
+        NetlinkPayload::Overrun(_) => Some(Err(Overrun)),
         _ => None,
     }))
 }

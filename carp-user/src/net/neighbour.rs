@@ -25,7 +25,7 @@ use tokio::{select, sync::watch, time::sleep};
 
 use super::{
     NetError, Netlink,
-    interface::{LOOK_AGAIN, route, route_request, subscribe},
+    interface::{LOOK_AGAIN, Overrun, route, route_request, subscribe},
 };
 
 /// The same while a peer's address is not known: it may be back any moment.
@@ -87,12 +87,16 @@ async fn keep(
 }
 
 /// Waits for an event that is about one of these.
-async fn next_of(events: &mut (impl Stream<Item = RouteNetlinkMessage> + Unpin), concerns: &HashSet<Neighbour>) {
-    let is_ours = |event: &RouteNetlinkMessage| match event {
-        RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message) => {
+async fn next_of(
+    events: &mut (impl Stream<Item = Result<RouteNetlinkMessage, Overrun>> + Unpin),
+    concerns: &HashSet<Neighbour>,
+) {
+    let is_ours = |event: &Result<RouteNetlinkMessage, Overrun>| match event {
+        Ok(RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message)) => {
             neighbour(message).is_some_and(|neighbour| concerns.contains(&neighbour))
         }
-        _ => false,
+        Ok(_) => false,
+        Err(Overrun) => true,
     };
     loop {
         match events.next().await {
