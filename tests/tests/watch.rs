@@ -12,9 +12,9 @@ use carp_tests::{LONG, Lab, VIP, carpd_path, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Runs a program on a terminal, tells its number first, and how the terminal is after it.
-const ON_A_TERMINAL: &str =
-    "stty rows 40 columns 200; sh -c 'echo pid=$$; exec CARPCTL --socket SOCKET watch'; echo code=$?; stty -a";
+/// Runs a program on a terminal, as nohup does, tells its number first, and how the terminal is after it.
+const ON_A_TERMINAL: &str = "stty rows 40 columns 200; \
+    sh -c 'trap \"\" HUP; echo pid=$$; exec CARPCTL --socket SOCKET watch'; echo code=$?; stty -a";
 
 /// carpctl on a terminal of its own.
 struct Screen {

@@ -23,7 +23,7 @@ use ratatui::{
     widgets::{Block, Paragraph, Row, Table, TableState},
 };
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
 };
 
@@ -47,11 +47,13 @@ pub(super) fn run(socket: &Path) -> Result<()> {
     ensure!(io::stdout().is_terminal(), "watch needs a terminal; `carpctl events --follow` does not");
     // Told in words while there still is a screen for them.
     let status = super::status(socket)?;
-    // The terminal must be as it was before. SIGHUP kills: then it is gone, and crossterm would read its end for ever.
+    // The terminal must be as it was before. SIGHUP kills, also where it was ignored: then it is gone, and crossterm would
+    // read its end for ever.
     let is_over = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         flag::register(signal, Arc::clone(&is_over)).context("cannot receive signals")?;
     }
+    flag::register_conditional_default(SIGHUP, Arc::new(AtomicBool::new(true))).context("cannot receive signals")?;
     let (news, newly) = sync_channel(KEPT);
     let (wake, woken) = sync_channel(1);
     // Not on this thread: a carpd that does not answer must not hold up the keyboard.
