@@ -64,13 +64,15 @@ pub enum Kind {
     SendErrors,
     /// No descriptor is left.
     Descriptors,
+    /// No memory is left to its control group, and it is asked for what needs some; a start afterwards if it is killed.
+    Memory,
     /// Four programs on each CPU that do nothing but compute.
     Hogs,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Kill,
         Self::Stop,
         Self::StopBoth,
@@ -85,6 +87,7 @@ impl Kind {
         Self::Unpin,
         Self::SendErrors,
         Self::Descriptors,
+        Self::Memory,
         Self::Hogs,
     ];
 }
@@ -244,6 +247,22 @@ impl<'h> Pair<'h> {
                 last();
                 limit("8192")?;
             }
+            Kind::Memory => {
+                let group = MemoryGroup::new(host.name())?;
+                group.take_in(node.agent().pid())?;
+                let end = BootTime::now() + lasts;
+                loop {
+                    let carpctl = carpd_path()?.with_file_name("carpctl");
+                    // Whether there is an answer is its affair.
+                    Command::new(carpctl).arg("--socket").arg(&*socket).arg("status").output()?;
+                    if BootTime::now() >= end {
+                        break;
+                    }
+                }
+                if node.agent_mut().wait(Duration::ZERO).is_ok() {
+                    *node = Node::spawn(host, options)?;
+                }
+            }
             Kind::Hogs => hog(lasts),
         }
         Ok(())
@@ -289,6 +308,50 @@ fn pins(host: &Host) -> Result<PathBuf> {
     };
     eventually("they are pinned", LONG, || Ok(host.ns().pins().as_ref().is_some_and(has_link)))?;
     host.ns().pins().context("nothing is pinned")
+}
+
+/// A control group that may have next to no memory. What is left in it when it is dropped goes to the one above.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    fn new(name: &str) -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/mounts").context("listing mounts")?;
+        let (parent, limit) = mounts
+            .lines()
+            .find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
+                [_, path, "cgroup", options, ..] if options.split(',').any(|option| option == "memory") => {
+                    Some((path.to_owned(), "memory.limit_in_bytes"))
+                }
+                [_, path, "cgroup2", ..] => {
+                    let controllers = fs::read_to_string(format!("{path}/cgroup.controllers")).ok()?;
+                    controllers.split_whitespace().any(|controller| controller == "memory").then_some(())?;
+                    fs::write(format!("{path}/cgroup.subtree_control"), "+memory").ok()?;
+                    Some((path.to_owned(), "memory.max"))
+                }
+                _ => None,
+            })
+            .context("no control groups for memory are mounted")?;
+        let group = Self(format!("{parent}/carp-{}-{name}", std::process::id()).into());
+        fs::create_dir(&group.0).with_context(|| format!("making {}", group.0.display()))?;
+        fs::write(group.0.join(limit), "65536").context("setting a limit for memory")?;
+        Ok(group)
+    }
+
+    fn take_in(&self, process: u32) -> Result<()> {
+        fs::write(self.0.join("cgroup.procs"), process.to_string()).context("moving a process to a control group")
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let above = self.0.with_file_name("cgroup.procs");
+        for process in fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            // It may have ended.
+            let _ = fs::write(&above, process);
+        }
+        // A killed one is in it until it has been waited for.
+        let _ = eventually("it is empty", LONG, || Ok(fs::remove_dir(&self.0).is_ok()));
+    }
 }
 
 /// Lets a process's first thread do nothing for so long.

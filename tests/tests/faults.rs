@@ -51,7 +51,7 @@ fn interfaces_and_programs_are_taken_away() -> Result<()> {
 
 #[test]
 fn resources_are_short() -> Result<()> {
-    suffer(QUICK, all_of(&[Kind::SendErrors, Kind::Descriptors, Kind::Hogs], &[500, 2500]))
+    suffer(QUICK, all_of(&[Kind::SendErrors, Kind::Descriptors, Kind::Memory, Kind::Hogs], &[500, 2500]))
 }
 
 #[test]
