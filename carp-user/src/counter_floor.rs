@@ -1,7 +1,13 @@
 //! A floor for the counters of adverts, on disk: they rise across a reboot, too, with a clock that is behind by then. (Across
 //! a crash, the pinned map says what was sent; else the clock does.)
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{
+    env,
+    fs::{self, File},
+    io::Write,
+    path::PathBuf,
+    time::Duration,
+};
 
 use log::warn;
 use tokio::{task::spawn_blocking, time::timeout};
@@ -42,7 +48,9 @@ fn write(floor: u64) {
     let Some(file) = file() else { return };
     // All of it or nothing, for the machine may lose its power.
     let new = file.with_extension("new");
-    let written = fs::write(&new, format!("{floor}\n")).and_then(|()| fs::rename(&new, &file));
+    let written = File::create(&new)
+        .and_then(|mut new| writeln!(new, "{floor}").and_then(|()| new.sync_all()))
+        .and_then(|()| fs::rename(&new, &file));
     if let Err(error) = written {
         warn!("cannot write {}: {error}: counters may fall after a reboot with a clock that is behind", file.display());
     }
