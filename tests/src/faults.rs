@@ -186,6 +186,11 @@ impl<'h> Pair<'h> {
         let last = || thread::sleep(lasts);
         let Server { host, options, socket, node } = &mut self.servers[which];
         let signal = |signal| node.agent().signal(signal);
+        let carpctl = |order: &str| -> Result<Command> {
+            let mut carpctl = Command::new(carpd_path()?.with_file_name("carpctl"));
+            carpctl.arg("--socket").arg(&*socket).arg(order);
+            Ok(carpctl)
+        };
         match kind {
             Kind::Kill => {
                 node.agent_mut().kill()?;
@@ -211,8 +216,7 @@ impl<'h> Pair<'h> {
             }
             Kind::StepDown => signal(Signal::SIGUSR2)?,
             Kind::Upgrade => {
-                let carpctl = carpd_path()?.with_file_name("carpctl");
-                output_of(Command::new(carpctl).arg("--socket").arg(socket).arg("upgrade"))?;
+                output_of(&mut carpctl("upgrade")?)?;
             }
             Kind::Carrier => {
                 host.set_carrier(false)?;
@@ -252,9 +256,8 @@ impl<'h> Pair<'h> {
                 group.take_in(node.agent().pid())?;
                 let end = BootTime::now() + lasts;
                 loop {
-                    let carpctl = carpd_path()?.with_file_name("carpctl");
                     // Whether there is an answer is its affair.
-                    Command::new(carpctl).arg("--socket").arg(&*socket).arg("status").output()?;
+                    carpctl("status")?.output()?;
                     if BootTime::now() >= end {
                         break;
                     }

@@ -1,7 +1,7 @@
 //! Anonymous network namespaces: they exist as long as this process does.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::panic;
@@ -12,6 +12,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
 
 use crate::guard::Guard;
@@ -105,13 +106,10 @@ impl Netns {
 
     /// Runs several `ip` commands, one a line, in one process.
     pub fn ip_batch(&self, lines: &str) -> Result<()> {
-        let (reader, mut writer) = io::pipe().context("making a pipe")?;
-        // A batch is far smaller than a pipe, so this cannot block.
-        ensure!(lines.len() < 4096, "a batch of {} bytes is too long", lines.len());
-        writer.write_all(lines.as_bytes()).context("writing a batch for ip")?;
-        drop(writer);
+        let mut batch = File::from(memfd_create("batch", MFdFlags::MFD_CLOEXEC).context("making a file")?);
+        batch.write_all(lines.as_bytes()).and_then(|()| batch.rewind()).context("writing a batch for ip")?;
         let mut command = self.command("ip");
-        output_of(command.args(["-batch", "-"]).stdin(Stdio::from(reader)))
+        output_of(command.args(["-batch", "-"]).stdin(Stdio::from(batch)))
             .with_context(|| format!("in this batch:\n{lines}"))?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{Agent, BootTime, ETH0, Folder, Host, LONG, Lab, Node, VIP, Wire, eventually};
+use carp_tests::{Agent, BootTime, ETH0, Host, LONG, Lab, Node, VIP, Wire, eventually};
 use nix::sys::signal::Signal;
 
 const NO_CARRIER: &str = "no carrier";
@@ -49,12 +49,9 @@ fn what_happens_while_events_of_the_kernel_are_lost_is_seen_at_once() -> Result<
     host.ns().ip("link add others type veth peer name theirs")?;
     let addresses =
         (0..4000).map(|number| format!("address add 10.{}.{}.1/32 dev others\n", 80 + number / 250, number % 250));
-    let folder = Folder::new("links")?;
-    let batch = folder.path().join("addresses");
-    fs::write(&batch, addresses.collect::<String>())?;
 
     node.agent().signal(Signal::SIGSTOP)?;
-    host.ns().ip(&format!("-batch {}", batch.display()))?;
+    host.ns().ip_batch(&addresses.collect::<String>())?;
     host.set_carrier(false)?;
     let sockets = fs::read_to_string(format!("/proc/{}/net/netlink", node.agent().pid()))?;
     let lost = sockets.lines().skip(1).filter_map(|line| line.split_whitespace().nth(8)).any(|drops| drops != "0");
