@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -21,6 +22,7 @@ use crate::foreign;
 use crate::host::{ETH0, Host};
 use crate::netns::output_of;
 use crate::node::{LONG, Node, VIP};
+use crate::preload::Preload;
 use crate::random::SplitMix64;
 use crate::tools::tool;
 
@@ -30,6 +32,8 @@ pub const QUICK: [&str; 2] =
 /// An advert every second, and leases of three, less 1 %.
 pub const USUAL: [&str; 2] = ["--advbase=1 --advskew=0", "--advbase=1 --advskew=50"];
 
+/// In seconds.
+const HOUR: i64 = 3600;
 /// How often the client asks who has the VIP.
 const PERIOD: Duration = Duration::from_millis(1);
 
@@ -60,19 +64,23 @@ pub enum Kind {
     DetachEgress,
     /// What is pinned is removed.
     Unpin,
-    /// Nothing can be sent: ENOBUFS.
-    SendErrors,
+    /// There is no room for what is to be sent: ENOBUFS.
+    NoBuffers,
+    /// Nothing may be sent: EPERM.
+    NotPermitted,
     /// No descriptor is left.
     Descriptors,
     /// No memory is left to its control group, and it is asked for what needs some; a start afterwards if it is killed.
     Memory,
+    /// Its wall clock is set an hour forwards, and then two back.
+    Clock,
     /// Four programs on each CPU that do nothing but compute.
     Hogs,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Kill,
         Self::Stop,
         Self::StopBoth,
@@ -85,9 +93,11 @@ impl Kind {
         Self::Detach,
         Self::DetachEgress,
         Self::Unpin,
-        Self::SendErrors,
+        Self::NoBuffers,
+        Self::NotPermitted,
         Self::Descriptors,
         Self::Memory,
+        Self::Clock,
         Self::Hogs,
     ];
 }
@@ -155,6 +165,7 @@ struct Server<'h> {
     host: &'h Host,
     options: String,
     socket: PathBuf,
+    preload: Preload,
     node: Node<'h>,
 }
 
@@ -165,8 +176,10 @@ impl<'h> Pair<'h> {
         let server = |which: usize| {
             let socket = folder.path().join(format!("socket-{which}"));
             let options = format!("{} --socket={}", options[which], socket.display());
-            let node = Node::start(hosts[which], &options)?;
-            anyhow::Ok(Server { host: hosts[which], options, socket, node })
+            let preload = Preload::new()?;
+            let node = Node::spawn_with(&preload, hosts[which], &options)?;
+            node.wait_until_ready()?;
+            anyhow::Ok(Server { host: hosts[which], options, socket, preload, node })
         };
         Ok(Self { servers: [server(0)?, server(1)?], client, _folder: folder })
     }
@@ -184,7 +197,7 @@ impl<'h> Pair<'h> {
 
     fn inflict(&mut self, Fault { kind, lasts, .. }: Fault, which: usize) -> Result<()> {
         let last = || thread::sleep(lasts);
-        let Server { host, options, socket, node } = &mut self.servers[which];
+        let Server { host, options, socket, preload, node } = &mut self.servers[which];
         let signal = |signal| node.agent().signal(signal);
         let carpctl = |order: &str| -> Result<Command> {
             let mut carpctl = Command::new(carpd_path()?.with_file_name("carpctl"));
@@ -195,7 +208,7 @@ impl<'h> Pair<'h> {
             Kind::Kill => {
                 node.agent_mut().kill()?;
                 last();
-                *node = Node::spawn(host, options)?;
+                *node = Node::spawn_with(preload, host, options)?;
             }
             Kind::Stop => {
                 signal(Signal::SIGSTOP)?;
@@ -212,7 +225,7 @@ impl<'h> Pair<'h> {
             Kind::Restart => {
                 node.agent_mut().stop_and_wait(LONG)?;
                 last();
-                *node = Node::spawn(host, options)?;
+                *node = Node::spawn_with(preload, host, options)?;
             }
             Kind::StepDown => signal(Signal::SIGUSR2)?,
             Kind::Upgrade => {
@@ -237,10 +250,15 @@ impl<'h> Pair<'h> {
                 output_of(Command::new(tool("bpftool")?).args(["link", "detach", "pinned"]).arg(link))?;
             }
             Kind::Unpin => fs::remove_dir_all(pins(host)?)?,
-            Kind::SendErrors => {
+            Kind::NoBuffers => {
                 output_of(host.command("tc").args(["qdisc", "replace", "dev", ETH0, "root", "pfifo", "limit", "0"]))?;
                 last();
                 output_of(host.command("tc").args(["qdisc", "del", "dev", ETH0, "root"]))?;
+            }
+            Kind::NotPermitted => {
+                preload.refuse_frames(Some(Errno::EPERM))?;
+                last();
+                preload.refuse_frames(None)?;
             }
             Kind::Descriptors => {
                 let limit = |limit: &str| {
@@ -263,7 +281,13 @@ impl<'h> Pair<'h> {
                     }
                 }
                 if node.agent_mut().wait(Duration::ZERO).is_ok() {
-                    *node = Node::spawn(host, options)?;
+                    *node = Node::spawn_with(preload, host, options)?;
+                }
+            }
+            Kind::Clock => {
+                for ahead in [HOUR, -HOUR, 0] {
+                    preload.set_clock(ahead)?;
+                    last();
                 }
             }
             Kind::Hogs => hog(lasts),
@@ -283,6 +307,11 @@ impl<'h> Pair<'h> {
                 && answers == Some(self.servers[master].host.mac()))
         })?;
         Ok(master)
+    }
+
+    /// All changes of state of each carpd since it was started last.
+    pub fn changes(&self) -> [Vec<String>; 2] {
+        self.servers.each_ref().map(|server| server.node.changes())
     }
 
     /// All that both carpd have said since they were started last.

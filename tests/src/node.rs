@@ -9,9 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-use crate::agent::{Agent, Line};
+use crate::agent::{Agent, Line, carpd_path};
 use crate::clock::BootTime;
 use crate::host::{ETH0, Host};
+use crate::preload::Preload;
 
 /// The address that the hosts of a lab hand to each other.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
@@ -77,24 +78,33 @@ impl<'h> Node<'h> {
 
     /// The same for these VIPs, each with or without its prefix length.
     pub fn start_for(vips: &[&str], host: &'h Host, options: &str) -> Result<Self> {
-        let node = Self::spawn_for(vips, host, options)?;
+        let node = Self::spawn_for(vips, host, options, None)?;
         node.wait_until_ready()?;
         Ok(node)
     }
 
     /// Starts `carpd` and does not wait for anything.
     pub fn spawn(host: &'h Host, options: &str) -> Result<Self> {
-        Self::spawn_for(&[&VIP.to_string()], host, options)
+        Self::spawn_for(&[&VIP.to_string()], host, options, None)
     }
 
-    fn spawn_for(vips: &[&str], host: &'h Host, options: &str) -> Result<Self> {
+    /// The same, and it loads this.
+    pub fn spawn_with(preload: &Preload, host: &'h Host, options: &str) -> Result<Self> {
+        Self::spawn_for(&[&VIP.to_string()], host, options, Some(preload))
+    }
+
+    fn spawn_for(vips: &[&str], host: &'h Host, options: &str, preload: Option<&Preload>) -> Result<Self> {
         let mut arguments = vec![format!("--interface={ETH0}"), format!("--vhid={VHID}")];
         arguments.push(format!("--pass={PASSPHRASE}"));
         arguments.extend(vips.iter().map(|vip| format!("--addr={vip}")));
         arguments.extend(env::var(ROAD).ok().map(|road| format!("--datapath={road}")));
         arguments.extend(options.split_whitespace().map(str::to_owned));
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        Ok(Self { host, agent: host.carpd(&arguments)? })
+        let mut carpd = host.command(carpd_path()?);
+        carpd.args(arguments);
+        if let Some(preload) = preload {
+            preload.add_to(&mut carpd);
+        }
+        Ok(Self { host, agent: Agent::spawn(host.name(), carpd)? })
     }
 
     /// A master, and a backup that was started when that was one.

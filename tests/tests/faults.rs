@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
-use carp_tests::Lab;
+use anyhow::{Context, Result};
 use carp_tests::faults::{Fault, Kind, Pair, QUICK, USUAL};
 use carp_tests::random::SplitMix64;
+use carp_tests::{Lab, Wire};
 
 /// Whoever takes over from a master that is alive, for it is demoted or less preferred, says so and takes the VIP; the other gives
 /// it up when it hears that. On a busy machine a request that comes just then is answered by both.
 const ELECTION: Duration = Duration::from_millis(10);
+
+/// In nanoseconds, as adverts count.
+const HOUR: u64 = 3_600_000_000_000;
 
 /// Has these befall a pair, one after the other.
 fn suffer(options: [&str; 2], faults: impl IntoIterator<Item = Fault>) -> Result<()> {
@@ -40,8 +43,9 @@ fn processes_are_killed_and_stopped() -> Result<()> {
 
 #[test]
 fn a_master_hangs_for_less_and_for_more_than_the_others_dead_time() -> Result<()> {
-    let hang = |milliseconds| Fault { kind: Kind::Stop, on_master: true, lasts: Duration::from_millis(milliseconds) };
-    suffer(USUAL, [1000, 2900, 3100, 10_000].map(hang))
+    let hang = |(kind, lasts)| Fault { kind, on_master: true, lasts: Duration::from_millis(lasts) };
+    let all = [(Kind::Stop, 1000), (Kind::Stop, 2900), (Kind::Stop, 3100), (Kind::Stop, 10_000), (Kind::Loop, 5000)];
+    suffer(USUAL, all.map(hang))
 }
 
 #[test]
@@ -51,12 +55,36 @@ fn interfaces_and_programs_are_taken_away() -> Result<()> {
 
 #[test]
 fn resources_are_short() -> Result<()> {
-    suffer(QUICK, all_of(&[Kind::SendErrors, Kind::Descriptors, Kind::Memory, Kind::Hogs], &[500, 2500]))
+    suffer(
+        QUICK,
+        all_of(&[Kind::NoBuffers, Kind::NotPermitted, Kind::Descriptors, Kind::Memory, Kind::Hogs], &[500, 2500]),
+    )
 }
 
 #[test]
 fn administrators_are_at_work() -> Result<()> {
     suffer(QUICK, all_of(&[Kind::Restart, Kind::StepDown, Kind::Upgrade], &[10, 1500]))
+}
+
+#[test]
+fn a_clock_that_is_set_forwards_and_back_changes_nothing_and_the_counters_rise() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+    let wire = Wire::at(&client)?;
+    let mut pair = Pair::start([&a, &b], &client, QUICK)?;
+    for fault in all_of(&[Kind::Clock], &[1500]) {
+        let seen = pair.suffer(fault)?;
+        assert_eq!((seen.two, seen.none), (Duration::ZERO, Duration::ZERO), "{fault:?}\n{}", pair.logs());
+    }
+    let mut changes = pair.changes().concat();
+    changes.sort();
+    assert_eq!(changes, ["BACKUP -> MASTER", "INIT -> BACKUP", "INIT -> BACKUP"], "{}", pair.logs());
+    let of_both = [&a, &b].map(|host| wire.adverts_of(host.ip()));
+    let of_master = of_both.into_iter().max_by_key(Vec::len).context("there are two")?;
+    let counters: Vec<u64> = of_master.iter().map(|(_, advert)| advert.counter).collect();
+    assert!(counters.is_sorted_by(|one, next| one < next), "{counters:?}");
+    assert!(counters[counters.len() - 1] - counters[0] > HOUR, "its clock was set: {counters:?}");
+    Ok(())
 }
 
 #[test]
