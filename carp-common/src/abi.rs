@@ -13,13 +13,13 @@ use zeroize::Zeroize;
 
 pub use self::{
     heard::{Heard, LastHeard},
-    held::{AddressKey, CUT, ENDING_WORDS, Held, MAX_VIPS, ending_bit},
+    held::{AddressKey, Deadline, ENDING_WORDS, Held, MAX_VIPS, ending_bit},
 };
 use crate::{digest::DigestKey, reason::Reason, wire::TTL};
 
 /// Version of what is shared here. An agent goes on with the maps that another has left if they are of its own version: to
 /// be raised whenever the layout of a map, the meaning of a value in one, or the name of one changes.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 /// Most virtual hosts that one program serves.
 pub const MAX_VHOSTS: u32 = 1024;
 /// Most keys of virtual hosts: one for each family.
@@ -56,7 +56,7 @@ pub mod map {
     pub const HELD: &str = "CARP_HELD";
     /// Words of bits, each for two bytes with which a held VIP ends ([`ending_bit`](super::ending_bit)): asked first.
     pub const ENDINGS: &str = "CARP_ENDINGS";
-    /// Row to the deadline of its mastership lease, in nanoseconds of CLOCK_BOOTTIME; 0: none, [`CUT`](super::CUT): over.
+    /// Row to the [`Deadline`](super::Deadline) of its mastership lease.
     pub const LEASES: &str = "CARP_LEASES";
 }
 

@@ -15,7 +15,7 @@
 //! dropped when it leaves.
 
 use crate::{
-    abi::{AddressKey, Family, Held, VhostKey, mapped},
+    abi::{AddressKey, Deadline, Family, Held, VhostKey, mapped},
     verdict::{Frame, Tables},
     wire::{
         ADVERT_LEN, AUTHLEN, BOW_OUT, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN,
@@ -46,8 +46,8 @@ pub trait Leases {
     /// Whose this address is, if this host holds it.
     fn held(&self, key: &AddressKey) -> Option<&Held>;
 
-    /// When the lease in this row is over, in nanoseconds of CLOCK_BOOTTIME; 0: there is none.
-    fn deadline(&self, row: u32) -> u64;
+    /// Until when the lease in this row lasts.
+    fn deadline(&self, row: u32) -> Deadline;
 }
 
 /// Whether a frame that arrived on the interface `ifindex` is dropped: `Some` with the row that it is counted in. `now`
@@ -58,7 +58,7 @@ pub fn arrives<F: Frame + ?Sized>(frame: &F, ifindex: u32, leases: &impl Leases,
         let held = held_at(frame, ifindex, family, at, leases)?;
         let to: [u8; 6] = frame.read(0)?;
         let is_group = to[0] & 1 != 0;
-        if is_group || held.has(to) { is_over(held.row(), leases, &now) } else { None }
+        if is_group || held.has(to) { fenced_vip(held.row(), leases, &now) } else { None }
     };
     let [type_0, type_1] = frame.read(ETHERNET_LEN - 2)?;
     match u16::from_be_bytes([type_0, type_1]) {
@@ -80,7 +80,7 @@ pub fn leaves<F: Frame + ?Sized>(
 ) -> Option<u32> {
     let is_fenced = |family, at| {
         let held = held_at(frame, ifindex, family, at, tables)?;
-        if held.has(frame.read(6)?) { is_over(held.row(), tables, &now) } else { None }
+        if held.has(frame.read(6)?) { fenced_vip(held.row(), tables, &now) } else { None }
     };
     let [type_0, type_1] = frame.read(ETHERNET_LEN - 2)?;
     match u16::from_be_bytes([type_0, type_1]) {
@@ -156,14 +156,14 @@ fn overdue<F: Frame + ?Sized>(
     if !tables.sent(&key)?.is_from(&source) {
         return None;
     }
-    is_over(tables.vhost(&key)?.row(), tables, now)
+    let row = tables.vhost(&key)?.row();
+    tables.deadline(row).fences_adverts(now).then_some(row)
 }
 
-/// The row, if its lease is over.
+/// The row, if its VIPs are not served any more, or not yet.
 #[inline(always)]
-fn is_over(row: u32, leases: &impl Leases, now: impl Fn() -> u64) -> Option<u32> {
-    let deadline = leases.deadline(row);
-    (deadline != 0 && now() >= deadline).then_some(row)
+fn fenced_vip(row: u32, leases: &impl Leases, now: impl Fn() -> u64) -> Option<u32> {
+    leases.deadline(row).fences_vips(now).then_some(row)
 }
 
 /// The operation of a frame of ARP for IPv4 over Ethernet.

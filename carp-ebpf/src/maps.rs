@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use carp_common::{
     abi::{
-        AddressKey, AdvertEvent, COUNTER_ROWS, COUNTERS, ENDING_WORDS, Held, LastHeard, MAX_KEYS, MAX_PEERS,
+        AddressKey, AdvertEvent, COUNTER_ROWS, COUNTERS, Deadline, ENDING_WORDS, Held, LastHeard, MAX_KEYS, MAX_PEERS,
         MAX_SOURCES, MAX_VIPS, RING_BYTES, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index, ending_bit,
     },
     digest::Blocks,
@@ -103,9 +103,9 @@ impl Leases for Maps {
     }
 
     #[inline(always)]
-    fn deadline(&self, row: u32) -> u64 {
+    fn deadline(&self, row: u32) -> Deadline {
         // A single load of eight bytes, as the agent's write is a single store.
-        CARP_LEASES.get(row).copied().unwrap_or(0)
+        CARP_LEASES.get(row).map_or(Deadline::NONE, |word| Deadline::from_word(*word))
     }
 }
 

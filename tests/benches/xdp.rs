@@ -26,7 +26,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use carp_common::abi::{AddressKey, Held, address_bytes};
+use carp_common::abi::{AddressKey, Deadline, Held, address_bytes};
 use clap::Parser;
 use xdp_support::{
     Family::{self, V4, V6},
@@ -217,7 +217,7 @@ fn fence(family: Family) -> Vec<Figures> {
     for vip in &held {
         program.hold(AddressKey::new(IFINDEX, address_bytes(*vip)), Held::new(row_of(family), [OWN, VIRTUAL]));
     }
-    program.set_lease(row_of(family), u64::MAX);
+    program.set_lease(row_of(family), Deadline::serving(u64::MAX));
     let (vip, own, client) = (held[7], source_of(family), address(family, 9));
     let arriving = |to| ip(family, OWN, [2; 6], client, to);
     let leaving = |from| ip(family, [2; 6], OWN, from, client);

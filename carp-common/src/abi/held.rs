@@ -19,8 +19,66 @@ pub const fn ending_bit(last: [u8; 2]) -> (u32, u64) {
     (last / u64::BITS, 1 << (last % u64::BITS))
 }
 
-/// The deadline of a lease that was cut: over since the machine started. (0 is none: such a row is never fenced.)
-pub const CUT: u64 = 1;
+/// What a row of the map [`LEASES`](super::map::LEASES) says of the virtual host's VIPs and adverts: until when, in nanoseconds
+/// of CLOCK_BOOTTIME. The lowest bit is set if that is about adverts alone, and the VIPs are not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(u64);
+
+impl Deadline {
+    /// There is no lease: nothing is fenced.
+    pub const NONE: Self = Self(0);
+    /// The lease was cut: over since the machine started, for adverts too.
+    pub const CUT: Self = Self(ADVERTS_ONLY);
+
+    /// The VIPs are served until then, and adverts may leave. (A time that is as good as 0 has been over since the machine
+    /// started.)
+    #[must_use]
+    pub const fn serving(until: u64) -> Self {
+        match until & !ADVERTS_ONLY {
+            0 => Self::CUT,
+            until => Self(until),
+        }
+    }
+
+    /// Adverts may leave until then, and the VIPs are not served: a host would like to be master.
+    #[must_use]
+    pub const fn claiming(until: u64) -> Self {
+        Self(until | ADVERTS_ONLY)
+    }
+
+    /// As the map has it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// For the map.
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// Until when the VIPs are served, if there is a lease and it was not cut.
+    #[must_use]
+    pub const fn served_until(self) -> Option<u64> {
+        if self.0 == 0 || self.0 & ADVERTS_ONLY != 0 { None } else { Some(self.0) }
+    }
+
+    /// Whether the VIPs are not served any more, or not yet. `now` is read only if it matters.
+    #[inline(always)]
+    pub fn fences_vips(self, now: impl Fn() -> u64) -> bool {
+        self.0 != 0 && (self.0 & ADVERTS_ONLY != 0 || now() >= self.0)
+    }
+
+    /// Whether adverts may not leave.
+    #[inline(always)]
+    pub fn fences_adverts(self, now: impl Fn() -> u64) -> bool {
+        self.0 != 0 && now() >= self.0
+    }
+}
+
+const ADVERTS_ONLY: u64 = 1;
 
 /// An address on an interface, the one on which the adverts of its virtual host come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -11,8 +11,9 @@
 //!   has been in INIT: one advert that is wrong, or was edited, must not end the lease for good.
 //! * A carpd that has just yielded to an equal waits for two intervals only, which is less: if this host hangs in exactly these,
 //!   both may answer for the rest of the lease.
-//! * Before the first advert of a new master has left, it lasts until the second should have: somebody else may have
-//!   become master at the same time, and never hear of this one.
+//! * Nobody is MASTER before an advert has left: others might never hear of that one. A BACKUP whose turn has come has a
+//!   claim; it sends an advert, which the kernel lets out while the VIPs stay fenced, and is MASTER if that has left. If not,
+//!   it tries again and again, and no transition tells of it.
 //! * A master whose lease is over is BACKUP at once, and hears before it decides anything.
 //!
 //! Where it would not outlast the own interval and its jitter, there is none.
@@ -20,13 +21,15 @@
 use alloc::collections::VecDeque;
 use core::{net::IpAddr, time::Duration};
 
-use super::{Action, Config, Engine, HeardAdvert, State, config::interval_of};
+use super::{Action, Cause, Config, Engine, HeardAdvert, State, config::interval_of};
 use crate::time::Time;
 
 /// How much later than planned an advert may leave while all is well: at least this, and on a busy machine by a part of the
 /// interval.
 const JITTER: Duration = Duration::from_millis(20);
 const JITTER_PART: u32 = 3;
+/// A claim whose advert could not be sent is made again after this part of the interval, or [`JITTER`] if that is longer.
+const CLAIM_AGAIN_PART: u32 = 10;
 /// Of so many peers it is remembered what they last advertised.
 const MOST_HEARD: usize = 8;
 
@@ -37,8 +40,25 @@ pub enum Lease {
     None,
     /// Serve them until then.
     Until(Time),
+    /// Not serve them, but let adverts leave until then.
+    Claim(Time),
     /// Not serve them.
     Over,
+}
+
+/// A host wants to be MASTER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Claim {
+    cause: Cause,
+    /// Whether it is about to be known if the advert has left, and not that it has to be sent again.
+    is_under_way: bool,
+}
+
+impl Claim {
+    /// The cause, unless it is silence, which has lasted longer by now.
+    pub(super) const fn heard_cause(self) -> Option<Cause> {
+        if let Cause::MasterDown(_) = self.cause { None } else { Some(self.cause) }
+    }
 }
 
 /// What is known of the lease.
@@ -110,17 +130,50 @@ impl Engine {
         }
     }
 
-    /// A new master may speak, twice, and answer meanwhile; or for as long as a lease lasts that another agent has left.
-    pub(super) fn begin_lease(&mut self, inherited: Option<Time>, now: Time) {
-        if self.lease.enforced {
-            let until = inherited.unwrap_or(now.after(self.late_interval()));
-            self.set_lease(if self.lease().is_some() { Lease::Until(until) } else { Lease::None });
+    /// This host is about to be master: `true` if an advert has to leave first, and is on its way.
+    pub(super) fn claims_first(&mut self, cause: Cause, now: Time) -> bool {
+        if !self.lease.enforced {
+            return false;
+        }
+        if self.lease().is_none() {
+            self.set_lease(Lease::None);
+            return false;
+        }
+        self.claim = Some(Claim { cause, is_under_way: true });
+        self.timers.restart(self.config.families, now.after(JITTER.max(self.interval() / CLAIM_AGAIN_PART)));
+        self.set_lease(Lease::Claim(now.after(self.late_interval())));
+        self.send_advert();
+        true
+    }
+
+    /// An advert has not left: if it was that of a claim, the next follows.
+    pub(super) fn advert_has_failed(&mut self) {
+        if let Some(claim) = self.claim.as_mut().filter(|claim| claim.is_under_way) {
+            claim.is_under_way = false;
+            self.end_lease();
         }
     }
 
     /// An advert has left that was not sent before this time.
-    pub(super) fn renew_lease(&mut self, sent: Time) {
-        if self.lease.enforced && self.state == State::Master {
+    pub(super) fn advert_has_left(&mut self, sent: Time, now: Time) {
+        let claim = self.claim.take_if(|claim| claim.is_under_way);
+        if claim.is_some() || self.state == State::Master {
+            self.renew_lease(sent);
+        }
+        if let Some(Claim { cause, .. }) = claim {
+            self.set_state(State::Master, cause, now);
+        }
+    }
+
+    /// Goes on with the lease that another agent has left.
+    pub(super) fn resume_lease(&mut self, until: Time) {
+        if self.lease.enforced {
+            self.set_lease(if self.lease().is_some() { Lease::Until(until) } else { Lease::None });
+        }
+    }
+
+    fn renew_lease(&mut self, sent: Time) {
+        if self.lease.enforced {
             let lease = self.lease();
             self.set_lease(lease.map_or(Lease::None, |lease| Lease::Until(sent.after(lease))));
         }
@@ -136,7 +189,7 @@ impl Engine {
     fn set_lease(&mut self, lease: Lease) {
         self.lease.until = match lease {
             Lease::Until(until) => Some(until),
-            Lease::None | Lease::Over => None,
+            Lease::None | Lease::Claim(_) | Lease::Over => None,
         };
         self.actions.push_back(Action::SetLease(lease));
     }

@@ -20,7 +20,8 @@
 //! The order of things:
 //!
 //! * Becoming MASTER: advert first, then the VIPs, then (when they are there) the announcement, again as
-//!   often as [`Announcements`] says.
+//!   often as [`Announcements`] says. Under a [lease](Lease) the advert has to have left: until then the host is BACKUP, and
+//!   has a claim.
 //! * Yielding to a better master: a last advert first, so that the other hears of this one and announces. To an
 //!   equal it must not be sent, or both would yield.
 //! * Leaving: first the VIPs, then (when they are gone) the bow-out; under a [lease](Lease) the bow-out at once, for the
@@ -54,7 +55,11 @@ pub use self::{
     profile::Profile,
     state::{Cause, State, Transition},
 };
-use self::{lease::LeaseTerms, profile::Standing, timers::Timers};
+use self::{
+    lease::{Claim, LeaseTerms},
+    profile::Standing,
+    timers::Timers,
+};
 use crate::{time::Time, wire::BOW_OUT};
 
 /// After stepping down on request, a host does not preempt for at least this long.
@@ -77,6 +82,8 @@ pub struct Engine {
     listens_since: Time,
     timers: Timers,
     lease: LeaseTerms,
+    /// BACKUP: why it is about to be MASTER.
+    claim: Option<Claim>,
     demotion: Demotion,
     /// When the last advert of another host arrived.
     last_arrival: Option<Time>,
@@ -131,6 +138,7 @@ impl Engine {
             listens_since: now,
             timers: Timers::default(),
             lease: LeaseTerms::default(),
+            claim: None,
             demotion: Demotion::default(),
             last_arrival: None,
             ties: 0,
@@ -185,10 +193,13 @@ impl Engine {
             Input::Fence(enforced) => self.handle_fence(enforced, now),
             Input::Resume { until } => self.handle_resume(until, now),
             Input::AdvertSent(before) => {
-                self.renew_lease(before);
+                self.advert_has_left(before, now);
                 self.handle_send_result(false, now);
             }
-            Input::AdvertFailed => self.handle_send_result(true, now),
+            Input::AdvertFailed => {
+                self.advert_has_failed();
+                self.handle_send_result(true, now);
+            }
             Input::VipsTaken => self.handle_vips_taken(),
             Input::VipsReleased => self.handle_vips_released(),
             Input::StepDown => self.handle_step_down(now),
@@ -203,7 +214,8 @@ impl Engine {
         self.check_lease(now);
         if self.timers.is_master_down(now) {
             let silence = now.since(self.last_arrival.unwrap_or(self.since).max(self.since));
-            self.set_state(State::Master, Cause::MasterDown(silence), now);
+            let cause = self.claim.and_then(Claim::heard_cause).unwrap_or(Cause::MasterDown(silence));
+            self.take_over(cause, now);
         } else if let Some(due) = self.timers.advert.filter(|due| *due <= now) {
             // From when it was due, so that a late timer does not shift those after it; but no burst.
             let next = due.after(self.interval());
@@ -300,9 +312,10 @@ impl Engine {
             self.reason_to_take_over(advert, now)
         };
         if let Some(cause) = cause {
-            self.set_state(State::Master, cause, now);
+            self.take_over(cause, now);
             return;
         }
+        self.claim = None;
         // Not by the last word of an equal that yields as well, as a ucarp does within an interval.
         if advert.arrival.since(self.since) >= self.interval() * 3 / 2 {
             self.ties = 0;
@@ -417,7 +430,20 @@ impl Engine {
             return;
         }
         self.demote(now, Demotion::reset_send_errors);
-        self.set_state(State::Master, Cause::Resumed(until), now);
+        self.resume_lease(until);
+        self.become_master(Cause::Resumed(until), now);
+    }
+
+    /// The way to MASTER, but for that in another agent's place.
+    fn take_over(&mut self, cause: Cause, now: Time) {
+        if !self.claims_first(cause, now) {
+            self.become_master(cause, now);
+        }
+    }
+
+    fn become_master(&mut self, cause: Cause, now: Time) {
+        self.send_advert();
+        self.set_state(State::Master, cause, now);
     }
 
     /// Who has not advertised for too long is master no more, whatever it has to do next.
@@ -553,11 +579,10 @@ impl Engine {
             self.lease.forget_heard();
         }
         self.bow_out_due = false;
+        self.claim = None;
         self.set_timers(cause, now);
         if to == State::Master {
             self.releasing = false;
-            self.begin_lease(if let Cause::Resumed(until) = cause { Some(until) } else { None }, now);
-            self.send_advert();
             self.actions.push_back(Action::TakeVips);
         }
         if from == State::Master {

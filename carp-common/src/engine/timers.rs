@@ -38,6 +38,12 @@ impl Timers {
         }
     }
 
+    /// BACKUP: only these run, until then.
+    pub(super) fn restart(&mut self, families: &[Family], due: Time) {
+        *self = Self::default();
+        self.watch(families, due);
+    }
+
     /// Starts a family's master-down timer; never brings it forward, so an advert that is told late does
     /// no harm.
     pub(super) fn start_master_down(&mut self, family: Family, due: Time) {

@@ -11,7 +11,7 @@ use table::{OWN, TABLE, VIRTUAL, vip};
 
 use super::{Leases, arrives, leaves};
 use crate::{
-    abi::{AddressKey, CUT, Family, Held, Sent, SourceKey, Vhost, VhostKey, address_bytes},
+    abi::{AddressKey, Deadline, Family, Held, Sent, SourceKey, Vhost, VhostKey, address_bytes},
     digest::{DigestKey, Passphrase},
     verdict::{Frame, Tables, tests::frames},
 };
@@ -25,7 +25,7 @@ struct Host {
     vhosts: HashMap<VhostKey, Vhost>,
     sent: HashMap<VhostKey, Sent>,
     held: HashMap<AddressKey, Held>,
-    deadlines: HashMap<u32, u64>,
+    deadlines: HashMap<u32, Deadline>,
     /// How often the clock was read.
     looks: Cell<u32>,
 }
@@ -39,7 +39,7 @@ fn row_of(family: Family) -> u32 {
 
 impl Host {
     /// Whose leases end at this time.
-    fn with_lease(deadline: u64) -> Self {
+    fn with_lease(deadline: Deadline) -> Self {
         let key = DigestKey::new(&Passphrase::new(PASSPHRASE).unwrap(), OUR_VHID, &vips());
         let vhost_key = |family| VhostKey::new(IFINDEX, OUR_VHID, family);
         let held = |family| (address_key(IFINDEX, vip(family)), Held::new(row_of(family), [OWN, VIRTUAL]));
@@ -90,7 +90,7 @@ impl Leases for Host {
         self.held.get(key)
     }
 
-    fn deadline(&self, row: u32) -> u64 {
+    fn deadline(&self, row: u32) -> Deadline {
         self.deadlines[&row]
     }
 }
@@ -105,43 +105,70 @@ fn cases() -> impl Iterator<Item = (&'static str, Family, Vec<u8>, [Option<u32>;
     })
 }
 
+fn is_advert(family: Family, frame: &[u8]) -> bool {
+    frame[if family == V4 { 23 } else { 20 }] == 112
+}
+
 #[test]
 fn when_the_lease_is_over_every_frame_is_dropped_that_the_table_says_and_no_other() {
-    for deadline in [CUT, NOW - 1, NOW] {
+    for deadline in [Deadline::CUT, Deadline::serving(NOW - 2), Deadline::serving(NOW)] {
         let host = Host::with_lease(deadline);
         for (what, family, frame, rows) in cases() {
-            assert_eq!(host.judge(IFINDEX, &frame), rows, "{what}, {family:?}, deadline {deadline}");
+            assert_eq!(host.judge(IFINDEX, &frame), rows, "{what}, {family:?}, {deadline:?}");
         }
     }
 }
 
 #[test]
 fn until_then_and_without_a_lease_none_is() {
-    for deadline in [0, NOW + 1, u64::MAX] {
+    for deadline in [Deadline::NONE, Deadline::serving(NOW + 2), Deadline::serving(u64::MAX)] {
         let host = Host::with_lease(deadline);
         for (what, family, frame, _) in cases() {
-            assert_eq!(host.judge(IFINDEX, &frame), [None; 2], "{what}, {family:?}, deadline {deadline}");
+            assert_eq!(host.judge(IFINDEX, &frame), [None; 2], "{what}, {family:?}, {deadline:?}");
         }
     }
 }
 
 #[test]
+fn while_a_host_claims_to_be_master_its_adverts_leave_and_its_vips_stay_fenced() {
+    let host = Host::with_lease(Deadline::claiming(NOW + 2));
+    for (what, family, frame, rows) in cases() {
+        let expected = if is_advert(family, &frame) { [rows[0], None] } else { rows };
+        assert_eq!(host.judge(IFINDEX, &frame), expected, "{what}, {family:?}");
+    }
+    let host = Host::with_lease(Deadline::claiming(NOW - 2));
+    for (what, family, frame, rows) in cases() {
+        assert_eq!(host.judge(IFINDEX, &frame), rows, "too late: {what}, {family:?}");
+    }
+}
+
+#[test]
+fn a_deadline_says_until_when_the_vips_are_served() {
+    let until = |deadline: Deadline| Deadline::from_word(deadline.word()).served_until();
+    assert_eq!(until(Deadline::serving(NOW)), Some(NOW));
+    assert_eq!(until(Deadline::serving(NOW + 1)), Some(NOW), "never longer");
+    let none = [Deadline::NONE, Deadline::CUT, Deadline::serving(0), Deadline::serving(1), Deadline::claiming(NOW)];
+    assert_eq!(none.map(until), [None; 5]);
+    assert!(Deadline::serving(0).fences_vips(|| NOW), "and never for ever");
+}
+
+#[test]
 fn the_clock_is_read_only_for_what_is_held_with_a_lease() {
-    let host = Host::with_lease(NOW + 1);
+    let host = Host::with_lease(Deadline::serving(NOW + 2));
     for (what, family, frame, rows) in cases() {
         let before = host.looks.get();
         host.judge(IFINDEX, &frame);
         let looks = host.looks.get() - before;
         assert_eq!(looks as usize, rows.iter().flatten().count(), "{what}, {family:?}");
     }
-    let host = Host::with_lease(0);
+    let host = Host::with_lease(Deadline::NONE);
     cases().for_each(|(_, _, frame, _)| _ = host.judge(IFINDEX, &frame));
     assert_eq!(host.looks.get(), 0);
 }
 
 #[test]
 fn what_is_held_on_one_interface_is_not_on_another() {
-    let host = Host::with_lease(CUT);
+    let host = Host::with_lease(Deadline::CUT);
     for (what, family, frame, _) in cases() {
         assert_eq!(host.judge(IFINDEX + 1, &frame), [None; 2], "{what}, {family:?}");
     }
@@ -149,11 +176,10 @@ fn what_is_held_on_one_interface_is_not_on_another() {
 
 #[test]
 fn a_vip_that_was_given_back_is_an_address_like_any_other_and_an_overdue_advert_stays_one() {
-    let mut host = Host::with_lease(CUT);
+    let mut host = Host::with_lease(Deadline::CUT);
     host.held.clear();
     for (what, family, frame, [_, leaving]) in cases() {
-        let is_advert = frame[if family == V4 { 23 } else { 20 }] == 112;
-        let expected = [None, leaving.filter(|_| is_advert)];
+        let expected = [None, leaving.filter(|_| is_advert(family, &frame))];
         assert_eq!(host.judge(IFINDEX, &frame), expected, "{what}, {family:?}");
     }
 }
@@ -161,8 +187,8 @@ fn a_vip_that_was_given_back_is_an_address_like_any_other_and_an_overdue_advert_
 #[test]
 fn of_two_virtual_hosts_only_the_one_is_fenced_whose_lease_is_over() {
     for fenced in BOTH {
-        let mut host = Host::with_lease(NOW + 1);
-        host.deadlines.insert(row_of(fenced), NOW);
+        let mut host = Host::with_lease(Deadline::serving(NOW + 2));
+        host.deadlines.insert(row_of(fenced), Deadline::serving(NOW));
         for (what, family, frame, rows) in cases() {
             let expected = rows.map(|row| row.filter(|row| *row == row_of(fenced)));
             assert_eq!(host.judge(IFINDEX, &frame), expected, "{what}, {family:?}, {fenced:?} fenced");
@@ -172,10 +198,10 @@ fn of_two_virtual_hosts_only_the_one_is_fenced_whose_lease_is_over() {
 
 #[test]
 fn a_solicitation_is_dropped_for_its_destination_too() {
-    let mut host = Host::with_lease(NOW + 1);
+    let mut host = Host::with_lease(Deadline::serving(NOW + 2));
     let [target, destination] = ["fd00::1:1", "fd00::1:2"].map(|ip| ip.parse::<IpAddr>().unwrap());
     let [valid, over] = [20, 21];
-    host.deadlines.extend([(valid, NOW + 1), (over, NOW)]);
+    host.deadlines.extend([(valid, Deadline::serving(NOW + 2)), (over, Deadline::serving(NOW))]);
     let mut frame = table::ip(V6, OWN, [2; 6], source_of(V6), destination);
     frame[20] = 58;
     frame[54] = 135;
@@ -190,7 +216,7 @@ fn a_solicitation_is_dropped_for_its_destination_too() {
 
 #[test]
 fn a_frame_that_ends_early_is_never_dropped_for_what_it_does_not_say() {
-    let host = Host::with_lease(CUT);
+    let host = Host::with_lease(Deadline::CUT);
     for (what, family, frame, rows) in cases() {
         for len in 0..frame.len() {
             let [arriving, leaving] = host.judge(IFINDEX, &frame[..len]);
@@ -211,7 +237,7 @@ proptest! {
         case in any::<prop::sample::Index>(),
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
     ) {
-        let host = Host::with_lease(CUT);
+        let host = Host::with_lease(Deadline::CUT);
         let cases: Vec<_> = cases().collect();
         let mut frame = cases[case.index(cases.len())].2.clone();
         for (at, byte) in edits {

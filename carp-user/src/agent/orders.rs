@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use carp_common::{
-    abi::{Family, MAX_VHOSTS, VhostKey},
+    abi::{Deadline, Family, MAX_VHOSTS, VhostKey},
     engine::{Input, Vhid},
     time::Time,
 };
@@ -25,7 +25,7 @@ use crate::{
         protocol::{Status, Target, VERSION},
     },
     counter_floor,
-    datapath::Inherited,
+    datapath::{Datapath, Inherited},
     lock::Lock,
 };
 
@@ -195,7 +195,9 @@ impl Agent {
             let inherited = self.inherited(&interface, settings.vhid.get());
             let row = inherited.map(|inherited| inherited.row).unwrap_or_else(|| {
                 let row = self.free_row();
-                let cleared = self.datapath.clear_counters(row).and_then(|()| self.datapath.set_lease(row, 0));
+                // Its VIPs may be here already.
+                let cut = |datapath: &mut Datapath| datapath.set_lease(row, Deadline::CUT);
+                let cleared = self.datapath.clear_counters(row).and_then(|()| cut(&mut self.datapath));
                 cleared.unwrap_or_else(|error| warn!("{interface}: {error}"));
                 row
             });

@@ -189,7 +189,7 @@ impl VirtualHost {
         self.rise_above(inherited.newest);
         self.refusals.skip(datapath);
         self.held = datapath.held(self.row).into_iter().collect();
-        self.resumes_until = Some(inherited.lease).filter(|until| now() < *until);
+        self.resumes_until = inherited.lease.filter(|until| now() < *until);
     }
 
     /// Goes on with other settings for the same interface and vhid, in the same state. `wanted` are the VIPs on the
@@ -384,12 +384,17 @@ impl VirtualHost {
         }
         let fault = match presence {
             Presence::Attached { interface, attachment } => {
-                self.enter(datapath, interface, attachment, vips).unwrap_or_else(|error| {
+                let fault = self.enter(datapath, interface, attachment, vips).unwrap_or_else(|error| {
                     if self.fault != Some(LinkFault::NotAttached) {
                         warn!("{}: {error}", self.name);
                     }
                     Some(LinkFault::NotAttached)
-                })
+                });
+                if fault.is_none() {
+                    self.look_at_fence(datapath, interface);
+                    self.resume();
+                }
+                fault
             }
             Presence::Missing => {
                 self.leave(datapath);
@@ -400,10 +405,6 @@ impl VirtualHost {
                 Some(LinkFault::NotAttached)
             }
         };
-        if fault.is_none() {
-            self.look_at_fence(datapath);
-            self.resume();
-        }
         let fault = fault.or(self.gate);
         let is_new = mem::replace(&mut self.fault, fault) != fault;
         match fault {

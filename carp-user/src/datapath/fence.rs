@@ -16,7 +16,7 @@ use aya::{
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
     },
 };
-use carp_common::abi::{AddressKey, EGRESS_PROGRAM, Held, ending_bit, map};
+use carp_common::abi::{AddressKey, Deadline, EGRESS_PROGRAM, Held, ending_bit, map};
 use log::warn;
 use nix::net::if_::if_indextoname;
 
@@ -92,6 +92,11 @@ impl Fence {
     /// The VIPs that a virtual host holds, by its row, with the indices of their interfaces.
     pub(super) fn held(&self, row: u32) -> Vec<(u32, IpAddr)> {
         self.rows.iter().filter(|(_, of)| **of == row).map(|(key, _)| (key.ifindex(), key.address())).collect()
+    }
+
+    /// The rows of all that is held.
+    pub(super) fn rows(&self) -> impl Iterator<Item = u32> {
+        self.rows.values().copied()
     }
 
     /// Detaches what another agent has left and nobody has asked for, and forgets what is not of these rows.
@@ -196,17 +201,17 @@ impl Fence {
         }
     }
 
-    /// Until when the lease of a row lasts, as [`Self::set_lease`] has it.
-    pub(super) fn lease(&self, row: u32) -> u64 {
-        self.leases.get(&row, 0).unwrap_or(0)
+    /// Until when the lease of a row lasts.
+    pub(super) fn lease(&self, row: u32) -> Deadline {
+        self.leases.get(&row, 0).map_or(Deadline::NONE, Deadline::from_word)
     }
 
-    /// Until when the lease of a row lasts.
+    /// Has the lease of a row last until then.
     ///
     /// # Errors
     /// There is no such row.
-    pub(super) fn set_lease(&mut self, row: u32, deadline: u64) -> Result<(), MapAccess> {
-        self.leases.set(row, deadline, 0).map_err(failed("tell the kernel of a lease"))
+    pub(super) fn set_lease(&mut self, row: u32, deadline: Deadline) -> Result<(), MapAccess> {
+        self.leases.set(row, deadline.word(), 0).map_err(failed("tell the kernel of a lease"))
     }
 
     fn set_ending(&mut self, ending: [u8; 2], is_held: bool) -> Result<(), MapError> {

@@ -20,7 +20,9 @@ use std::{
 };
 
 use carp_common::{
-    abi::{AddressKey, AdvertEvent, Held, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey, address_bytes},
+    abi::{
+        AddressKey, AdvertEvent, Deadline, Held, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey, address_bytes,
+    },
     reason::Reason,
     time::Time,
 };
@@ -105,7 +107,7 @@ pub(crate) struct Inherited {
     /// The largest counter that an advert of its may have had.
     pub(crate) newest: u64,
     /// Until when it is master, if it was and had a lease.
-    pub(crate) lease: Time,
+    pub(crate) lease: Option<Time>,
 }
 
 /// Where programs are attached, by the indices of the interfaces.
@@ -274,7 +276,7 @@ impl Datapath {
         self.xdp.as_ref()?.get_ref().inherited(key)
     }
 
-    /// The rows of counters of all that it has left.
+    /// The rows of counters of all that it has left, and those of VIPs that are held.
     pub(crate) fn inherited_rows(&self) -> impl Iterator<Item = u32> {
         self.xdp.iter().flat_map(|xdp| xdp.get_ref().inherited_rows())
     }
@@ -316,9 +318,8 @@ impl Datapath {
         }
     }
 
-    /// Until when the virtual host with this row holds its VIPs, in nanoseconds of CLOCK_BOOTTIME; 0: for ever,
-    /// [`CUT`](carp_common::abi::CUT): not any more.
-    pub(crate) fn set_lease(&mut self, row: u32, deadline: u64) -> Result<(), DatapathError> {
+    /// Has the lease of the virtual host with this row last until then.
+    pub(crate) fn set_lease(&mut self, row: u32, deadline: Deadline) -> Result<(), DatapathError> {
         let Some(xdp) = &mut self.xdp else { return Ok(()) };
         Ok(xdp.get_mut().fence.set_lease(row, deadline)?)
     }

@@ -181,7 +181,8 @@ impl Xdp {
             vhost.zeroize();
             let newest = self.sent.get(&key, 0).map_or(0, |sent| sent.newest());
             if (1..=MAX_VHOSTS).contains(&row) {
-                self.inherited.insert(key, Inherited { row, newest, lease: Time::from_nanos(self.fence.lease(row)) });
+                let lease = self.fence.lease(row).served_until().map(Time::from_nanos);
+                self.inherited.insert(key, Inherited { row, newest, lease });
             }
         }
         for peer in self.peers.keys().filter_map(Result::ok) {
@@ -198,9 +199,9 @@ impl Xdp {
         self.inherited.get(&key).copied()
     }
 
-    /// The rows of counters of all virtual hosts that another agent has left.
+    /// The rows of counters of all virtual hosts that another agent has left, and of the VIPs that they hold.
     pub(super) fn inherited_rows(&self) -> impl Iterator<Item = u32> {
-        self.inherited.values().map(|inherited| inherited.row)
+        self.inherited.values().map(|inherited| inherited.row).chain(self.fence.rows())
     }
 
     /// The VIPs that a virtual host holds, by its row.

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use carp_common::abi::{AddressKey, EGRESS_PROGRAM, Held, PROGRAM, map, mapped};
+use carp_common::abi::{AddressKey, Deadline, EGRESS_PROGRAM, Held, PROGRAM, map, mapped};
 use carp_tests::tool;
 
 use crate::xdp_support::{
@@ -61,7 +61,7 @@ fn every_map_has_its_name_and_shows_the_names_of_its_fields() {
     let key = carp_common::abi::VhostKey::new(1, 7, V4);
     program.sent(key, carp_common::abi::Sent::new([10, 77, 0, 1].into(), 1));
     program.hold(AddressKey::new(1, mapped([10, 77, 0, 100])), Held::new(5, [[2; 6]; 2]));
-    program.set_lease(5, 77);
+    program.set_lease(5, Deadline::serving(78));
 
     let ids = program.info().map_ids().unwrap().expect("ids of the maps");
     let names: Vec<(u32, String)> =
@@ -80,7 +80,7 @@ fn every_map_has_its_name_and_shows_the_names_of_its_fields() {
     assert_says(&dump(map::REFUSED), &["\"source\":[", "\"mac\":[", "\"vhid\":7"]);
     assert_says(&dump(map::COUNTERS), &["\"key\":60,\"values\":[{\"cpu\":0,\"value\":"]);
     assert_says(&dump(map::HELD), &["\"ifindex\":1", "\"address\":[", "\"row\":5", "\"macs\":[["]);
-    assert_says(&dump(map::LEASES), &["\"key\":5,\"value\":77"]);
+    assert_says(&dump(map::LEASES), &["\"key\":5,\"value\":78"]);
     let quoted = format!("\"name\":\"{}\"", map::EVENTS);
     assert!(names.iter().any(|(_, text)| text.contains(&quoted)), "no map {}", map::EVENTS);
 }

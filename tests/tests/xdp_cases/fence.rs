@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use carp_common::{
-    abi::{AddressKey, CUT, Held, Sent, VhostKey, address_bytes},
+    abi::{AddressKey, Deadline, Held, Sent, VhostKey, address_bytes},
     digest::Blocks,
     fence::{arrives, leaves},
     reason::Reason,
@@ -47,7 +47,7 @@ fn key_of(family: Family) -> AddressKey {
     AddressKey::new(IFINDEX, address_bytes(vip(family)))
 }
 
-fn set_leases(program: &mut Program, deadline: u64) {
+fn set_leases(program: &mut Program, deadline: Deadline) {
     BOTH.into_iter().for_each(|family| program.set_lease(row_of(family), deadline));
 }
 
@@ -78,7 +78,7 @@ fn assert_dropped(program: &Program, what: &str, row: u32, frame: &[u8], [arrivi
 #[test]
 fn when_the_lease_is_over_the_kernel_drops_what_the_table_says_and_nothing_else() {
     let (mut program, _) = holding();
-    for deadline in [CUT, BootTime::now().as_nanos()] {
+    for deadline in [Deadline::CUT, Deadline::serving(BootTime::now().as_nanos())] {
         set_leases(&mut program, deadline);
         for (what, row, frame, dropped) in cases() {
             assert_dropped(&program, &what, row, &frame, dropped);
@@ -89,7 +89,9 @@ fn when_the_lease_is_over_the_kernel_drops_what_the_table_says_and_nothing_else(
 #[test]
 fn until_then_and_without_a_lease_the_kernel_drops_nothing() {
     let (mut program, _) = holding();
-    for deadline in [0, (BootTime::now() + LONG * 10).as_nanos(), u64::MAX] {
+    for deadline in
+        [Deadline::NONE, Deadline::serving((BootTime::now() + LONG * 10).as_nanos()), Deadline::serving(u64::MAX)]
+    {
         set_leases(&mut program, deadline);
         for (what, row, frame, _) in cases() {
             assert_dropped(&program, &what, row, &frame, [false; 2]);
@@ -102,7 +104,7 @@ fn a_lease_that_is_not_renewed_runs_out_by_itself() {
     let (mut program, _) = holding();
     let [from, to] = [(vip(V4), source_of(V4)), (source_of(V4), vip(V4))].map(|(a, b)| ip(V4, OWN, OWN, a, b));
     let deadline = BootTime::now() + Duration::from_millis(50);
-    set_leases(&mut program, deadline.as_nanos());
+    set_leases(&mut program, Deadline::serving(deadline.as_nanos()));
     let mut seen = 0;
     loop {
         let before = BootTime::now();
@@ -118,14 +120,14 @@ fn a_lease_that_is_not_renewed_runs_out_by_itself() {
         }
     }
     assert!(seen > 0, "nothing was asked before the lease was over");
-    set_leases(&mut program, (BootTime::now() + LONG).as_nanos());
+    set_leases(&mut program, Deadline::serving((BootTime::now() + LONG).as_nanos()));
     assert_dropped(&program, "renewed", row_of(V4), &to, [false; 2]);
 }
 
 #[test]
 fn a_vip_that_was_given_back_is_an_address_like_any_other() {
     let (mut program, _) = holding();
-    set_leases(&mut program, CUT);
+    set_leases(&mut program, Deadline::CUT);
     for family in BOTH {
         let frame = ip(family, OWN, OWN, vip(family), vip(family));
         assert_dropped(&program, "held", row_of(family), &frame, [true; 2]);
@@ -140,7 +142,7 @@ fn a_vip_on_another_interface_is_another_one() {
     for family in BOTH {
         let key = AddressKey::new(IFINDEX + 1, address_bytes(vip(family)));
         program.hold(key, Held::new(row_of(family), [OWN, VIRTUAL]));
-        program.set_lease(row_of(family), CUT);
+        program.set_lease(row_of(family), Deadline::CUT);
         let frame = ip(family, OWN, OWN, vip(family), vip(family));
         assert_dropped(&program, "elsewhere", row_of(family), &frame, [false; 2]);
     }
@@ -149,7 +151,7 @@ fn a_vip_on_another_interface_is_another_one() {
 #[test]
 fn a_valid_advert_is_heard_whatever_the_lease() {
     let (mut program, _) = holding();
-    set_leases(&mut program, CUT);
+    set_leases(&mut program, Deadline::CUT);
     for family in BOTH {
         assert_eq!(program.run(&good(family).with_source(vip(family)).bytes), XdpAction::Pass);
     }
@@ -169,7 +171,13 @@ fn the_kernel_and_the_host_agree_on_random_frames_in_both_directions() {
     let mut dropped = [0; 2];
     for number in 0..FRAMES {
         if number % 100 == 0 {
-            let deadline = [0, CUT, CUT, now(), u64::MAX][below(5)];
+            let deadline = [
+                Deadline::NONE,
+                Deadline::CUT,
+                Deadline::serving(now()),
+                Deadline::serving(u64::MAX),
+                Deadline::claiming(u64::MAX),
+            ][below(5)];
             set_leases(&mut program, deadline);
             BOTH.into_iter().for_each(|family| host.set_lease(row_of(family), deadline));
             program.events();

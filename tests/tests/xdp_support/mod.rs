@@ -17,7 +17,7 @@ use std::{
 };
 
 use carp_common::{
-    abi::{AddressKey, Held, Sent, SourceKey, Vhost, VhostKey, address_bytes},
+    abi::{AddressKey, Deadline, Held, Sent, SourceKey, Vhost, VhostKey, address_bytes},
     digest::{Blocks, DigestKey, Passphrase},
     fence::Leases,
     verdict::Tables,
@@ -100,7 +100,7 @@ pub(crate) struct HostTables {
     peers: HashSet<SourceKey>,
     sent: HashMap<VhostKey, Sent>,
     held: HashMap<AddressKey, Held>,
-    leases: HashMap<u32, u64>,
+    leases: HashMap<u32, Deadline>,
 }
 
 impl HostTables {
@@ -120,7 +120,7 @@ impl HostTables {
         self.held.insert(key, held);
     }
 
-    pub(crate) fn set_lease(&mut self, row: u32, deadline: u64) {
+    pub(crate) fn set_lease(&mut self, row: u32, deadline: Deadline) {
         self.leases.insert(row, deadline);
     }
 }
@@ -134,8 +134,8 @@ impl Leases for HostTables {
         self.held.get(key)
     }
 
-    fn deadline(&self, row: u32) -> u64 {
-        self.leases.get(&row).copied().unwrap_or(0)
+    fn deadline(&self, row: u32) -> Deadline {
+        self.leases.get(&row).copied().unwrap_or(Deadline::NONE)
     }
 }
 

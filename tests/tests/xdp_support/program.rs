@@ -9,8 +9,8 @@ use aya::{
 };
 use carp_common::{
     abi::{
-        self, AddressKey, Advert, Family, Held, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index,
-        map,
+        self, AddressKey, Advert, Deadline, Family, Held, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey,
+        counter_index, map,
     },
     reason::Reason,
 };
@@ -146,8 +146,8 @@ impl Program {
     }
 
     /// Tells them how long the lease of a row lasts.
-    pub(crate) fn set_lease(&mut self, row: u32, deadline: u64) {
-        self.leases.set(row, deadline, 0).expect("write the leases");
+    pub(crate) fn set_lease(&mut self, row: u32, deadline: Deadline) {
+        self.leases.set(row, deadline.word(), 0).expect("write the leases");
     }
 
     /// Runs the egress program over a frame: whether it may leave.

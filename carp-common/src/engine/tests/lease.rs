@@ -11,6 +11,10 @@ fn until(end: Time) -> Action {
     Action::SetLease(Lease::Until(end))
 }
 
+fn claim(end: Time) -> Action {
+    Action::SetLease(Lease::Claim(end))
+}
+
 const OVER: Action = Action::SetLease(Lease::Over);
 
 /// A master whose lease was renewed by its first advert, [`A_MOMENT`] ago.
@@ -24,29 +28,70 @@ fn master_with_lease(config: Config) -> Host {
 }
 
 #[test]
-fn a_new_master_may_try_twice_to_send_an_advert_which_counts_from_before_it_was_sent() {
+fn a_backup_is_master_when_its_first_advert_has_left_which_counts_from_before_it_was_sent() {
     let mut host = Host::backup(config(1, 100));
     assert_eq!(host.handle(Input::Fence(true)), [OVER]);
     let actions = host.sleep();
-    assert_eq!(actions[..3], [until(host.now.after(span(1, 100) * 4 / 3)), send(1, 100, 0), Action::TakeVips]);
+    assert_eq!(actions, [claim(host.now.after(span(1, 100) * 4 / 3)), send(1, 100, 0)]);
+    assert_eq!((host.state(), host.engine.status().lease), (State::Backup, None));
     let sent = host.now;
     let mut host = host.later(A_MOMENT);
-    assert_eq!(host.handle(Input::AdvertSent(sent)), [until(sent.after(LEASE))]);
+    let master = host.transition(State::Backup, State::Master, Cause::MasterDown(span(3, 100)));
+    assert_eq!(host.handle(Input::AdvertSent(sent)), [until(sent.after(LEASE)), Action::TakeVips, master]);
     assert_eq!(host.engine.status().lease, Some(sent.after(LEASE)));
 }
 
 #[test]
-fn a_master_that_cannot_send_its_first_two_adverts_is_none_any_more() {
+fn a_backup_whose_first_advert_does_not_leave_stays_one_and_tries_again_soon() {
+    let mut host = Host::backup(config(1, 100));
+    host.handle(Input::Fence(true));
+    let retry = span(1, 100) / 10;
+    for failures in 0..2 {
+        let actions = host.sleep();
+        assert_eq!(actions, [claim(host.now.after(span(1, 100) * 4 / 3)), send(1, 100, 0)]);
+        assert_eq!(host.now.since(START), span(3, 100) + retry * failures);
+        assert_eq!(host.handle(Input::AdvertFailed), [OVER]);
+        assert_eq!((host.state(), host.next()), (State::Backup, Some(retry)));
+    }
+    host.sleep();
+    let silence = Cause::MasterDown(span(3, 100) + retry * 2);
+    let master = host.transition(State::Backup, State::Master, silence);
+    assert_eq!(host.handle(Input::AdvertSent(host.now)), [until(host.now.after(LEASE)), Action::TakeVips, master]);
+}
+
+#[test]
+fn what_was_heard_stays_the_cause_of_a_claim_until_something_better_is_heard() {
+    let mut host = Host::backup(preempting(1, 100));
+    host.handle(Input::Fence(true));
+    let worse = host.hears(1, 200, 0);
+    assert_eq!(host.handle(Input::Advert(worse)).last(), Some(&send(1, 100, 0)));
+    host.handle(Input::AdvertFailed);
+    let mut other = host.clone();
+
+    host.sleep();
+    let master = host.transition(State::Backup, State::Master, Cause::Preempt(worse));
+    assert_eq!(host.handle(Input::AdvertSent(host.now)).last(), Some(&master));
+
+    let better = other.hears(1, 50, 0);
+    assert_eq!(other.handle(Input::Advert(better)), []);
+    assert_eq!(other.next(), Some(span(3, 100)));
+    other.sleep();
+    let master = other.transition(State::Backup, State::Master, Cause::MasterDown(span(3, 100)));
+    assert_eq!(other.handle(Input::AdvertSent(other.now)).last(), Some(&master));
+}
+
+#[test]
+fn a_claim_that_waits_takes_no_bow_out_for_its_advert_and_ends_with_the_link() {
     let mut host = Host::backup(config(1, 100));
     host.handle(Input::Fence(true));
     host.sleep();
-    assert_eq!(host.handle(Input::AdvertFailed), []);
-    assert_eq!(host.sleep(), [send(1, 100, 0)], "another try");
-    assert_eq!(host.handle(Input::AdvertFailed), []);
-    let actions = host.sleep();
-    let backup = host.transition(State::Master, State::Backup, Cause::LeaseOver);
-    assert_eq!(actions, [OVER, Action::ReleaseVips, backup]);
-    assert_eq!(host.next(), Some(span(3, 100)));
+    host.handle(Input::AdvertFailed);
+    assert_eq!(host.handle(Input::AdvertSent(host.now)), [], "it was another advert");
+    host.sleep();
+    let gone = host.transition(State::Backup, State::Init, Cause::LinkDown(LinkFault::NoCarrier));
+    assert_eq!(host.handle(Input::LinkDown(LinkFault::NoCarrier)), [gone]);
+    assert_eq!(host.handle(Input::AdvertSent(host.now)), []);
+    assert_eq!((host.state(), host.next()), (State::Init, None));
 }
 
 #[test]
@@ -142,7 +187,7 @@ fn where_timers_are_too_tight_there_is_no_lease_and_a_stalled_master_goes_on() {
     let mut host = Host::backup(config(0, 1));
     host.handle(Input::Fence(true));
     let actions = host.sleep();
-    assert_eq!(actions[0], Action::SetLease(Lease::None));
+    assert_eq!(actions[..3], [Action::SetLease(Lease::None), send(0, 1, 0), Action::TakeVips]);
     host.handle(Input::AdvertSent(host.now));
     let mut host = host.later(Duration::from_secs(60));
     host.handle_timeout();

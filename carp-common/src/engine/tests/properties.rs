@@ -135,6 +135,8 @@ struct Witness {
     demotion: Demotion,
     /// What the kernel was last told.
     lease: Lease,
+    /// Whether it enforces leases.
+    is_fenced: bool,
     /// Left MASTER on request, and has not bowed out yet.
     may_bow_out: bool,
     stopping: bool,
@@ -149,6 +151,7 @@ impl Witness {
             vips: Vips::Gone,
             demotion: Demotion::default(),
             lease: Lease::None,
+            is_fenced: false,
             may_bow_out: false,
             stopping: false,
         }
@@ -159,6 +162,9 @@ impl Witness {
         match op {
             Op::Input(input) => {
                 self.stopping |= input == Input::Shutdown;
+                if let Input::Fence(enforced) = input {
+                    self.is_fenced = enforced;
+                }
                 let actions = host.handle(input);
                 self.see(&actions, Some(input));
             }
@@ -198,7 +204,12 @@ impl Witness {
     fn see(&mut self, actions: &[Action], input: Option<Input>) {
         for action in actions {
             match *action {
-                Action::Transition(transition) => self.see_transition(transition),
+                Action::Transition(transition) => {
+                    self.see_transition(transition);
+                    let has_sent = matches!(input, Some(Input::AdvertSent(_) | Input::Resume { .. }));
+                    let may_be = !self.is_fenced || has_sent || self.lease == Lease::None;
+                    assert!(self.state != State::Master || may_be, "a master before an advert has left");
+                }
                 Action::TakeVips => {
                     assert!(matches!(self.vips, Vips::Gone | Vips::Releasing), "taken twice");
                     self.vips = Vips::Taking;
@@ -220,7 +231,8 @@ impl Witness {
                 Action::SendAdvert(fields) => {
                     assert_ne!(self.lease, Lease::Over, "the kernel would drop it");
                     let is_master = [self.state, self.host.state()].contains(&State::Master);
-                    assert!(is_master, "only a master sends, or one that is just becoming or leaving it");
+                    let claims = matches!(self.lease, Lease::Claim(_));
+                    assert!(is_master || claims, "only a master sends, or one that is just becoming or leaving it");
                     assert_eq!(fields.advbase, self.host.engine.config.advbase.get());
                     assert_eq!((fields.advskew, fields.demote), self.advertised());
                 }
@@ -283,8 +295,8 @@ impl Witness {
                 assert_eq!(later.state(), State::Backup, "a master whose lease is over");
                 return;
             }
-            later.handle(Input::Fence(false));
         }
+        later.handle(Input::Fence(false));
         let Some(due) = later.engine.poll_timeout() else {
             assert_eq!(self.state, State::Init, "no timer runs");
             return;

@@ -1,7 +1,7 @@
 //! The mastership lease of a virtual host, where the kernel enforces one.
 
 use carp_common::{
-    abi::{CUT, Held},
+    abi::{Deadline, Held},
     engine::{Input, Lease},
     time::Time,
     wire::virtual_mac,
@@ -9,11 +9,11 @@ use carp_common::{
 use log::warn;
 
 use super::VirtualHost;
-use crate::{config::lease::Fence, datapath::Datapath};
+use crate::{config::lease::Fence, datapath::Datapath, net::interface::Interface, vips};
 
 impl VirtualHost {
     /// Takes note of whether the kernel can enforce a lease on its interface.
-    pub(super) fn look_at_fence(&mut self, datapath: &mut Datapath) {
+    pub(super) fn look_at_fence(&mut self, datapath: &mut Datapath, interface: &Interface) {
         let why_not = match self.settings.lease.fence {
             Fence::Off => Some("off".to_owned()),
             // It is to go on as master without sending anything.
@@ -25,8 +25,12 @@ impl VirtualHost {
         }
         match &why_not {
             None => {
-                if self.is_master() {
+                // A carpd that is gone may have left the VIPs, and nothing else.
+                if self.is_master() || vips::wrong(&self.settings, interface, false).is_some() {
                     self.hold(datapath);
+                }
+                if !self.is_master() && self.resumes_until.is_none() {
+                    self.set_lease(datapath, Lease::Over);
                 }
             }
             Some(why) => {
@@ -106,9 +110,10 @@ impl VirtualHost {
     /// Has the kernel enforce this.
     pub(super) fn set_lease(&self, datapath: &mut Datapath, lease: Lease) {
         let deadline = match lease {
-            Lease::None => 0,
-            Lease::Over => CUT,
-            Lease::Until(time) => time.as_nanos(),
+            Lease::None => Deadline::NONE,
+            Lease::Over => Deadline::CUT,
+            Lease::Claim(until) => Deadline::claiming(until.as_nanos()),
+            Lease::Until(until) => Deadline::serving(until.as_nanos()),
         };
         if let Err(error) = datapath.set_lease(self.row, deadline) {
             warn!("{}: {error}", self.name);
