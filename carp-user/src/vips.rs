@@ -37,7 +37,7 @@ use crate::{
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Shortest time between two repairs: something else that wants the addresses elsewhere gets no faster answer.
 const REPAIR_AGAIN: Duration = Duration::from_secs(1);
-/// Tries to remove a VIP before the agent is told that it is over all the same.
+/// Tries to remove a VIP before the agent is told that it is over all the same, or to add one before it is told of the failure.
 const TRIES: u32 = 3;
 
 /// How far a virtual host, by its row, is on the way to its goal.
@@ -184,7 +184,7 @@ impl Task {
                     Run { script, scripts, owner, vips, goes_on: !goal.held }.run().await;
                 }
             }
-            None if is_virtual && goal.held => self.device.take(goal.ifindex, &self.settings.vips).await,
+            None if goal.held => self.take(goal.ifindex).await,
             None if is_virtual => {
                 // The next master need not wait until it is deleted.
                 if self.device.silence(goal.ifindex, &self.settings.vips).await.is_ok() {
@@ -192,7 +192,6 @@ impl Task {
                 }
                 self.device.release(goal.ifindex).await;
             }
-            None if goal.held => self.add(goal.ifindex).await,
             None => self.remove(goal.ifindex, &self.settings.vips).await,
         }
         self.report(Progress::Vips(if goal.held { Input::VipsTaken } else { Input::VipsReleased })).await;
@@ -248,21 +247,31 @@ impl Task {
         self.remove(device.index, &others.collect::<Vec<_>>()).await;
     }
 
-    /// Adds the VIPs, trying until it works or is overruled: a master without them is of no use.
-    async fn add(&self, ifindex: u32) {
-        loop {
-            let mut all_here = true;
-            for vip in &self.settings.vips {
-                if let Err(error) = net::vip::add(&self.netlink, ifindex, *vip).await {
-                    error!("{}: {error}: trying again every {} s", self.owner.name, TRY_AGAIN.as_secs());
-                    all_here = false;
-                }
-            }
-            if all_here {
-                return;
+    /// Adds the VIPs, trying until it works or is overruled; the agent learns that it does not.
+    async fn take(&mut self, ifindex: u32) {
+        let mut tries = 0;
+        while !self.has_taken(ifindex).await {
+            tries += 1;
+            if tries == TRIES {
+                self.report(Progress::Vips(Input::VipsFailed)).await;
             }
             sleep(TRY_AGAIN).await;
         }
+    }
+
+    async fn has_taken(&mut self, ifindex: u32) -> bool {
+        let (name, vips) = (&self.owner.name, &self.settings.vips);
+        if self.settings.mac == VipMac::Virtual {
+            return self.device.has_taken(ifindex, vips).await;
+        }
+        let mut all_here = true;
+        for vip in vips {
+            if let Err(error) = net::vip::add(&self.netlink, ifindex, *vip).await {
+                error!("{name}: {error}: trying again every {} s", TRY_AGAIN.as_secs());
+                all_here = false;
+            }
+        }
+        all_here
     }
 
     /// Removes the VIPs. Gives up in the end, so that the agent can stop.

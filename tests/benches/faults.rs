@@ -6,11 +6,11 @@
 
 use std::{collections::BTreeMap, fs, thread, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use carp_tests::{
     Agent, ArpWatch, BootTime, Host, Keepalived, LONG, Lab, Node, PASSPHRASE, Ucarp, VIP, Vrrp, Wire, carpd_path,
     eventually,
-    faults::{Fault, Kind, Pair, QUICK, Seen, USUAL, hog},
+    faults::{ELECTION, Fault, Kind, Pair, QUICK, Seen, USUAL, hog},
     is_missing,
     random::SplitMix64,
 };
@@ -45,23 +45,27 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    schedule(args.count, args.seed)?;
+    let worst = schedule(args.count, args.seed)?;
     restart()?;
     if !args.alone && !is_missing("ucarp")? && !is_missing("keepalived")? {
         compare()?;
     }
+    ensure!(worst <= ELECTION, "two hosts answered for {:.1} ms: seed {} replays it", millis(worst), args.seed);
     Ok(())
 }
 
-fn schedule(count: usize, seed: u64) -> Result<()> {
+/// For how long two hosts answered at most.
+fn schedule(count: usize, seed: u64) -> Result<Duration> {
     let lab = Lab::new()?;
     let [a, b, client] = lab.hosts(["a", "b", "client"])?;
     let mut pair = Pair::start([&a, &b], &client, QUICK)?;
     let mut random = SplitMix64::new(seed);
     let mut kinds: BTreeMap<(Kind, bool), Vec<Seen>> = BTreeMap::new();
+    let mut worst = Duration::ZERO;
     for number in 1..=count {
         let fault = Fault::draw(&mut random);
         let seen = pair.suffer(fault).with_context(|| format!("fault {number} of seed {seed}"))?;
+        worst = worst.max(seen.two);
         let two = if seen.two.is_zero() { "" } else { "  TWO OWNERS" };
         eprintln!("{number}/{count}: {fault:?}: none {:.1} ms, two {:.1} ms{two}", millis(seen.none), millis(seen.two));
         kinds.entry((fault.kind, fault.on_master)).or_default().push(seen);
@@ -89,7 +93,7 @@ fn schedule(count: usize, seed: u64) -> Result<()> {
             back[last]
         );
     }
-    Ok(())
+    Ok(worst)
 }
 
 /// From the `kill -9` of a master to the first advert of the one that is started at once.

@@ -32,6 +32,10 @@ pub const QUICK: [&str; 2] =
 /// An advert every second, and leases of three, less 1 %.
 pub const USUAL: [&str; 2] = ["--advbase=1 --advskew=0", "--advbase=1 --advskew=50"];
 
+/// Whoever takes over from a master that is alive, for it is demoted or less preferred, says so and takes the VIP; the other gives
+/// it up when it hears that. On a busy machine a request that comes just then is answered by both.
+pub const ELECTION: Duration = Duration::from_millis(10);
+
 /// In seconds.
 const HOUR: i64 = 3600;
 /// How often the client asks who has the VIP.
@@ -54,6 +58,8 @@ pub enum Kind {
     StepDown,
     /// `carpctl upgrade`.
     Upgrade,
+    /// The same while it is about to give its mastership to the other.
+    UpgradeInElection,
     /// The cable is out.
     Carrier,
     /// Its interface is deleted, and made anew.
@@ -80,7 +86,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Kill,
         Self::Stop,
         Self::StopBoth,
@@ -88,6 +94,7 @@ impl Kind {
         Self::Restart,
         Self::StepDown,
         Self::Upgrade,
+        Self::UpgradeInElection,
         Self::Carrier,
         Self::Interface,
         Self::Detach,
@@ -136,18 +143,17 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Of what was asked from the beginning of a fault on.
+    /// Of a fault that began and ended then; two owners count at any time.
     fn new(report: &ArpReport, begin: BootTime, end: BootTime) -> Self {
         let mut seen = Self { two: Duration::ZERO, none: Duration::ZERO, back: Duration::ZERO };
-        for ownership in report.timeline().into_iter().filter(|ownership| ownership.to > begin) {
-            let lasted = ownership.to.since(ownership.from.max(begin));
+        for ownership in report.timeline() {
             match ownership.owners.len() {
-                0 => {
-                    seen.none += lasted;
+                0 if ownership.to > begin => {
+                    seen.none += ownership.to.since(ownership.from.max(begin));
                     seen.back = ownership.to.since(end.min(ownership.to));
                 }
-                1 => {}
-                _ => seen.two += lasted,
+                0 | 1 => {}
+                _ => seen.two += ownership.to.since(ownership.from),
             }
         }
         seen
@@ -231,6 +237,10 @@ impl<'h> Pair<'h> {
             Kind::Upgrade => {
                 output_of(&mut carpctl("upgrade")?)?;
             }
+            Kind::UpgradeInElection => {
+                signal(Signal::SIGUSR2)?;
+                output_of(&mut carpctl("upgrade")?)?;
+            }
             Kind::Carrier => {
                 host.set_carrier(false)?;
                 last();
@@ -241,22 +251,24 @@ impl<'h> Pair<'h> {
                 last();
                 host.create_interface()?;
             }
-            Kind::Detach => foreign::detach(host)?,
+            Kind::Detach => {
+                foreign::detach(host)?;
+                last();
+            }
             Kind::DetachEgress => {
                 let pins = pins(host)?;
                 let links = fs::read_dir(pins)?.collect::<std::io::Result<Vec<_>>>()?;
                 let link = links.iter().find(|entry| entry.file_name().to_string_lossy().starts_with("tc-"));
                 let link = link.context("no egress program is pinned")?.path();
                 output_of(Command::new(tool("bpftool")?).args(["link", "detach", "pinned"]).arg(link))?;
-            }
-            Kind::Unpin => fs::remove_dir_all(pins(host)?)?,
-            Kind::NoBuffers => {
-                output_of(host.command("tc").args(["qdisc", "replace", "dev", ETH0, "root", "pfifo", "limit", "0"]))?;
                 last();
-                output_of(host.command("tc").args(["qdisc", "del", "dev", ETH0, "root"]))?;
             }
-            Kind::NotPermitted => {
-                preload.refuse_frames(Some(Errno::EPERM))?;
+            Kind::Unpin => {
+                fs::remove_dir_all(pins(host)?)?;
+                last();
+            }
+            Kind::NoBuffers | Kind::NotPermitted => {
+                preload.refuse_frames(Some(if kind == Kind::NoBuffers { Errno::ENOBUFS } else { Errno::EPERM }))?;
                 last();
                 preload.refuse_frames(None)?;
             }

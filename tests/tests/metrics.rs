@@ -80,9 +80,15 @@ fn each_source_of_a_demotion_is_told_by_its_name() -> Result<()> {
     configured::add_options(&mut carpd, &folder, &folder.path().join("socket")).arg("--metrics");
     let agent = Agent::spawn("a", carpd)?;
     agent.wait_for_line("metrics at http://127.0.0.1:10112/metrics", LONG)?;
-    for (by, demotion) in
-        [("administrator", 0.0), ("send_errors", 0.0), ("interface eth7", 100.0), ("interface lo", 0.0), ("group", 0.0)]
-    {
+    for (by, demotion) in [
+        ("administrator", 0.0),
+        ("maintenance", 0.0),
+        ("addresses", 0.0),
+        ("send_errors", 0.0),
+        ("interface eth7", 100.0),
+        ("interface lo", 0.0),
+        ("group", 0.0),
+    ] {
         wait_for(&host, &of_host("demotion", &format!(",by=\"{by}\"")), |value| value == demotion)?;
     }
     Ok(())

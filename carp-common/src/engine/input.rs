@@ -33,6 +33,8 @@ pub enum Input {
     /// The VIPs that [`Action::TakeVips`](super::Action::TakeVips) asked for are there, or the up script
     /// has ended or run out of time.
     VipsTaken,
+    /// They cannot be added; it is tried again and again.
+    VipsFailed,
     /// The VIPs that [`Action::ReleaseVips`](super::Action::ReleaseVips) gave up are gone, or the down
     /// script has ended or run out of time.
     VipsReleased,
@@ -40,6 +42,8 @@ pub enum Input {
     StepDown,
     /// The administrator demotes this host by so much, or by 0 no longer; a master then steps down, too.
     Demote(u8),
+    /// The administrator wants this host to be the last resort, or no longer; a master then steps down, too.
+    Maintenance(bool),
     /// What the agent tracks for this virtual host demotes it by `own`, and what is wrong with others of its failover
     /// group by `group` more; a master says so at once.
     Tracked {

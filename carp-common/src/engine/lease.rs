@@ -68,6 +68,8 @@ pub(super) struct LeaseTerms {
     enforced: bool,
     /// MASTER: when the one that runs ends.
     until: Option<Time>,
+    /// Before which time the last advert that has left was not sent.
+    last_left: Option<Time>,
     /// The hosts that were heard last, and what their dead times are a multiple of.
     heard: VecDeque<(IpAddr, Duration)>,
 }
@@ -117,13 +119,13 @@ impl Engine {
     }
 
     /// The kernel can enforce a lease from now on, or no longer.
-    pub(super) fn handle_fence(&mut self, enforced: bool, now: Time) {
+    pub(super) fn handle_fence(&mut self, enforced: bool) {
         if core::mem::replace(&mut self.lease.enforced, enforced) == enforced {
             return;
         }
         match (enforced, self.state) {
             (false, _) => self.set_lease(Lease::None),
-            (true, State::Master) => self.renew_lease(now),
+            (true, State::Master) => self.renew_lease(self.lease.last_left.unwrap_or(self.since)),
             (true, State::Backup) => self.set_lease(Lease::Over),
             // It may be about to go on with one.
             (true, State::Init) => {}
@@ -156,6 +158,7 @@ impl Engine {
 
     /// An advert has left that was not sent before this time.
     pub(super) fn advert_has_left(&mut self, sent: Time, now: Time) {
+        self.lease.last_left = Some(sent);
         let claim = self.claim.take_if(|claim| claim.is_under_way);
         if claim.is_some() || self.state == State::Master {
             self.renew_lease(sent);

@@ -66,6 +66,8 @@ use crate::{time::Time, wire::BOW_OUT};
 const STEP_DOWN_HOLD: Duration = Duration::from_secs(3);
 /// A backup sends nothing by which it could learn that it can send again: after so long it takes it for granted.
 const SEND_ERRORS_LAST: Duration = Duration::from_secs(60);
+/// Nor does it add VIPs; and each try is an outage.
+const NO_VIPS_LASTS: Duration = Duration::from_secs(600);
 /// Each repetition of the announcement goes with the second next advert.
 const ANNOUNCE_AGAIN_AFTER: u8 = 2;
 /// A tie lengthens the next master-down time by less than this (at advbase 0: by less than a quarter of
@@ -160,6 +162,19 @@ impl Engine {
         self.config.source = source;
     }
 
+    /// Takes note of what an agent before has heard: of no more interest than how patient that host is.
+    pub fn remember(&mut self, advert: &HeardAdvert) {
+        if !advert.is_bow_out() {
+            self.lease.hear(advert);
+        }
+    }
+
+    /// What arrived before this time does not count.
+    #[must_use]
+    pub const fn listens_since(&self) -> Time {
+        self.listens_since
+    }
+
     /// Goes on with other settings, in the same state: what runs is shortened or lengthened as they say.
     /// The source address stays.
     pub fn reconfigure(&mut self, config: Config, now: Time) {
@@ -167,11 +182,14 @@ impl Engine {
         let dead_time = self.dead_time();
         let before = core::mem::replace(&mut self.config, Config { source, ..config });
         self.move_timers(dead_time, now);
-        if self.state == State::Backup {
+        if self.state == State::Backup && self.timers.nobody.is_none() {
             // Of a new family nothing can have been heard yet.
             self.timers.watch(self.config.families, now.after(self.dead_time()));
         }
-        self.hold = self.hold.map(|hold| hold.min(now.after(self.hold_time())));
+        let hold_until = now.after(self.hold_time());
+        for until in [&mut self.hold, &mut self.timers.nobody].into_iter().flatten() {
+            *until = hold_until.min(*until);
+        }
         self.preempt_at = self.preempt_at.map(|until| until.min(now.after(self.config.preempt_delay)));
         if self.vips_here && self.config.announcements != before.announcements {
             self.repeats_left = 0;
@@ -190,7 +208,7 @@ impl Engine {
             Input::LinkUp => self.handle_link_up(now),
             Input::LinkDown(fault) => self.set_state(State::Init, Cause::LinkDown(fault), now),
             Input::MacChanged => self.handle_mac_changed(),
-            Input::Fence(enforced) => self.handle_fence(enforced, now),
+            Input::Fence(enforced) => self.handle_fence(enforced),
             Input::Resume { until } => self.handle_resume(until, now),
             Input::AdvertSent(before) => {
                 self.advert_has_left(before, now);
@@ -200,11 +218,13 @@ impl Engine {
                 self.advert_has_failed();
                 self.handle_send_result(true, now);
             }
-            Input::VipsTaken => self.handle_vips_taken(),
+            Input::VipsTaken => self.handle_vips_taken(now),
+            Input::VipsFailed => self.handle_vips_failed(now),
             Input::VipsReleased => self.handle_vips_released(),
             Input::StepDown => self.handle_step_down(now),
-            Input::Demote(demotion) => self.handle_demote(demotion, now),
-            Input::Tracked { own, group } => self.handle_tracked(own, group, now),
+            Input::Demote(demotion) => self.step_down_if(demotion > 0, |own| own.set_manual(demotion), now),
+            Input::Maintenance(on) => self.step_down_if(on, |own| own.set_maintenance(on), now),
+            Input::Tracked { own, group } => self.demote_and_tell(|demotion| demotion.set_tracked(own, group), now),
             Input::Shutdown => self.handle_shutdown(now),
         }
     }
@@ -283,12 +303,10 @@ impl Engine {
         if !self.config.families.contains(&advert.family) || advert.arrival < self.listens_since {
             return;
         }
+        self.remember(advert);
         if !advert.is_bow_out() {
             // Another master is there before our VIPs are gone: no longer ours to hand over.
             self.bow_out_due = false;
-        }
-        if !advert.is_bow_out() {
-            self.lease.hear(advert);
         }
         if self.state != State::Init {
             self.last_arrival = self.last_arrival.max(Some(advert.arrival));
@@ -301,8 +319,12 @@ impl Engine {
     }
 
     fn hear_as_backup(&mut self, advert: &HeardAdvert, now: Time) {
-        if now.since(self.since) >= SEND_ERRORS_LAST {
+        let backup_for = now.since(self.since);
+        if backup_for >= SEND_ERRORS_LAST {
             self.demote(now, Demotion::reset_send_errors);
+        }
+        if backup_for >= NO_VIPS_LASTS {
+            self.demote(now, |demotion| demotion.set_no_vips(false));
         }
         let cause = if advert.is_bow_out() {
             Some(Cause::BowOut(advert.source))
@@ -323,7 +345,9 @@ impl Engine {
         let [mine, peers] = self.standings(advert);
         let is_tied = self.ties > 0 && mine.rank == peers.rank;
         let patience = if is_tied { self.tie_patience() } else { self.dead_time() };
-        let alive = if self.config.any_family { self.config.families } else { &[advert.family][..] };
+        // If this host has stepped down, this is the first word of its successor.
+        let is_first = self.timers.nobody.take().is_some();
+        let alive = if self.config.any_family || is_first { self.config.families } else { &[advert.family][..] };
         for family in alive {
             self.timers.start_master_down(*family, advert.arrival.after(patience));
         }
@@ -380,7 +404,8 @@ impl Engine {
         }
     }
 
-    /// An advert between two. Not if one is overdue: then this host was stalled, and may not speak as a master any more.
+    /// An advert between two. Not if one is overdue: then this host was stalled, and may not speak as a master any more; if it
+    /// is one still, that advert goes anyway.
     fn speak_up(&mut self, now: Time) {
         if self.timers.advert.is_some_and(|due| now < due) {
             self.send_advert();
@@ -422,6 +447,7 @@ impl Engine {
             return;
         }
         self.demote(now, Demotion::reset_send_errors);
+        self.demote(now, |demotion| demotion.set_no_vips(false));
         self.set_state(State::Backup, Cause::LinkUp, now);
     }
 
@@ -432,6 +458,8 @@ impl Engine {
         self.demote(now, Demotion::reset_send_errors);
         self.resume_lease(until);
         self.become_master(Cause::Resumed(until), now);
+        // What came after the last advert of the agent before, that has not heard yet.
+        self.listens_since = self.lease().map_or(now, |lease| until.before(lease));
     }
 
     /// The way to MASTER, but for that in another agent's place.
@@ -464,12 +492,20 @@ impl Engine {
         self.demote(now, |demotion| demotion.sent(failed));
     }
 
-    fn handle_vips_taken(&mut self) {
+    fn handle_vips_taken(&mut self, now: Time) {
         if self.state != State::Master {
             return;
         }
+        self.demote(now, |demotion| demotion.set_no_vips(false));
         self.vips_here = true;
         self.announce();
+    }
+
+    /// A master without its VIPs is of no use: another one is to take over, if there is one.
+    fn handle_vips_failed(&mut self, now: Time) {
+        if self.state == State::Master {
+            self.demote_and_tell(|demotion| demotion.set_no_vips(true), now);
+        }
     }
 
     fn handle_vips_released(&mut self) {
@@ -504,21 +540,20 @@ impl Engine {
         self.hold = Some(now.after(self.hold_time()));
     }
 
-    /// A demoted master hands over at once, also to peers that know nothing of demotion.
-    fn handle_demote(&mut self, demotion: u8, now: Time) {
-        self.demote(now, |own| own.set_manual(demotion));
-        if demotion > 0 {
+    /// A master that its administrator demotes hands over at once, also to peers that know nothing of demotion.
+    fn step_down_if(&mut self, is_demoted: bool, change: impl FnOnce(&mut Demotion) -> bool, now: Time) {
+        self.demote(now, change);
+        if is_demoted {
             self.handle_step_down(now);
         }
     }
 
-    /// A demoted master's peers decide: by an advert that is sent at once. Not if one is overdue: that goes anyway, if
-    /// this host, which was stalled, still is master then.
-    fn handle_tracked(&mut self, own: u8, group: u8, now: Time) {
+    /// A demoted master's peers decide: by an advert that is sent at once.
+    fn demote_and_tell(&mut self, change: impl FnOnce(&mut Demotion) -> bool, now: Time) {
         let before = self.demotion.get();
-        self.demote(now, |demotion| demotion.set_tracked(own, group));
-        if before < self.demotion.get() && self.timers.advert.is_some_and(|due| now < due) {
-            self.send_advert();
+        self.demote(now, change);
+        if before < self.demotion.get() {
+            self.speak_up(now);
         }
     }
 
@@ -576,6 +611,8 @@ impl Engine {
         self.preempt_at = waits.then(|| now.after(self.config.preempt_delay));
         if from == State::Init {
             self.listens_since = now;
+        }
+        if to == State::Init {
             self.lease.forget_heard();
         }
         self.bow_out_due = false;
@@ -601,10 +638,13 @@ impl Engine {
             State::Backup => {
                 let dead_time = self.dead_time();
                 let due = match cause {
+                    Cause::StepDown => {
+                        self.timers.nobody = Some(now.after(self.hold_time()));
+                        return;
+                    }
                     // From when the advert arrived in the kernel, not from when we got round to it.
                     Cause::BetterMaster(advert) => advert.arrival.after(dead_time),
                     Cause::EqualMaster(advert) => advert.arrival.after(self.tie_patience()),
-                    Cause::StepDown => now.after(self.hold_time()),
                     Cause::LinkUp
                     | Cause::LinkDown(_)
                     | Cause::MasterDown(_)

@@ -11,17 +11,19 @@ pub(super) struct Timers {
     pub(super) advert: Option<Time>,
     /// BACKUP: when the master counts as dead, by family.
     master_down: [Option<Time>; 2],
+    /// BACKUP that has stepped down, until it hears its successor: when it takes it that there is none.
+    pub(super) nobody: Option<Time>,
 }
 
 impl Timers {
     /// The earliest of all.
     pub(super) fn next(&self) -> Option<Time> {
-        [self.advert].into_iter().chain(self.master_down).flatten().min()
+        [self.advert, self.nobody].into_iter().chain(self.master_down).flatten().min()
     }
 
-    /// Whether some family's master-down timer has run out.
+    /// Whether some family's master-down timer has run out, or nobody has followed.
     pub(super) fn is_master_down(&self, now: Time) -> bool {
-        self.master_down.iter().flatten().any(|due| *due <= now)
+        self.master_down.iter().chain([&self.nobody]).flatten().any(|due| *due <= now)
     }
 
     /// The dead time was `before` and is `now`: what runs ends so much sooner or later.

@@ -221,6 +221,7 @@ impl Agent {
         strays.into_iter().for_each(|(Ok(line) | Err(line))| warn!("{line}"));
         agent.apply(wanted);
         agent.inherit(&legacy);
+        agent.remember_heard();
         let goes_on: BTreeSet<u32> = agent.hosts.values().filter_map(VirtualHost::resumes_on).collect();
         vips::restore_all(&agent.shared.netlink, &goes_on).await.unwrap_or_else(|error| warn!("{error:#}"));
         let mut errors = agent.handle_links();
@@ -229,6 +230,8 @@ impl Agent {
             return Err(errors.swap_remove(0).into());
         }
         agent.keep_only_own();
+        // A better master may have spoken to the kernel while no agent was there.
+        agent.ask_kernel();
         agent.hosts.values_mut().for_each(VirtualHost::run_down_script_at_start);
         errors.iter().for_each(|error| warn!("{error}"));
         if let Some(why) = agent.hosts.values().find_map(VirtualHost::missing_fence) {
@@ -427,14 +430,26 @@ impl Agent {
         let mut heard: Vec<_> =
             self.datapath.last_heard().into_iter().map(|(source, last)| (source, last.heard())).collect();
         heard.sort_by_key(|(_, heard)| heard.arrival());
-        let known = |host: &VirtualHost| host.engine().status().last_arrival;
-        let known: BTreeMap<u32, _> = self.hosts.iter().map(|(row, host)| (*row, known(host))).collect();
+        let known: BTreeMap<_, _> =
+            self.hosts.values().flat_map(|host| host.keys().map(|key| (key, host.heard_until(key.family())))).collect();
         for (source, heard) in heard {
             // None for one that a reload has just taken out.
-            let known = self.entered.get(&source.vhost()).and_then(|row| known.get(row));
-            // What another agent heard before is not a silence that this one has waited for.
-            if known.is_some_and(|known| heard.arrival() > known.unwrap_or(self.started)) {
+            if known.get(&source.vhost()).is_some_and(|known| heard.arrival() > *known) {
                 self.hear(source, heard);
+            }
+        }
+    }
+
+    /// What another agent has heard says how patient the others are.
+    fn remember_heard(&mut self) {
+        let looks = self.looks.borrow();
+        for (source, last) in self.datapath.last_heard() {
+            let is_of = |host: &&mut VirtualHost| {
+                let ifindex = looks.get(host.interface()).map(|interface| interface.index);
+                ifindex.is_some_and(|ifindex| host.is_at(ifindex, source.vhost()))
+            };
+            if let Some(host) = self.hosts.values_mut().find(is_of) {
+                host.remember(source, last.heard());
             }
         }
     }

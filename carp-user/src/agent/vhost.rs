@@ -98,6 +98,8 @@ pub(super) struct VirtualHost {
     refusals: Refusals,
     /// The advert that was heard last.
     heard: Option<HeardAdvert>,
+    /// The last arrival in each family.
+    arrivals: [Option<Time>; 2],
     /// Why the state is what it is.
     cause: Option<Cause>,
     /// What is wrong of what is tracked.
@@ -139,7 +141,8 @@ impl VirtualHost {
         let name = format!("{interface} vhid {}", settings.vhid.get());
         let owner = owner(row, &name, &interface, &settings, &shared);
         let gate = demotion::closed_gate(&settings.failover);
-        let engine = Engine::new(engine_config(&settings, in_maintenance), now);
+        let mut engine = Engine::new(engine_config(&settings, in_maintenance), now);
+        engine.handle(Input::Maintenance(in_maintenance), now);
         Self {
             lock,
             name,
@@ -163,6 +166,7 @@ impl VirtualHost {
             sent: 0,
             send_error: None,
             heard: None,
+            arrivals: [None; 2],
             cause: None,
             wrong: vec![],
             group_cause: None,
@@ -234,9 +238,7 @@ impl VirtualHost {
             return;
         }
         self.reconfigure();
-        if on {
-            self.handle(Input::StepDown);
-        }
+        self.handle(Input::Maintenance(on));
     }
 
     fn reconfigure(&mut self) {
@@ -324,7 +326,24 @@ impl VirtualHost {
         self.refusals.heard();
         self.profiles.hear(&advert, self.settings.failover.profile, &self.name);
         self.heard = Some(advert);
+        let arrival = &mut self.arrivals[place(advert.family)];
+        *arrival = (*arrival).max(Some(advert.arrival));
         self.handle(Input::Advert(advert));
+    }
+
+    /// Before which time everything has been heard in this family, or does not count.
+    pub(super) fn heard_until(&self, family: Family) -> Time {
+        self.arrivals[place(family)].map_or(self.engine.listens_since(), |last| last.max(self.engine.listens_since()))
+    }
+
+    /// Whether these are its adverts, on the interface with this index.
+    pub(super) fn is_at(&self, ifindex: u32, key: VhostKey) -> bool {
+        self.key(ifindex, key.family()) == key
+    }
+
+    /// Takes note of what an agent before has heard.
+    pub(super) fn remember(&mut self, source: SourceKey, heard: Heard) {
+        self.engine.remember(&HeardAdvert::new(source, heard));
     }
 
     /// The VIP task has something to say.
@@ -662,6 +681,13 @@ impl VirtualHost {
 fn owner(row: u32, name: &str, interface: &str, settings: &Settings, shared: &Shared) -> Owner {
     let script_failures = shared.metrics.script_failures(interface, settings.vhid.get());
     Owner { row, name: name.to_owned(), interface: interface.to_owned(), script_failures }
+}
+
+const fn place(family: Family) -> usize {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1,
+    }
 }
 
 fn engine_config(settings: &Settings, in_maintenance: bool) -> engine::Config {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
-use crate::control::protocol::{Demotion, Event, MAINTENANCE, Source, Status, VirtualHost, What};
+use crate::control::protocol::{Demotion, Event, Source, Status, VirtualHost, What};
 
 /// The table of `carpctl status`, and what is to be said besides.
 pub(super) fn table(status: &Status) -> String {
@@ -56,8 +56,7 @@ pub(super) fn rows(status: &Status) -> Vec<Vec<String>> {
 
 /// By how much, and for what.
 fn demotion(demotion: &Demotion) -> String {
-    // Maintenance has another way.
-    let counts = |source: &&Source| source.by > 0 || source.source == MAINTENANCE;
+    let counts = |source: &&Source| source.by > 0;
     let sources: Vec<&str> = demotion.sources.iter().filter(counts).map(|source| source.source.as_str()).collect();
     if sources.is_empty() {
         return demotion.total.to_string();

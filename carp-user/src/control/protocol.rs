@@ -170,8 +170,14 @@ pub(crate) struct Demotion {
     pub(crate) total: u8,
     /// The administrator's part.
     pub(crate) manual: u8,
+    /// The part of being the last resort.
+    #[serde(default)]
+    pub(crate) maintenance: u8,
     /// The part of send errors.
     pub(crate) send_errors: u8,
+    /// The part of addresses that cannot be added.
+    #[serde(default)]
+    pub(crate) addresses: u8,
     /// The part of what is tracked for it.
     #[serde(default)]
     pub(crate) tracked: u8,
@@ -183,13 +189,10 @@ pub(crate) struct Demotion {
     pub(crate) sources: Vec<Source>,
 }
 
-/// The one source that raises advskew and not the counter.
-pub(crate) const MAINTENANCE: &str = "maintenance";
-
 /// Something that can demote a virtual host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Source {
-    /// `administrator`, `send_errors`, `interface NAME`, `script NAME`, `group`; `maintenance` only while it is on.
+    /// `administrator`, `maintenance`, `send_errors`, `addresses`, `interface NAME`, `script NAME`, `group`.
     pub(crate) source: String,
     /// By how much it does now.
     pub(crate) by: u8,

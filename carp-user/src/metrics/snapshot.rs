@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use super::OfHost;
-use crate::control::protocol::{MAINTENANCE, Source, Status, VirtualHost};
+use crate::control::protocol::{Source, Status, VirtualHost};
 
 /// In the order of their places in life.
 const STATES: [&str; 3] = ["INIT", "BACKUP", "MASTER"];
@@ -105,7 +105,7 @@ impl Snapshot {
         if let Some(datapath) = told.datapath.clone() {
             self.datapaths.get_or_create(&OfDatapath { host: host.clone(), datapath }).set(1);
         }
-        for Source { source, by, .. } in told.demotion.sources.iter().filter(|source| source.source != MAINTENANCE) {
+        for Source { source, by, .. } in &told.demotion.sources {
             self.demotions.get_or_create(&OfDemotion { host: host.clone(), by: source.clone() }).set((*by).into());
         }
         self.sent.get_or_create(&host).inc_by(told.sent);

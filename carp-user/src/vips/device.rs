@@ -34,17 +34,14 @@ impl VirtualMac {
         Self { netlink, name, vhid, parent: None, trouble: None, listens: false }
     }
 
-    /// Has the VIPs on the device, and this at work, trying until it is: a master without them is of no use.
-    pub(super) async fn take(&mut self, ifindex: u32, vips: &[Vip]) {
-        while let Err(error) = self.try_take(ifindex, vips).await {
-            let text = error.to_string();
-            if self.trouble.as_ref() != Some(&text) {
-                error!("{}: {text}: trying again every {} s", self.name, TRY_AGAIN.as_secs());
-            }
-            self.trouble = Some(text);
-            sleep(TRY_AGAIN).await;
+    /// Tries to have the VIPs on the device, and this at work; `true` if it is.
+    pub(super) async fn has_taken(&mut self, ifindex: u32, vips: &[Vip]) -> bool {
+        let trouble = self.try_take(ifindex, vips).await.err().map(|error| error.to_string());
+        if let Some(text) = trouble.as_ref().filter(|text| self.trouble.as_ref() != Some(text)) {
+            error!("{}: {text}: trying again every {} s", self.name, TRY_AGAIN.as_secs());
         }
-        self.trouble = None;
+        self.trouble = trouble;
+        self.trouble.is_none()
     }
 
     /// Has the device answer for the VIPs no more, and say nothing, in less time than its deletion takes. To remove them takes no

@@ -15,7 +15,7 @@ fn a_master_hands_over_at_once_when_a_tracked_interface_fails_and_takes_back_whe
     add_uplink(&a)?;
     let [on_a, on_b] = pair(&a, &b, (folder()?, &[first(&format!("preempt = true\n{TRACKED}"))]), "")?;
     assert_eq!(on_a.demoting()?, [""; 0]);
-    assert_eq!(on_a.field("/demotion/sources/2/source")?, "interface t0");
+    assert_eq!(on_a.field("/demotion/sources/4/source")?, "interface t0");
 
     let mut expected = vec![TO_BACKUP, TO_MASTER];
     let mut of_b = vec![TO_BACKUP];

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::Result;
-use carp_tests::node::PREFERRED;
+use carp_tests::node::{OTHER, PREFERRED};
 use carp_tests::{Agent, ArpWatch, ETH0, LONG, Lab, Node, PASSPHRASE, VHID, VIP, Wire, configured, eventually};
 
 use super::{
@@ -165,6 +165,24 @@ fn status_says_what_is_in_the_way_of_the_device() -> Result<()> {
         let host = status()?;
         Ok(host["troubles"].as_array().is_some_and(Vec::is_empty) && host["device"] == device.as_str())
     })
+}
+
+#[test]
+fn a_master_that_cannot_have_the_device_leaves_the_vip_to_another() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+    a.ns().ip(&format!("link add {} type bridge", device(&a)?))?;
+    let first = Node::start(&a, &format!("{PREFERRED} {VIRTUAL}"))?;
+    first.wait_for("BACKUP -> MASTER")?;
+    let second = Node::start(&b, &format!("{OTHER} {VIRTUAL}"))?;
+    first.wait_for_line("demoted by 240: the addresses cannot be added (240)")?;
+    second.wait_for("BACKUP -> MASTER")?;
+    first.wait_for("MASTER -> BACKUP")?;
+    let watch = ArpWatch::start(&client, VIP, PERIOD)?;
+    watch.wait_for_owner(MAC, LONG)?;
+    Wire::at(&client)?.wait_for_adverts(b.ip(), 4)?;
+    assert_eq!(second.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
 }
 
 #[test]

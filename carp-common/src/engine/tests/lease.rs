@@ -206,6 +206,43 @@ fn another_agents_lease_is_gone_on_with_until_the_first_advert_renews_it() {
 }
 
 #[test]
+fn a_lease_that_can_be_enforced_only_later_counts_from_the_last_advert_all_the_same() {
+    let mut host = Host::master(config(1, 100));
+    let sent = host.now;
+    host.handle(Input::AdvertSent(sent));
+    let mut host = host.later(A_MOMENT);
+    assert_eq!(host.handle(Input::Fence(true)), [until(sent.after(LEASE))]);
+}
+
+#[test]
+fn who_goes_on_hears_what_came_after_the_last_advert_of_the_agent_before() {
+    let resumed = |host: &mut Host| {
+        host.handle(Input::Fence(true));
+        host.handle(Input::Resume { until: START.after(Duration::from_millis(970)) });
+        assert_eq!(host.state(), State::Master);
+    };
+    // Two seconds ago.
+    for (ago, state) in [(2_001, State::Master), (1_999, State::Backup)] {
+        let mut host = Host::new(config(1, 100));
+        resumed(&mut host);
+        let arrival = START.before(Duration::from_millis(ago));
+        host.handle(Input::Advert(HeardAdvert { arrival, ..host.hears(1, 0, 0) }));
+        assert_eq!(host.state(), state, "{ago} ms ago");
+    }
+}
+
+#[test]
+fn what_an_agent_before_has_heard_shortens_the_lease_until_the_link_goes() {
+    let mut host = Host::new(config(4, 0));
+    host.engine.remember(&host.hears(2, 0, 0));
+    host.engine.remember(&host.hears(255, 255, 0));
+    host.handle(Input::LinkUp);
+    assert_eq!(host.engine.lease(), Some(Duration::from_millis(5940)));
+    host.handle(Input::LinkDown(LinkFault::NoCarrier));
+    assert_eq!(host.engine.lease(), Some(Duration::from_millis(11_880)));
+}
+
+#[test]
 fn without_a_fence_there_is_none() {
     let mut host = Host::taking(config(1, 100));
     assert_eq!(host.handle(Input::AdvertSent(host.now)), []);

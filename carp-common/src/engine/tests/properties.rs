@@ -69,6 +69,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Input(Input::AdvertFailed)),
         1 => Just(Op::Input(Input::StepDown)),
         1 => select(vec![0, 1, 240]).prop_map(|demotion| Op::Input(Input::Demote(demotion))),
+        1 => any::<bool>().prop_map(|on| Op::Input(Input::Maintenance(on))),
+        1 => Just(Op::Input(Input::VipsFailed)),
         2 => (parts(), parts()).prop_map(|(own, group)| Op::Input(Input::Tracked { own, group })),
     ]
 }

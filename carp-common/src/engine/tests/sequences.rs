@@ -241,6 +241,38 @@ fn a_fault_of_a_master_takes_its_vips_without_a_bow_out() {
 }
 
 #[test]
+fn vips_that_cannot_be_had_demote_until_they_can_or_it_is_time_to_try_again() {
+    let demotion = |host: &Host| host.engine.status().demotion.get();
+    let mut host = Host::taking(config(1, 100)).later(A_MOMENT);
+    host.handle(Input::VipsFailed);
+    assert_eq!(host.handle(Input::VipsFailed), [], "it is known");
+    host.handle(Input::VipsTaken);
+    assert_eq!(demotion(&host), 0);
+
+    let hear = |host: &mut Host| {
+        let advert = host.hears(1, 0, 0);
+        host.handle(Input::Advert(advert))
+    };
+    for ends in ["with time", "with the link"] {
+        let mut host = Host::taking(config(1, 100)).later(A_MOMENT);
+        host.handle(Input::VipsFailed);
+        hear(&mut host);
+        assert_eq!((host.state(), demotion(&host)), (State::Backup, 240));
+        if ends == "with time" {
+            host = host.later(Duration::from_secs(599));
+            hear(&mut host);
+            assert_eq!(demotion(&host), 240);
+            host = host.later(Duration::from_secs(1));
+            hear(&mut host);
+        } else {
+            host.handle(Input::LinkDown(LinkFault::NoCarrier));
+            host.handle(Input::LinkUp);
+        }
+        assert_eq!(demotion(&host), 0, "{ends}");
+    }
+}
+
+#[test]
 fn three_send_errors_in_a_row_demote_and_three_successes_restore() {
     let mut host = Host::master(config(1, 0));
     let inputs = |host: &mut Host, failed: &[bool]| {

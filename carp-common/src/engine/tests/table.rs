@@ -46,9 +46,11 @@ impl Event {
                 Input::AdvertSent(_) => "AdvertSent",
                 Input::AdvertFailed => "AdvertFailed",
                 Input::VipsTaken => "VipsTaken",
+                Input::VipsFailed => "VipsFailed",
                 Input::VipsReleased => "VipsReleased",
                 Input::StepDown => "StepDown",
                 Input::Demote(_) => "Demote",
+                Input::Maintenance(_) => "Maintenance",
                 Input::Tracked { .. } => "Tracked",
                 Input::Shutdown => "Shutdown",
             },
@@ -57,7 +59,7 @@ impl Event {
         }
     }
 
-    const COUNT: usize = 16;
+    const COUNT: usize = 18;
 }
 
 /// The own interval and dead time of the rows: advbase 1, advskew 100.
@@ -130,6 +132,18 @@ fn tracked(own: u8, group: u8) -> Expected {
     act(Action::Demoted(demotion))
 }
 
+fn last_resort() -> Expected {
+    let mut demotion = Demotion::default();
+    demotion.set_maintenance(true);
+    act(Action::Demoted(demotion))
+}
+
+fn no_vips() -> Expected {
+    let mut demotion = Demotion::default();
+    demotion.set_no_vips(true);
+    act(Action::Demoted(demotion))
+}
+
 fn tracks(own: u8, group: u8) -> Input {
     Input::Tracked { own, group }
 }
@@ -159,7 +173,9 @@ fn rows_of_init() -> Vec<Row> {
         row("VIPs that are not wanted any more", init(), Input::VipsTaken, Init, [], Never),
         row("VIPs are gone", init(), Input::VipsReleased, Init, [], Never),
         row("nothing to step down from", init(), Input::StepDown, Init, [], Never),
+        row("VIPs that are not wanted cannot be had", init(), Input::VipsFailed, Init, [], Never),
         row("demoted", init(), Input::Demote(1), Init, [demoted(1)], Never),
+        row("the last resort", init(), Input::Maintenance(true), Init, [last_resort()], Never),
         row("something tracked fails", init(), tracks(100, 0), Init, [tracked(100, 0)], Never),
         row("nothing tracked has changed", init(), tracks(0, 0), Init, [], Never),
         row("a stop always runs the down script", init(), Input::Shutdown, Init, [RELEASE], Never),
@@ -218,7 +234,9 @@ fn rows_of_backup() -> Vec<Row> {
         row("VIPs that are not wanted any more", yielded(), Input::VipsTaken, Backup, [], Unchanged),
         row("VIPs are gone after yielding", yielded(), Input::VipsReleased, Backup, [], Unchanged),
         row("nothing to step down from", backup(), Input::StepDown, Backup, [], Unchanged),
+        row("VIPs that are not wanted cannot be had", backup(), Input::VipsFailed, Backup, [], Unchanged),
         row("demoted", backup(), Input::Demote(1), Backup, [demoted(1)], Unchanged),
+        row("the last resort", backup(), Input::Maintenance(true), Backup, [last_resort()], Unchanged),
         row("demoted no longer", backup(), Input::Demote(0), Backup, [], Unchanged),
         row("something tracked fails", backup(), tracks(100, 0), Backup, [tracked(100, 0)], Unchanged),
         row("others of the group are in trouble", backup(), tracks(0, 240), Backup, [tracked(0, 240)], Unchanged),
@@ -237,7 +255,7 @@ fn rows_of_master() -> Vec<Row> {
     let gone = |fault| [RELEASE, Becomes(Cause::LinkDown(fault))];
     let advert = act(send(1, 100, 0));
     let stepped_down = [RELEASE, Becomes(Cause::StepDown)];
-    let lease = Lease::Until(START.after(DEAD + A_MOMENT + Duration::from_millis(2970)));
+    let lease = Lease::Until(START.after(DEAD + Duration::from_millis(2970)));
     let yields = [act(send(1, 100, 0)), RELEASE, Becomes(Cause::BetterMaster(better))];
     vec![
         row("the link, told again", master(), Input::LinkUp, Master, [], Unchanged),
@@ -265,6 +283,22 @@ fn rows_of_master() -> Vec<Row> {
         row("an old release has ended", master(), Input::VipsReleased, Master, [], Unchanged),
         row("asked to step down", master(), Input::StepDown, Backup, stepped_down, In(DEAD)),
         row("demoted", master(), Input::Demote(1), Backup, [demoted(1), RELEASE, Becomes(Cause::StepDown)], In(DEAD)),
+        row(
+            "the last resort",
+            master(),
+            Input::Maintenance(true),
+            Backup,
+            [last_resort(), RELEASE, Becomes(Cause::StepDown)],
+            In(DEAD),
+        ),
+        row(
+            "the VIPs cannot be had",
+            taking(),
+            Input::VipsFailed,
+            Master,
+            [no_vips(), act(send(1, 100, 240))],
+            Unchanged,
+        ),
         row(
             "something tracked fails",
             master(),

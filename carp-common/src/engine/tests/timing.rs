@@ -252,6 +252,20 @@ fn after_stepping_down_a_host_does_not_preempt_for_three_seconds() {
 }
 
 #[test]
+fn the_silence_of_a_successor_counts_as_that_of_any_master() {
+    for families in [&BOTH[..1], BOTH] {
+        let mut host = Host::master(Config { families, ..config(0, 10) }).later(A_MOMENT);
+        host.handle(Input::StepDown);
+        host = host.later(Duration::from_millis(500));
+        let advert = host.hears(0, 20, 0);
+        host.handle(Input::Advert(advert));
+        assert_eq!(host.next(), Some(skew(10) * 3), "and not the rest of three seconds");
+        host.sleep();
+        assert_eq!(host.state(), State::Master);
+    }
+}
+
+#[test]
 fn after_stepping_down_a_host_that_is_alone_comes_back() {
     for (advbase, hold) in [(0, Duration::from_secs(3)), (1, span(3, 10)), (2, span(6, 10))] {
         let mut host = Host::master(config(advbase, 10)).later(A_MOMENT);

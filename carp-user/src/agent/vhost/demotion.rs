@@ -13,7 +13,7 @@ use crate::{
     agent::tracking::{View, Worst},
     checks::Healths,
     config::failover::{Failover, Script},
-    control::protocol::{MAINTENANCE, Source},
+    control::protocol::Source,
 };
 
 /// By how much a member that cannot be master at all demotes the others of its group: as FreeBSD does.
@@ -72,7 +72,7 @@ impl VirtualHost {
         self.settings.failover.group.as_deref().filter(|_| !self.engine.is_stopping())
     }
 
-    /// Whether anything demotes it beside send errors and the administrator, or did.
+    /// Whether anything demotes it beside its own failures and the administrator, or did.
     pub(in crate::agent) fn is_tracked(&self) -> bool {
         let Failover { group, interfaces, scripts, .. } = &self.settings.failover;
         let demotion = self.engine.status().demotion;
@@ -85,7 +85,7 @@ impl VirtualHost {
 
     /// By how much it demotes the others of its group.
     pub(in crate::agent) fn trouble(&self, view: View<'_>) -> u8 {
-        let own = self.engine.status().demotion.send_errors().saturating_add(self.tracked_by(view));
+        let own = self.engine.status().demotion.failures().saturating_add(self.tracked_by(view));
         if self.fault.is_some() { own.max(CANNOT_BE_MASTER) } else { own }
     }
 
@@ -143,8 +143,14 @@ impl VirtualHost {
         if demotion.manual() > 0 {
             causes.push(format!("as was asked ({})", demotion.manual()));
         }
+        if demotion.maintenance() > 0 {
+            causes.push(format!("maintenance ({})", demotion.maintenance()));
+        }
         if demotion.send_errors() > 0 {
             causes.push(format!("adverts cannot be sent ({})", demotion.send_errors()));
+        }
+        if demotion.no_vips() > 0 {
+            causes.push(format!("the addresses cannot be added ({})", demotion.no_vips()));
         }
         causes.extend(self.wrong.iter().map(|Source { source, by, why }| format!("{source}: {why} ({by})")));
         causes.extend(self.group_cause.iter().map(|other| format!("the group's {other} ({})", demotion.group())));
@@ -161,15 +167,13 @@ impl VirtualHost {
         };
         let mut sources = vec![
             source("administrator", demotion.manual(), "`carpctl demote`"),
+            source("maintenance", demotion.maintenance(), "`carpctl maintenance on`"),
             source("send_errors", demotion.send_errors(), "adverts cannot be sent"),
+            source("addresses", demotion.no_vips(), "they cannot be added"),
         ];
         sources.extend(self.tracked(view).map(|tracked| tracked.source()));
         if self.group().is_some() {
             sources.push(source("group", demotion.group(), self.group_cause.as_deref().unwrap_or_default()));
-        }
-        if self.in_maintenance {
-            let why = format!("advskew {} instead", self.engine.config().advskew.get());
-            sources.push(Source { source: MAINTENANCE.to_owned(), by: 0, why });
         }
         sources
     }

@@ -82,7 +82,9 @@ impl VirtualHost {
             demotion: protocol::Demotion {
                 total: demotion.get(),
                 manual: demotion.manual(),
+                maintenance: demotion.maintenance(),
                 send_errors: demotion.send_errors(),
+                addresses: demotion.no_vips(),
                 tracked: demotion.tracked(),
                 group: demotion.group(),
                 sources: demoting,
@@ -132,6 +134,9 @@ impl VirtualHost {
         }
         if let Some(error) = self.send_error {
             troubles.push(format!("adverts cannot be sent: {error}"));
+        }
+        if self.engine.status().demotion.no_vips() > 0 {
+            troubles.push("its addresses cannot be added here: see the log".to_owned());
         }
         if let Some(peers) = self.unknown_peers() {
             troubles.push(format!(
