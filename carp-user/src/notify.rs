@@ -1,8 +1,8 @@
 //! The administrator's notify programs: told of each transition, while the addresses stay carpd's.
 //!
 //! `PROGRAM STATE INTERFACE VHID`, and more in its environment. Each virtual host's are run by a task of its own, one
-//! after the other. Of the transitions that wait meanwhile only the last is told: a program that calls a cloud must not
-//! claim for this host what another one has by now.
+//! after the other. A program that still runs at the next transition is ended, and of the transitions that come meanwhile
+//! only the last is told: a program that calls a cloud must not claim for this host what another one has by now.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -36,9 +36,7 @@ struct Task {
     /// How long what runs or waits may run at most.
     time_limit: Duration,
     /// What is told next.
-    next: Option<News>,
-    /// Whether some were left out since it began.
-    has_left_out: bool,
+    next: watch::Sender<Option<News>>,
 }
 
 /// A transition, and what its program gets to know.
@@ -69,8 +67,9 @@ impl Notifier {
         let news = News { notify, name: name.clone(), transition: *transition, addresses, source, failures };
         self.tasks.send_modify(|tasks| match tasks.entry(name) {
             Entry::Vacant(place) => {
-                place.insert(Task { time_limit, next: None, has_left_out: false });
-                tokio::spawn(self.clone().work(news));
+                let (next, later) = watch::channel(None);
+                place.insert(Task { time_limit, next });
+                tokio::spawn(self.clone().work(news, later));
             }
             Entry::Occupied(task) => task.into_mut().put(news),
         });
@@ -89,18 +88,18 @@ impl Notifier {
             return;
         }
         for ((interface, vhid), task) in &*self.tasks.borrow() {
-            let what = if task.next.is_some() { "was not told of the end" } else { "is killed" };
+            let what = if task.next.borrow().is_some() { "was not told of the end" } else { "is killed" };
             error!("{interface} vhid {}: the notify program {what}: carpd waits for it no longer", vhid.get());
         }
     }
 
-    async fn work(self, mut news: News) {
+    async fn work(self, mut news: News, mut later: watch::Receiver<Option<News>>) {
         loop {
             let name = news.name.clone();
-            news.tell().await;
+            news.tell(&mut later).await;
             let mut next = None;
             self.tasks.send_modify(|tasks| {
-                next = tasks.get_mut(&name).and_then(|task| task.next.take());
+                next = tasks.get(&name).and_then(|task| task.next.send_replace(None));
                 if next.is_none() {
                     tasks.remove(&name);
                 }
@@ -116,22 +115,13 @@ impl Notifier {
 impl Task {
     fn put(&mut self, news: News) {
         self.time_limit = self.time_limit.max(news.notify.time_limit);
-        let Some(old) = self.next.replace(news) else { return };
-        if self.has_left_out {
-            return;
-        }
-        self.has_left_out = true;
-        let (interface, vhid) = old.name;
-        warn!(
-            "{interface} vhid {}: {} is slower than the transitions: those that wait are left out, but for the last",
-            vhid.get(),
-            old.notify.program.display()
-        );
+        self.next.send_replace(Some(news));
     }
 }
 
 impl News {
-    async fn tell(self) {
+    /// Runs the program, unless something `later` overrules it.
+    async fn tell(self, later: &mut watch::Receiver<Option<News>>) {
         let Self { notify: Notify { program, time_limit }, name: (interface, vhid), transition, .. } = self;
         let (state, vhid) = (transition.to.to_string(), vhid.get().to_string());
         let mut command = Command::new(&program);
@@ -148,12 +138,47 @@ impl News {
             process::ignore_term(&mut command);
         }
         let what = format!("{} {state} {interface} {vhid}", program.display());
-        match process::run(command, &what, time_limit, "notify_timeout").await {
-            Ok(status) => info!("{interface} vhid {vhid}: {what}: {status}"),
+        let overruled = async { later.wait_for(Option::is_some).await.map(drop).unwrap_or_default() };
+        match process::run_unless(overruled, command, &what, time_limit, "notify_timeout").await {
+            Ok(Some(status)) => info!("{interface} vhid {vhid}: {what}: {status}"),
+            Ok(None) => warn!("{interface} vhid {vhid}: {what} was ended: the state has changed"),
             Err(error) => {
                 self.failures.inc();
                 error!("{interface} vhid {vhid}: {error:#}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, os::unix::fs::PermissionsExt};
+
+    use carp_common::{engine::Cause, time::Time};
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Args;
+
+    #[tokio::test]
+    async fn of_the_changes_that_come_before_a_program_runs_only_the_last_is_told() {
+        let folder = env::temp_dir().join(format!("carp-notifier-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let program = folder.join("notify");
+        fs::write(&program, "#!/bin/sh\necho $CARP_PREVIOUS $1 >> \"$(dirname \"$0\")/told\"\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let words = ["carpd", "--interface=eth0", "--vhid=1", "--pass=secret", "--addr=10.0.0.100"];
+        let mut settings = Args::try_parse_from(words).unwrap().configuration().unwrap().hosts.remove(0);
+        settings.notify = Some(Notify { program, time_limit: Duration::from_secs(60) });
+
+        let notifier = Notifier::new(Metrics::new());
+        let states = [State::Init, State::Backup, State::Master, State::Backup];
+        for pair in states.windows(2) {
+            let transition = Transition { from: pair[0], to: pair[1], cause: Cause::LinkUp, at: Time::from_nanos(0) };
+            notifier.send("eth0", &settings, None, &transition);
+        }
+        notifier.finish().await;
+        assert_eq!(fs::read_to_string(folder.join("told")).unwrap(), "MASTER BACKUP\n");
+        fs::remove_dir_all(&folder).unwrap();
     }
 }
