@@ -363,7 +363,7 @@ impl Engine {
         let [mine, peers] = self.standings(advert);
         if advert.is_bow_out() {
             // It leaves: nothing to yield to, but its announcements may have been the last.
-            self.announce_to_rival(now);
+            self.announce_to_rival(advert.source, now);
         } else if mine > peers {
             // A last word: the better master hears that there was another one, stays, and announces.
             self.speak_up(now);
@@ -376,7 +376,7 @@ impl Engine {
                 // It yields when it hears this one, and not an interval later.
                 self.speak_up(now);
             }
-            self.announce_to_rival(now);
+            self.announce_to_rival(advert.source, now);
         }
     }
 
@@ -388,12 +388,13 @@ impl Engine {
     }
 
     /// Another master was heard, and this one stays: says where the VIPs are, if they are here, and repeats it, for the
-    /// other may announce once more before it hears of us. Once in an interval.
-    fn announce_to_rival(&mut self, now: Time) {
+    /// other may announce once more before it hears of us. The administrator is told, too. Once in an interval.
+    fn announce_to_rival(&mut self, rival: IpAddr, now: Time) {
         if now >= self.announced_until {
             self.announced_until = now.after(self.interval());
             if self.vips_here {
                 self.announce();
+                self.actions.push_back(Action::Rival(rival));
             }
         }
     }

@@ -114,6 +114,29 @@ fn a_notify_program_that_floods_its_output_harms_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_master_that_stays_when_it_hears_another_one_is_told_so() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [scripts, worse] = [Scripts::new()?, Scripts::new()?];
+    let on_a = start(&a, &scripts, TELL, "")?;
+    scripts.wait_for_events(&[ON_BACKUP, ON_MASTER])?;
+    configure(&worse, "advskew = 60")?;
+    let on_b = configured::start(&b, &worse.0)?;
+    configured::wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    lab.split(&[&a], &[&b])?;
+    configured::wait_for_change(&on_b, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    assert_eq!(scripts.events()?, [ON_BACKUP, ON_MASTER]);
+    lab.heal()?;
+    scripts.wait_for_events(&[ON_BACKUP, ON_MASTER, ON_MASTER])?;
+    eventually("it is told of the other one", LONG, || {
+        let told = fs::read_to_string(scripts.path("MASTER"))?;
+        Ok(told.contains("CARP_CAUSE=10.77.0.2 was heard as MASTER, too\n") && told.contains("CARP_PREVIOUS=MASTER\n"))
+    })?;
+    assert_eq!(configured::changes(&on_a, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
+#[test]
 fn a_notify_program_of_a_state_that_is_over_is_ended_before_the_next_is_told() -> Result<()> {
     let lab = Lab::new()?;
     let host = lab.host("a")?;
