@@ -380,9 +380,11 @@ impl Engine {
         }
     }
 
-    /// An advert between two. Not if one is overdue: then this host was stalled, and may not speak as a master any more.
+    /// An advert between two. Not if one is long overdue: then this host was stalled, and may not speak as a master any
+    /// more. (That one is due at this very time means nothing: inputs come before timers.)
     fn speak_up(&mut self, now: Time) {
-        if self.timers.advert.is_some_and(|due| now < due) {
+        let late = self.interval() / 4;
+        if self.timers.advert.is_some_and(|due| now < due.after(late)) {
             self.send_advert();
         }
     }
