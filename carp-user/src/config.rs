@@ -279,7 +279,7 @@ impl Settings {
     }
 
     /// The change of the VIPs that is under way.
-    fn present_rollout(&self) -> Option<&Rollout> {
+    pub(crate) fn present_rollout(&self) -> Option<&Rollout> {
         self.rollout.as_ref().filter(|rollout| Timestamp::now() < rollout.until)
     }
 

@@ -7,14 +7,21 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
-    sys::signal::{SigHandler, Signal, killpg, signal},
+    sys::{
+        signal::{SigHandler, Signal, killpg, signal},
+        wait::{Id, WaitPidFlag, waitid},
+    },
     unistd::Pid,
 };
 use tokio::{
     process::{Child, Command},
+    select,
     task::spawn_blocking,
     time::timeout,
 };
+
+/// How long a program that is asked to end may take.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs a program to its end, or kills it at the time limit with everything that it started. What it prints comes out
 /// where the log does. Dropping the future kills it likewise.
@@ -32,6 +39,42 @@ pub(crate) async fn run(command: Command, what: &str, time_limit: Duration, sett
 /// As with [`run`].
 pub(crate) async fn run_holding(
     held: impl Send + 'static,
+    command: Command,
+    what: &str,
+    time_limit: Duration,
+    setting: &str,
+) -> Result<ExitStatus> {
+    run_in(&mut None, held, command, what, time_limit, setting).await
+}
+
+/// The same as [`run`], unless it is overruled: then the program is asked to end (SIGTERM), with everything that it started,
+/// and what is left is killed when it has ended, or after a second. `None` then.
+///
+/// # Errors
+/// As with [`run`].
+pub(crate) async fn run_unless(
+    overruled: impl Future<Output = ()>,
+    command: Command,
+    what: &str,
+    time_limit: Duration,
+    setting: &str,
+) -> Result<Option<ExitStatus>> {
+    let mut place = None;
+    select! {
+        biased;
+        () = overruled => {}
+        ended = run_in(&mut place, (), command, what, time_limit, setting) => return ended.map(Some),
+    }
+    if let Some(group) = place {
+        group.end().await;
+    }
+    Ok(None)
+}
+
+/// The program is in `place` from when it has been started.
+async fn run_in(
+    place: &mut Option<Group>,
+    held: impl Send + 'static,
     mut command: Command,
     what: &str,
     time_limit: Duration,
@@ -44,7 +87,7 @@ pub(crate) async fn run_holding(
         command.spawn().map(Group)
     });
     let ended = timeout(time_limit, async {
-        let mut group = start.await?.with_context(|| format!("cannot run {what}"))?;
+        let group = place.insert(start.await?.with_context(|| format!("cannot run {what}"))?);
         group.0.wait().await.with_context(|| format!("cannot wait for {what}"))
     });
     let Ok(ended) = ended.await else {
@@ -66,6 +109,18 @@ pub(crate) fn ignore_term(command: &mut Command) {
 
 /// A program with everything that it started: killed together when this is dropped before the program has ended.
 struct Group(Child);
+
+impl Group {
+    /// Asks all of it to end, and kills what is left when the program has ended, or after [`GRACE`].
+    async fn end(self) {
+        let Some(pid) = self.0.id() else { return };
+        let pid = Pid::from_raw(pid as i32);
+        killpg(pid, Signal::SIGTERM).ok();
+        // Not waited for, so that its number is its own until the rest is killed.
+        let ended = spawn_blocking(move || waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT));
+        timeout(GRACE, ended).await.ok();
+    }
+}
 
 impl Drop for Group {
     fn drop(&mut self) {

@@ -136,7 +136,7 @@ impl Ours {
                     self.outputs.push_back(Output::Change { from, to, reason });
                     continue;
                 }
-                Action::Demoted(_) | Action::SetLease(_) => continue,
+                Action::Rival(_) | Action::Demoted(_) | Action::SetLease(_) => continue,
             };
             self.engine.handle(done, time(now));
         }

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use carp_tests::configured::{carpctl, changes, folder, start, virtual_host, wait_for_change, write};
 use carp_tests::{BootTime, Folder, Host, LONG, Lab, LabOptions, Probe, VIP, Wire, eventually};
 use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 
 const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
 const PERIOD: Duration = Duration::from_millis(10);
@@ -23,6 +24,14 @@ fn reload(folder: &Folder) -> Result<()> {
     let done = carpctl(folder, &["reload"])?;
     ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     Ok(())
+}
+
+/// What `carpctl status` says of a rollout, and what it says with `--json`.
+fn told_of_rollout(folder: &Folder) -> Result<(Option<String>, Value)> {
+    let [table, json] = [&["status"][..], &["status", "--json"]].map(|words| carpctl(folder, words));
+    let line = String::from_utf8(table?.stdout)?.lines().find(|line| line.contains("rollout")).map(str::to_owned);
+    let mut status: Value = serde_json::from_slice(&json?.stdout)?;
+    Ok((line, status["virtual_hosts"][0]["rollout"].take()))
 }
 
 #[test]
@@ -50,6 +59,12 @@ fn an_address_is_added_on_one_server_after_the_other_without_two_masters_and_wit
             for (folder, skew) in order {
                 add_second(folder, skew, rollout, tomorrow)?;
                 reload(folder)?;
+                let until = format!("{tomorrow:.3}");
+                let line =
+                    format!("  eth0 vhid 1: rollout until {until}: adverts for {VIP} are sent and accepted, too");
+                let expected =
+                    if rollout { (Some(line), json!({"from": [VIP], "until": until})) } else { (None, Value::Null) };
+                assert_eq!(told_of_rollout(folder)?, expected);
                 // Longer than the backup's dead time.
                 wire.wait_for_adverts(a.ip(), 16)?;
             }

@@ -387,7 +387,7 @@ impl Engine {
         let [mine, peers] = self.standings(advert);
         if advert.is_bow_out() {
             // It leaves: nothing to yield to, but its announcements may have been the last.
-            self.announce_to_rival(now);
+            self.announce_to_rival(advert.source, now);
         } else if mine > peers {
             // A last word: the better master hears that there was another one, stays, and announces.
             self.speak_up(now);
@@ -400,25 +400,28 @@ impl Engine {
                 // It yields when it hears this one, and not an interval later.
                 self.speak_up(now);
             }
-            self.announce_to_rival(now);
+            self.announce_to_rival(advert.source, now);
         }
     }
 
-    /// An advert between two. Not if one is overdue: then this host was stalled, and may not speak as a master any more; if it
-    /// is one still, that advert goes anyway.
+    /// An advert between two. Not if one is long overdue: then this host was stalled, and may not speak as a master any
+    /// more; if it is one still, that advert goes anyway. (That one is due at this very time means nothing: inputs come before
+    /// timers.)
     fn speak_up(&mut self, now: Time) {
-        if self.timers.advert.is_some_and(|due| now < due) {
+        let late = self.interval() / 4;
+        if self.timers.advert.is_some_and(|due| now < due.after(late)) {
             self.send_advert();
         }
     }
 
     /// Another master was heard, and this one stays: says where the VIPs are, if they are here, and repeats it, for the
-    /// other may announce once more before it hears of us. Once in an interval.
-    fn announce_to_rival(&mut self, now: Time) {
+    /// other may announce once more before it hears of us. The administrator is told, too. Once in an interval.
+    fn announce_to_rival(&mut self, rival: IpAddr, now: Time) {
         if now >= self.announced_until {
             self.announced_until = now.after(self.interval());
             if self.vips_here {
                 self.announce();
+                self.actions.push_back(Action::Rival(rival));
             }
         }
     }

@@ -43,7 +43,7 @@ use crate::{
         neighbour::{Neighbour, Neighbours},
         vmac,
     },
-    notify::Notifier,
+    notify::{Notifier, Word},
     vips::{self, Leftovers, Owner, Progress, Report, VipKeeper},
 };
 
@@ -475,6 +475,7 @@ impl VirtualHost {
                 Action::ReleaseVips => self.vips.want(self.ifindex, false),
                 Action::Announce => self.announce(),
                 Action::Transition(transition) => self.tell(&transition),
+                Action::Rival(rival) => self.notify(Word::beside(rival)),
                 Action::Demoted(demotion) => {
                     has_changed = true;
                     self.tell_demotion(demotion);
@@ -673,8 +674,12 @@ impl VirtualHost {
             to: to.to_string(),
             cause: cause.to_string(),
         });
+        self.notify(transition.into());
+    }
+
+    fn notify(&self, word: Word) {
         let source = self.entered.as_ref().and_then(|entered| entered.sources.first().copied());
-        self.shared.notifier.send(&self.interface, &self.settings, source, transition);
+        self.shared.notifier.send(&self.interface, &self.settings, source, word);
     }
 }
 

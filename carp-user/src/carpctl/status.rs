@@ -1,8 +1,8 @@
 //! How things stand, for people.
 
-use std::{collections::BTreeMap, fmt::Write, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr, time::Duration};
 
-use crate::control::protocol::{Demotion, Event, Source, Status, VirtualHost, What};
+use crate::control::protocol::{Demotion, Event, Rollout, Source, Status, VirtualHost, What};
 
 /// The table of `carpctl status`, and what is to be said besides.
 pub(super) fn table(status: &Status) -> String {
@@ -11,6 +11,13 @@ pub(super) fn table(status: &Status) -> String {
     for host in &status.virtual_hosts {
         for trouble in &host.troubles {
             writeln!(text, "! {}: {trouble}", name(host)).ok();
+        }
+    }
+    for host in &status.virtual_hosts {
+        if let Some(Rollout { from, until }) = &host.rollout {
+            let from: Vec<_> = from.iter().map(IpAddr::to_string).collect();
+            let what = format!("adverts for {} are sent and accepted, too", from.join(" "));
+            writeln!(text, "  {}: rollout until {until}: {what}", name(host)).ok();
         }
     }
     let mut hints: BTreeMap<&str, Vec<String>> = BTreeMap::new();

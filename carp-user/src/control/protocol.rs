@@ -106,6 +106,9 @@ pub(crate) struct VirtualHost {
     pub(crate) cause: String,
     /// The VIPs, with their prefix lengths.
     pub(crate) addresses: Vec<String>,
+    /// The change of the VIPs that is under way; `null` if none is.
+    #[serde(default)]
+    pub(crate) rollout: Option<Rollout>,
     /// The virtual MAC's device, which has the VIPs; `null` while there is none.
     #[serde(default)]
     pub(crate) device: Option<String>,
@@ -152,6 +155,15 @@ pub(crate) struct VirtualHost {
     pub(crate) troubles: Vec<String>,
     /// What may be wrong, in words.
     pub(crate) hints: Vec<String>,
+}
+
+/// The VIPs are being changed on one server after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rollout {
+    /// What they were: adverts for these are sent and accepted, too.
+    pub(crate) from: Vec<IpAddr>,
+    /// Until when, RFC 3339.
+    pub(crate) until: String,
 }
 
 /// A host that gets adverts of its own.

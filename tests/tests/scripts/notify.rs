@@ -114,26 +114,57 @@ fn a_notify_program_that_floods_its_output_harms_nothing() -> Result<()> {
 }
 
 #[test]
-fn a_slow_notify_program_is_told_of_the_last_transition_that_waits() -> Result<()> {
+fn a_master_that_stays_when_it_hears_another_one_is_told_so() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [scripts, worse] = [Scripts::new()?, Scripts::new()?];
+    let on_a = start(&a, &scripts, TELL, "")?;
+    scripts.wait_for_events(&[ON_BACKUP, ON_MASTER])?;
+    configure(&worse, "advskew = 60")?;
+    let on_b = configured::start(&b, &worse.0)?;
+    configured::wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    lab.split(&[&a], &[&b])?;
+    configured::wait_for_change(&on_b, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    assert_eq!(scripts.events()?, [ON_BACKUP, ON_MASTER]);
+    lab.heal()?;
+    scripts.wait_for_events(&[ON_BACKUP, ON_MASTER, ON_MASTER])?;
+    eventually("it is told of the other one", LONG, || {
+        let told = fs::read_to_string(scripts.path("MASTER"))?;
+        Ok(told.contains("CARP_CAUSE=10.77.0.2 was heard as MASTER, too\n") && told.contains("CARP_PREVIOUS=MASTER\n"))
+    })?;
+    assert_eq!(configured::changes(&on_a, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
+#[test]
+fn a_notify_program_of_a_state_that_is_over_is_ended_before_the_next_is_told() -> Result<()> {
     let lab = Lab::new()?;
     let host = lab.host("a")?;
     let scripts = Scripts::new()?;
-    let body = format!("while [ ! -e \"$here/go\" ]; do sleep 0.05; done; {TELL}");
+    let ends = "trap 'echo ended >> \"$here/events\"; exit 0' TERM";
+    let body = format!("if [ $1 = MASTER ]; then {ends}\n{}\nfi\n{TELL}", hang_with("sleep 600"));
     let agent = start(&host, &scripts, &body, "notify_timeout = 600")?;
-    let times = |change: &str| agent.lines().iter().filter(|line| line.text.contains(change)).count();
-    for turn in 1..=3 {
-        eventually("it is master", LONG, || Ok(times("BACKUP -> MASTER") == turn))?;
-        agent.signal(Signal::SIGUSR2)?;
-        eventually("it is backup", LONG, || Ok(times("MASTER -> BACKUP") == turn))?;
-    }
-    eventually("it is master", LONG, || Ok(times("BACKUP -> MASTER") == 4))?;
-    assert_eq!(scripts.events()?, [ON_BACKUP], "one at a time");
-    fs::write(scripts.path("go"), "")?;
-    agent.wait_for_line("notify MASTER eth0 1: exit status: 0", LONG)?;
-    assert_eq!(scripts.events()?, [ON_BACKUP, ON_MASTER]);
-    assert!(fs::read_to_string(scripts.path("MASTER"))?.contains("CARP_PREVIOUS=BACKUP\n"));
-    assert_eq!(times("is slower than the transitions"), 1);
-    Ok(())
+    let child = scripts.number_in("child")?;
+    agent.signal(Signal::SIGUSR2)?;
+    scripts.wait_for_events(&[ON_BACKUP, ON_MASTER, "ended", ON_BACKUP])?;
+    agent.wait_for_line("notify MASTER eth0 1 was ended: the state has changed", LONG)?;
+    eventually("the child is gone", LONG, || Ok(!runs(child)))?;
+    eventually("the last change is told", LONG, || {
+        Ok(fs::read_to_string(scripts.path("BACKUP"))?.contains("CARP_PREVIOUS=MASTER\n"))
+    })
+}
+
+#[test]
+fn a_notify_program_that_does_not_want_to_end_is_killed_with_what_it_started() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = lab.host("a")?;
+    let scripts = Scripts::new()?;
+    let body = format!("if [ $1 = MASTER ]; then trap '' TERM\n{}\nfi", hang_with("sleep 600"));
+    let agent = start(&host, &scripts, &body, "notify_timeout = 600")?;
+    let child = scripts.number_in("child")?;
+    agent.signal(Signal::SIGUSR2)?;
+    scripts.wait_for_events(&[ON_BACKUP, ON_MASTER, ON_BACKUP])?;
+    eventually("the child is gone", LONG, || Ok(!runs(child)))
 }
 
 #[test]
@@ -147,10 +178,10 @@ fn a_hanging_notify_program_holds_up_the_stop_no_longer_than_its_limit() -> Resu
     let first = scripts.number_in("child")?;
     let asked = BootTime::now();
     assert!(agent.stop_and_wait(LONG)?.success());
-    // What is at work at the stop is killed at its own limit, and what is told of the stop has the rest.
+    // What is at work at the stop is ended, and what is told of the stop has the rest.
     let took = BootTime::now().since(asked);
     assert!(took >= Duration::from_secs(2) && took < Duration::from_millis(4500), "{took:?}");
-    agent.wait_for_line("notify MASTER eth0 1 was killed", LONG)?;
+    agent.wait_for_line("notify MASTER eth0 1 was ended", LONG)?;
     agent.wait_for_line("carpd waits for it no longer", LONG)?;
     let last = scripts.number_in("child")?;
     eventually("nothing is left", LONG, || Ok(!runs(first) && !runs(last)))?;

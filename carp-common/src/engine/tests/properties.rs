@@ -238,7 +238,7 @@ impl Witness {
                     assert_eq!(fields.advbase, self.host.engine.config.advbase.get());
                     assert_eq!((fields.advskew, fields.demote), self.advertised());
                 }
-                Action::Announce => {
+                Action::Announce | Action::Rival(_) => {
                     assert_eq!((self.host.state(), self.vips), (State::Master, Vips::Here), "nothing to announce");
                 }
                 Action::Demoted(demotion) => {

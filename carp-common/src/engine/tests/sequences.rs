@@ -3,6 +3,7 @@
 use super::*;
 
 const ANNOUNCE: Action = Action::Announce;
+const RIVAL: Action = Action::Rival(PEER);
 
 #[test]
 fn the_announcement_follows_the_vips_and_is_repeated_with_the_second_next_advert_and_every_fifth_after_it() {
@@ -57,7 +58,7 @@ fn a_rival_that_does_not_win_starts_the_repetitions_again() {
         let mut host = Host::master(announcing(repeat, refresh));
         announced_with(&mut host, 9);
         let rival = host.hears(1, 50, 0);
-        assert_eq!(host.handle(Input::Advert(rival)), [send(1, 0, 0), ANNOUNCE], "at once, whatever was set");
+        assert_eq!(host.handle(Input::Advert(rival)), [send(1, 0, 0), ANNOUNCE, RIVAL], "at once, whatever was set");
         assert_eq!(announced_with(&mut host, 12), expected, "repeat {repeat}, refresh {refresh}");
     }
 }
@@ -110,7 +111,7 @@ fn a_master_answers_another_at_most_once_an_own_interval() {
         assert!(!host.handle_timeout().iter().any(|action| matches!(action, Action::TakeVips)));
         let actions = hear(&mut host);
         if !actions.is_empty() {
-            assert_eq!(actions, [send(1, 0, 0), ANNOUNCE]);
+            assert_eq!(actions, [send(1, 0, 0), ANNOUNCE, RIVAL]);
             announced.push(host.now);
         }
     }

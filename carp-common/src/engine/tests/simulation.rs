@@ -98,7 +98,7 @@ impl Network {
                     self.last_change = self.now;
                     continue;
                 }
-                Action::Announce | Action::Demoted(_) | Action::SetLease(_) => continue,
+                Action::Announce | Action::Rival(_) | Action::Demoted(_) | Action::SetLease(_) => continue,
             };
             self.under_way.push(Delivery { at: self.now.after(delay), to, input });
         }

@@ -305,6 +305,19 @@ fn after_a_takeover_the_adverts_fall_between_those_that_the_silent_master_may_st
 }
 
 #[test]
+fn a_master_whose_advert_is_due_when_it_yields_has_a_last_word() {
+    let mut host = Host::master(config(1, 100));
+    host = host.clone().later(host.next().unwrap()).later(A_MOMENT);
+    let better = host.hears(1, 0, 0);
+    let yields = [
+        send(1, 100, 0),
+        Action::ReleaseVips,
+        host.transition(State::Master, State::Backup, Cause::BetterMaster(better)),
+    ];
+    assert_eq!(host.handle(Input::Advert(better)), yields);
+}
+
+#[test]
 fn a_master_that_was_stalled_yields_without_a_last_word() {
     let mut host = Host::master(config(1, 100)).later(span(5, 0));
     let better = host.hears(1, 0, 0);
@@ -316,7 +329,7 @@ fn a_master_that_was_stalled_yields_without_a_last_word() {
 fn a_demoted_master_does_not_yield_to_one_that_leaves() {
     let mut host = Host::master(config(1, 0)).demoted().later(A_MOMENT);
     let leaves = host.hears(255, 255, 0);
-    assert_eq!(host.handle(Input::Advert(leaves)), [Action::Announce]);
+    assert_eq!(host.handle(Input::Advert(leaves)), [Action::Announce, Action::Rival(PEER)]);
     assert_eq!(host.state(), State::Master);
 }
 

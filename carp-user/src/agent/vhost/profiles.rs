@@ -1,20 +1,24 @@
 //! Whether a peer speaks of its demotion in another way than this host. What it says of its own tells; while nobody is
 //! demoted, both sound alike.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use carp_common::engine::{HeardAdvert, Profile};
 use log::warn;
 
-/// As many peers are remembered: a warning for each, and no more.
+/// As many peers, by their sources, are remembered: a warning for each, and no more.
 const REMEMBERED: usize = 16;
 
 /// What has been heard of the peers.
 #[derive(Default)]
 pub(super) struct Profiles {
-    last: Option<HeardAdvert>,
-    /// What was wrong with the advert that was heard last.
-    wrong: Option<String>,
+    /// The last advert of each source, and what was wrong with it: a peer with both families has two, in turn.
+    peers: BTreeMap<IpAddr, (HeardAdvert, Option<String>)>,
+    /// Who was heard last.
+    last: Option<IpAddr>,
     /// Of whom the log knows.
     told: BTreeSet<IpAddr>,
 }
@@ -22,10 +26,10 @@ pub(super) struct Profiles {
 impl Profiles {
     /// An advert has been heard by a virtual host of this name.
     pub(super) fn hear(&mut self, advert: &HeardAdvert, own: Profile, name: &str) {
-        let before = self.last.replace(*advert).filter(|before| before.source == advert.source);
         let is_raised = |advert: &HeardAdvert| advert.advskew == Profile::MAX_DEMOTED && advert.demote == 0;
         let source = advert.source;
-        self.wrong = match own {
+        let before = self.peers.remove(&source);
+        let wrong = match own {
             // FreeBSD's never is anything but 0.
             Profile::FreeBsd => (advert.demote != 0).then(|| {
                 let told = format!("{source} is demoted by {} in OpenBSD's way", advert.demote);
@@ -34,8 +38,8 @@ impl Profiles {
             // The one value that is not likely to be anybody's setting, when it was another one before.
             Profile::OpenBsd if !is_raised(advert) => None,
             Profile::OpenBsd => match before {
-                Some(before) if is_raised(&before) => self.wrong.take(),
-                Some(before) if before.advskew < Profile::MAX_DEMOTED => Some(format!(
+                Some((before, wrong)) if is_raised(&before) => wrong,
+                Some((before, _)) if before.advskew < Profile::MAX_DEMOTED => Some(format!(
                     "{source} has raised its advskew from {} to {}, as FreeBSD, NetBSD and ucarp do when they are \
                      demoted, and these do not look at our demotion counter: profile = \"freebsd\" is for groups with \
                      them",
@@ -44,17 +48,31 @@ impl Profiles {
                 Some(_) | None => None,
             },
         };
-        if let Some(wrong) = &self.wrong
+        if let Some(wrong) = &wrong
             && self.told.len() < REMEMBERED
             && self.told.insert(source)
         {
             warn!("{name}: {wrong}");
         }
+        self.make_room();
+        self.peers.insert(source, (*advert, wrong));
+        self.last = Some(source);
+    }
+
+    /// Forgets whoever has been silent for the longest time if there are too many.
+    fn make_room(&mut self) {
+        if self.peers.len() < REMEMBERED {
+            return;
+        }
+        let silent = self.peers.values().map(|(advert, _)| advert).min_by_key(|advert| advert.arrival);
+        if let Some(silent) = silent.map(|advert| advert.source) {
+            self.peers.remove(&silent);
+        }
     }
 
     /// What is wrong with the peer that was heard last, in words.
     pub(super) fn wrong(&self) -> Option<&str> {
-        self.wrong.as_deref()
+        self.peers.get(&self.last?)?.1.as_deref()
     }
 }
 
@@ -99,6 +117,12 @@ mod tests {
     }
 
     #[test]
+    fn a_skew_that_is_raised_is_told_although_another_source_is_heard_in_between() {
+        let in_turn = [(1, 0, 0), (2, 0, 0), (1, 240, 0), (2, 240, 0), (1, 240, 0), (2, 0, 0), (1, 240, 0)];
+        assert_eq!(heard(Profile::OpenBsd, &in_turn), ["-", "-", "raised", "raised", "raised", "-", "raised"]);
+    }
+
+    #[test]
     fn of_each_peer_the_log_is_told_once() {
         let mut profiles = Profiles::default();
         for host in (0..=255u8).chain(0..=255) {
@@ -112,6 +136,7 @@ mod tests {
                 arrival: Time::from_nanos(0),
             };
             profiles.hear(&advert, Profile::FreeBsd, "x");
+            assert!(profiles.wrong().is_some() && profiles.peers.len() <= REMEMBERED);
         }
         assert_eq!(profiles.told.len(), REMEMBERED);
     }

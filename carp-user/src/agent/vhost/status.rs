@@ -72,6 +72,9 @@ impl VirtualHost {
             seconds: seconds(status.since),
             cause: self.cause.map(|cause| cause.to_string()).unwrap_or_default(),
             addresses: settings.vips.iter().map(ToString::to_string).collect(),
+            rollout: settings
+                .present_rollout()
+                .map(|rollout| protocol::Rollout { from: rollout.from.clone(), until: rfc3339(rollout.until) }),
             device: self.device.as_ref().filter(|(_, is_ours)| *is_ours).map(|(name, _)| name.clone()),
             source: sources.first().copied(),
             peers: self.peer_status(),

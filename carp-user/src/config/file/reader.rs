@@ -30,7 +30,8 @@ use toml::{
 use super::{Configuration, Credentials, Surroundings, is_public};
 use crate::config::{
     ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, LinkLocal, Notify, Rollout, SCRIPT_SECONDS, SCRIPT_TIMEOUT,
-    Settings, Vip, VipMac, can_be_hosts, executable, family_of, first_line, is_interface_name, passphrase,
+    Settings, Vip, VipMac, can_be_hosts, executable, family_of, first_line, is_interface_name, is_link_local,
+    passphrase,
 };
 
 /// What there is once in a file.
@@ -204,7 +205,7 @@ impl<'a> Reader<'a> {
             self.source(section, "source6", known, |text| text.parse::<Ipv6Addr>().map(IpAddr::V6)),
         ];
         let vips = self.addresses(section, known);
-        let rollout = self.rollout(section);
+        let rollout = self.rollout(section, &vips);
         let passphrase = self.passphrase(section);
         let group = self.given::<Ipv4Addr>(section, "group");
         if let Some(address) = &group
@@ -334,15 +335,15 @@ impl<'a> Reader<'a> {
         peers
     }
 
-    fn rollout(&mut self, section: Section<'_>) -> Option<Rollout> {
-        let found = section.own.get("rollout")?;
+    fn rollout(&mut self, host: Section<'_>, vips: &[Vip]) -> Option<Rollout> {
+        let found = host.own.get("rollout")?;
         let Some(own) = found.get_ref().as_table() else {
             self.note(found.span(), "rollout: is to be { from = [\"ADDRESS\", ...], until = \"TIME\" }");
             return None;
         };
         self.look_at_keys(own, &[&["from", "until"]]);
         let section = Section { own, defaults: None, at: found.span().start };
-        let from = self.needed::<Vec<IpAddr>>(section, "from");
+        let from = self.former_addresses(section);
         let until = self.needed::<String>(section, "until")?;
         let Ok(time) = until.get_ref().parse() else {
             let example = "2026-12-24T18:00:00Z";
@@ -351,8 +352,35 @@ impl<'a> Reader<'a> {
         };
         if Timestamp::now() >= time {
             self.warnings.push((found.span().start, "rollout: is over, and means nothing any more".to_owned()));
+        } else if !host.has("link_local") && vips.iter().map(|vip| vip.address).chain(from.clone()).any(is_link_local) {
+            let what = "rollout: until then, of the two digests over link-local addresses only one is understood: say with \
+                        `link_local` which the other servers send";
+            self.warnings.push((found.span().start, what.to_owned()));
         }
-        Some(Rollout { from: from?.into_inner(), until: time })
+        Some(Rollout { from, until: time })
+    }
+
+    /// What the addresses were.
+    fn former_addresses(&mut self, rollout: Section<'_>) -> Vec<IpAddr> {
+        let Some(found) = self.needed::<Vec<Spanned<String>>>(rollout, "from") else { return vec![] };
+        if found.get_ref().is_empty() {
+            self.note(
+                found.span(),
+                "from: at least one: a virtual host without addresses has no adverts to understand",
+            );
+        }
+        let mut from = vec![];
+        for text in found.into_inner() {
+            let span = text.span();
+            match text.get_ref().parse::<Vip>() {
+                Err(error) => self.note(span, format!("from: {:?}: {error}", text.get_ref())),
+                Ok(vip) if from.contains(&vip.address) => {
+                    self.note(span, format!("from: {} is used twice", vip.address))
+                }
+                Ok(vip) => from.push(vip.address),
+            }
+        }
+        from
     }
 
     /// From the one key of three that is given.

@@ -144,6 +144,47 @@ fn while_addresses_change_both_digests_count_and_afterwards_one() {
 }
 
 #[test]
+fn what_addresses_were_can_be_hosts_and_is_at_least_one() {
+    let with = |addresses: &str, from: &str, more: &str| {
+        let rollout = format!("rollout = {{ from = {from}, until = \"2999-01-01T00:00:00Z\" }}\n");
+        format!("{DEFAULTS}[[virtual_host]]\nvhid = 1\naddresses = [{addresses:?}]\n{rollout}{more}")
+    };
+    let impossible = r#"["0.0.0.0", "224.0.0.1", "127.0.0.1", "::1", "host", "10.0.0.2", "10.0.0.2/24"]"#;
+    assert_eq!(
+        mistakes(&with("10.0.0.100", impossible, "")),
+        [
+            "7:21: from: \"0.0.0.0\": cannot be a host's address",
+            "7:32: from: \"224.0.0.1\": cannot be a host's address",
+            "7:45: from: \"127.0.0.1\": cannot be a host's address",
+            "7:58: from: \"::1\": cannot be a host's address",
+            "7:65: from: \"host\": no IP address",
+            "7:85: from: 10.0.0.2 is used twice",
+        ]
+    );
+    assert_eq!(
+        mistakes(&with("10.0.0.100", "[]", "")),
+        ["7:20: from: at least one: a virtual host without addresses has no adverts to understand"]
+    );
+    let from = hosts(&with("10.0.0.100", r#"["10.0.0.2/24"]"#, "")).remove(0).rollout.unwrap().from;
+    assert_eq!(from, [IpAddr::from([10, 0, 0, 2])], "as it stood in `addresses`");
+}
+
+#[test]
+fn of_a_rollout_with_link_local_addresses_the_form_of_the_digest_is_to_be_named() {
+    let warnings = |address: &str, from: &str, more: &str| {
+        let rollout = format!("rollout = {{ from = [{from:?}], until = \"2999-01-01T00:00:00Z\" }}\n");
+        let host = format!("[[virtual_host]]\nvhid = 1\naddresses = [{address:?}]\n{rollout}");
+        parse(Path::new("x.toml"), &format!("{DEFAULTS}{more}{host}"), &private()).unwrap().warnings.join("\n")
+    };
+    for (address, from) in [("fe80::1", "fd00::1"), ("fd00::1", "fe80::1")] {
+        let told = warnings(address, from, "");
+        assert!(told.starts_with("x.toml:7:11: warning: rollout: until then, of the two digests"), "{told}");
+        assert_eq!(warnings(address, from, "link_local = \"hashed\"\n"), "");
+    }
+    assert_eq!(warnings("fd00::1", "fd00::2", ""), "");
+}
+
+#[test]
 fn every_mistake_is_told_with_its_place() {
     let text = "[defaults]\n\
                 interface = \"eth0\"\n\
