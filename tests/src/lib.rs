@@ -33,6 +33,7 @@ pub mod pcap;
 pub mod peers;
 mod preload;
 pub mod probe;
+pub mod questions;
 pub mod random;
 mod record;
 pub mod tools;
