@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use anyhow::{Context, Result, ensure};
 
 use crate::host::{BRIDGE, Host};
-use crate::netns::Netns;
+use crate::netns::{Netns, output_of};
 use crate::packet::MacAddr;
 
 /// The bridge of those who are cut off from the others by [`Lab::split`].
@@ -76,6 +76,14 @@ impl Lab {
     /// The switch's namespace: where the ports of the hosts are.
     pub fn switch(&self) -> &Netns {
         &self.switch
+    }
+
+    /// The port at which the switch has learnt a MAC, if it has.
+    pub fn port_of(&self, mac: MacAddr) -> Result<Option<String>> {
+        let table = output_of(self.switch.command("bridge").args(["fdb", "show", "br", BRIDGE]))?;
+        // 00:00:5e:00:01:01 dev p-a master br0
+        let line = table.lines().find(|line| line.starts_with(&mac.to_string()));
+        Ok(line.and_then(|line| line.split_whitespace().nth(2)).map(str::to_owned))
     }
 
     /// Splits the network: hosts of different sides no longer hear each other,

@@ -5,7 +5,7 @@
 //! a user sees, namely frames, addresses, log lines and answers to a ping.
 //! Everything lives in anonymous namespaces and vanishes with the process.
 //!
-//! The [`models`] of other peers need no host: they are pure.
+//! The [`models`] of other peers need no host: they are pure. On a host, [`live`] puts them.
 
 pub mod adverts;
 pub mod agent;
@@ -21,6 +21,7 @@ pub mod foreign;
 mod guard;
 pub mod host;
 pub mod lab;
+pub mod live;
 pub mod models;
 pub mod netns;
 pub mod node;
@@ -32,6 +33,7 @@ pub mod pcap;
 pub mod peers;
 mod preload;
 pub mod probe;
+pub mod questions;
 pub mod random;
 mod record;
 pub mod tools;
@@ -47,6 +49,7 @@ pub use flood::{Flood, FloodPlan, send_frame};
 pub use folder::Folder;
 pub use host::{ETH0, Host};
 pub use lab::{Lab, LabOptions};
+pub use live::Live;
 pub use netns::Netns;
 pub use node::{LONG, Node, PASSPHRASE, VHID, VIP};
 pub use outage::ProbeReport;

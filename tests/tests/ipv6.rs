@@ -1,13 +1,17 @@
 //! Virtual hosts with IPv6 addresses, beside IPv4 or alone.
 
+use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use carp_tests::adverts;
 use carp_tests::node::{OTHER, PREFERRED};
 use carp_tests::{BootTime, ETH0, Host, LONG, Lab, LabOptions, Node, VIP, Wire, eventually};
 
 const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100);
 const LINK_LOCAL_VIP: &str = "fe80::100";
+/// Where adverts go.
+const GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
 
 fn lab() -> Result<Lab> {
     Lab::with(LabOptions { ipv6: true, ..LabOptions::default() })
@@ -50,6 +54,45 @@ fn addresses_of_both_families_fall_over_together_and_the_neighbours_are_told() -
         assert!(b.has_address(address)?);
         eventually("the client knows", LONG, || Ok(neighbour(&client, address)?.contains(&b.mac().to_string())))?;
     }
+    Ok(())
+}
+
+/// Whether its eth0 has joined the group.
+fn is_member(host: &Host) -> Result<bool> {
+    let groups = host.ns().run(|| fs::read_to_string("/proc/thread-self/net/igmp6").context("reading memberships"))?;
+    // 2 eth0 ff020000000000000000000000000012 1 00000004 0
+    let joined = format!("{:032x}", u128::from(GROUP));
+    Ok(groups.lines().any(|line| line.split_whitespace().skip(1).take(2).eq([ETH0, &joined])))
+}
+
+/// Without it the card's filter, or a switch that snoops, lets no advert through.
+#[test]
+fn adverts_go_to_a_group_that_master_and_backup_are_members_of_whatever_becomes_of_the_link() -> Result<()> {
+    let lab = lab()?;
+    let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
+    let wire = Wire::at(&bystander)?;
+    assert!(!is_member(&a)? && !is_member(&b)?);
+    let [master, backup] = pair(&["fd77::100"], &a, &b)?;
+    assert!(is_member(&a)? && is_member(&b)?);
+    for (node, from) in [(&backup, "BACKUP"), (&master, "MASTER")] {
+        let host = node.host();
+        host.ns().ip(&format!("link set {ETH0} down"))?;
+        node.wait_for(&format!("{from} -> INIT"))?;
+        host.ns().ip(&format!("link set {ETH0} up"))?;
+        node.wait_for("INIT -> BACKUP")?;
+        eventually("it is a member again", LONG, || is_member(host))?;
+        host.delete_interface()?;
+        node.wait_for("BACKUP -> INIT")?;
+        host.create_interface()?;
+        node.wait_for("INIT -> BACKUP")?;
+        eventually("it is one on the new interface", LONG, || is_member(host))?;
+    }
+    wire.wait_for_adverts(b.link_local(), 4)?;
+    assert_eq!(master.changes().last().map(String::as_str), Some("INIT -> BACKUP"));
+    let frames = wire.frames();
+    let mut adverts = frames.iter().filter(|frame| adverts::parse(frame).is_some());
+    let ethernet = [0x33, 0x33, 0, 0, 0, 0x12];
+    assert!(adverts.all(|frame| frame.bytes[..6] == ethernet && frame.bytes[38..54] == GROUP.octets()));
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! rule that either misread shows when the two meet. A model gets bytes and gives bytes, so that any [`Peer`] can be
 //! put on a [`Lan`] with any other.
 
+pub mod frame;
 mod freebsd;
 mod lan;
 mod openbsd;

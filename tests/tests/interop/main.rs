@@ -1,8 +1,10 @@
 //! Beside real programs of others: ucarp, which is a peer, keepalived, which shares CARP's protocol number and group, a
-//! switch that snoops, and tshark, which looks on.
+//! switch that snoops, and tshark, which looks on. OpenBSD and FreeBSD are models, but on hosts.
 
+mod bsds;
 mod counters;
 mod decoded;
+mod demoted;
 mod elections;
 mod keepalived;
 mod modelled;

@@ -3,11 +3,12 @@
 //! When libpcap hands over what a ucarp has captured, only ucarp knows, so the model is played with every phase of that;
 //! with one of them all that it does must fit.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use carp_tests::adverts::Election;
+use carp_tests::models::frame::{self, Packet};
 use carp_tests::models::{Config, Output, Peer, State, Ucarp as Model, wire};
 use carp_tests::packet::{Arp, MacAddr};
 use carp_tests::{
@@ -140,7 +141,7 @@ struct Sent {
 /// A stimulus as it was on the wire.
 struct Heard {
     at: Duration,
-    source: Ipv4Addr,
+    source: IpAddr,
     ttl: u8,
     payload: Vec<u8>,
 }
@@ -159,11 +160,11 @@ fn observe(case: &Case) -> Result<(Timeline, Vec<Heard>)> {
             Adverts(count) => drop(wire.wait_for_adverts(host.ip(), count)?),
             Once(stimulus) => {
                 counter += 1000;
-                send_frame(stranger.ns(), ETH0, &frame(stimulus, counter))?;
+                send_frame(stranger.ns(), ETH0, &frame_of(stimulus, counter))?;
             }
             Beat(stimulus, seconds) => {
                 let counters = (0..u64::from(seconds)).map(|nth| counter + 1000 * (nth + 1));
-                let frames = counters.map(|counter| frame(stimulus, counter)).collect();
+                let frames = counters.map(|counter| frame_of(stimulus, counter)).collect();
                 let duration = Duration::from_secs(seconds.into()) - Duration::from_millis(500);
                 Flood::start(stranger.ns(), ETH0, FloodPlan { frames, rate: Some(1), duration })?.wait()?;
                 counter += 1000 * u64::from(seconds);
@@ -184,10 +185,8 @@ fn read(ucarp: &Ucarp<'_>, host: &Host, wire: &Wire, end: BootTime) -> Result<(T
     let mut heard: Vec<Heard> = vec![];
     for frame in wire.frames().iter().filter(|frame| frame.at <= end) {
         let (at, bytes) = (frame.at.since(begin), &frame.bytes);
-        let is_carp = bytes[12..14] == [8, 0] && bytes[23] == 112;
-        if is_carp {
-            let (source, ttl) = (Ipv4Addr::from(*bytes[26..].first_chunk::<4>().expect("an IP header")), bytes[22]);
-            let payload = bytes[34..].to_vec();
+        if let Some(Packet { source, ttl, payload }) = frame::read(bytes) {
+            let payload = payload.to_vec();
             // One of the strangers has ucarp's address too.
             if bytes[6..12] == STRANGER.0 {
                 heard.push(Heard { at, source, ttl, payload });
@@ -222,7 +221,7 @@ fn play(case: &Case, phase: u64, heard: &[Heard], end: Duration) -> Timeline {
             return timeline;
         };
         if let Some(heard) = left.next_if(|heard| heard.at <= now) {
-            model.receive(now, heard.source.into(), heard.ttl, &heard.payload);
+            model.receive(now, heard.source, heard.ttl, &heard.payload);
             before = Some(heard);
         } else {
             model.expire(now);
@@ -283,15 +282,8 @@ impl Sent {
 /// Where all stimuli come from.
 const STRANGER: MacAddr = MacAddr([0x02, 0, 0, 0x77, 9, 9]);
 
-fn frame(stimulus: Stimulus, counter: u64) -> Vec<u8> {
+fn frame_of(stimulus: Stimulus, counter: u64) -> Vec<u8> {
     let Stimulus { source, election, ttl, vhid, passphrase } = stimulus;
     let advert = wire::signed(passphrase, vhid, &[VIP.into()], election, counter);
-    let mut frame = [&[0x01, 0, 0x5e, 0, 0, 0x12], &STRANGER.0[..], &[8, 0]].concat();
-    let mut ip = [0x45, 0x10, 0, 56, 0, 0, 0x40, 0, ttl, 112, 0, 0, 0, 0, 0, 0, 224, 0, 0, 18];
-    ip[12..16].copy_from_slice(&source.octets());
-    let sum = wire::checksum(&ip);
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    frame.extend(ip);
-    frame.extend(advert);
-    frame
+    frame::write(STRANGER, Packet { source: source.into(), ttl, payload: &advert })
 }

@@ -1,7 +1,7 @@
 //! Switches that do not bring every multicast to every port, and ways around them.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use carp_tests::netns::output_of;
@@ -10,6 +10,7 @@ use carp_tests::{BootTime, Host, LONG, Lab, LabOptions, Node, Ucarp, VIP, Wire, 
 
 /// A group that is pruned; 224.0.0.0/24 never is (RFC 4541, section 2.1.2), and Linux floods it.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
+const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100);
 
 /// A switch that snoops IGMP and MLD, and is the querier of both.
 fn snooping() -> Result<Lab> {
@@ -30,6 +31,37 @@ fn a_backup_behind_a_switch_that_snoops_is_a_member_and_hears_the_master() -> Re
     for host in [&a, &b] {
         assert!(is_member(host, Ipv4Addr::new(224, 0, 0, 18))?, "{}", host.name());
     }
+    Ok(())
+}
+
+/// Of IPv6 no group is flooded but that of all nodes.
+#[test]
+fn so_it_does_over_ipv6_also_after_the_link_was_down_and_nobody_else_does() -> Result<()> {
+    let lab = snooping()?;
+    let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
+    let start = |host, options| Node::start_for(&["fd77::100"], host, options);
+    let master = start(&a, PREFERRED)?;
+    master.wait_for("BACKUP -> MASTER")?;
+    let backup = start(&b, OTHER)?;
+    let members = || output_of(lab.switch().command("bridge").args(["mdb", "show"]));
+    let is_known = || anyhow::Ok(members()?.contains(&format!("port {} grp ff02::12", b.port())));
+    eventually("the switch knows the member", LONG, is_known)?;
+    b.set_carrier(false)?;
+    backup.wait_for("BACKUP -> INIT")?;
+    eventually("the switch has forgotten it", LONG, || Ok(!is_known()?))?;
+    b.set_carrier(true)?;
+    backup.wait_for("INIT -> BACKUP")?;
+    eventually("the switch knows it again", LONG, is_known)?;
+    let at_bystander = Wire::at(&bystander)?;
+    let heard = backup.report()?.count("ipackets6");
+    let pruned = BootTime::now();
+    // Three of them are a dead time.
+    Wire::on(lab.switch(), &b.port())?.wait_for_adverts(a.link_local(), 12)?;
+    // To all nodes: what the switch had to say before it has arrived.
+    at_bystander.wait_for_announcement(&a, VIP6, pruned)?;
+    assert_eq!(at_bystander.adverts_of(a.link_local()), []);
+    eventually("all have arrived", LONG, || Ok(backup.report()?.count("ipackets6") >= heard + 12))?;
+    assert_eq!(backup.changes(), ["INIT -> BACKUP", "BACKUP -> INIT", "INIT -> BACKUP"]);
     Ok(())
 }
 

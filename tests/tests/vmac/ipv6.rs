@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use carp_tests::node::{OTHER, PREFERRED};
-use carp_tests::{Capture, ETH0, Filter, Host, LONG, Lab, LabOptions, Node, Wire, adverts, eventually};
+use carp_tests::packet::NeighbourAdvert;
+use carp_tests::questions::who_has;
+use carp_tests::{
+    Capture, ETH0, Filter, Flood, FloodPlan, Frame, Host, LONG, Lab, LabOptions, Node, Wire, adverts, eventually,
+};
 use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -59,6 +63,71 @@ fn the_device_says_nothing_of_its_own_and_takes_nothing_from_routers() -> Result
     let ipv6 = frames.iter().filter(|frame| frame.bytes[6..12] == MAC.0 && frame.bytes[12..14] == [0x86, 0xdd]);
     let ipv6: Vec<_> = ipv6.collect();
     assert!(ipv6.is_empty(), "{ipv6:?}");
+    Ok(())
+}
+
+/// Where it is, and the kernel, for switches that snoop, to which group it listens there; no search for another that has
+/// the address, no question for routers.
+#[test]
+fn with_an_ipv6_address_the_device_says_where_that_is_and_nothing_of_its_own() -> Result<()> {
+    let lab = lab()?;
+    let [a, witness] = lab.hosts(["a", "witness"])?;
+    for (knob, value) in [("router_solicitations", "3"), ("router_solicitation_delay", "0"), ("accept_dad", "1")] {
+        a.ns().set_sysctl(&format!("net.ipv6.conf.default.{knob}"), value)?;
+    }
+    let capture = Capture::start(witness.ns(), ETH0, Filter::Everything)?;
+    let options = format!("{PREFERRED} --mac=virtual");
+    let mut node = Node::start_for(&["10.77.0.100", "fd77::100"], &a, &options)?;
+    node.wait_for("BACKUP -> MASTER")?;
+    // Longer than any of these would wait.
+    Wire::at(&witness)?.wait_for_adverts(a.ip(), 10)?;
+    assert!(listing(&a)?.contains("fd77::100"));
+    node.agent_mut().stop_and_wait(LONG)?;
+    let is_ipv6 = |frame: &Frame| frame.bytes[6..12] == MAC.0 && frame.bytes[12..14] == [0x86, 0xdd];
+    let frames = capture.frames().into_iter().filter(|frame| is_ipv6(frame) && adverts::parse(frame).is_none());
+    let here = NeighbourAdvert::unsolicited(MAC, VIP6);
+    let (told, others): (Vec<_>, Vec<_>) =
+        frames.partition(|frame| NeighbourAdvert::from_frame(&frame.bytes) == Some(here));
+    assert!(!told.is_empty() && others.iter().all(|frame| is_membership(&frame.bytes)), "{others:?}");
+    Ok(())
+}
+
+/// Whether a frame tells of the group in which solicitations for the VIP come, and of no other.
+fn is_membership(frame: &[u8]) -> bool {
+    // Behind the option that has routers look: a report of MLDv2 with one record of a group and no sources.
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0x100);
+    frame.len() == 90 && frame[62] == 143 && frame[69] == 1 && frame[74..] == group.octets()
+}
+
+#[test]
+fn whoever_asks_for_an_ipv6_address_is_told_the_virtual_mac_and_no_other() -> Result<()> {
+    let lab = lab()?;
+    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+    let start = |host, options| Node::start_for(&["fd77::100", "fe80::100"], host, &format!("{options} {VIRTUAL}"));
+    let master = start(&a, PREFERRED)?;
+    master.wait_for("BACKUP -> MASTER")?;
+    let backup = start(&b, OTHER)?;
+    let vips = [VIP6, LINK_LOCAL_VIP];
+    let wires = [&a, &b].map(|host| Capture::start(lab.switch(), &host.port(), Filter::Everything));
+    let frames = vips.map(|vip| who_has(&client, vip.into())).to_vec();
+    let _asks = Flood::start(client.ns(), ETH0, FloodPlan { frames, rate: Some(200), duration: 4 * LONG })?;
+    for (host, wire) in [&a, &b].into_iter().zip(wires) {
+        let wire = wire?;
+        if host.name() == "b" {
+            a.kill_host()?;
+        }
+        let told = || {
+            let frames = wire.frames().into_iter().filter(|frame| !frame.outgoing);
+            let told = frames.filter_map(|frame| NeighbourAdvert::from_frame(&frame.bytes));
+            told.filter(|told| vips.contains(&told.target)).collect::<Vec<_>>()
+        };
+        eventually("both are told a hundred times", LONG, || {
+            let told = told();
+            Ok(vips.iter().all(|vip| told.iter().filter(|told| told.target == *vip).count() >= 100))
+        })?;
+        assert!(told().iter().all(|told| told.target_mac == MAC && told.ethernet_source == MAC), "{:?}", told());
+    }
+    assert_eq!(backup.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
     Ok(())
 }
 

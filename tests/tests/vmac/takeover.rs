@@ -1,7 +1,7 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use carp_tests::node::{OTHER, PREFERRED};
 use carp_tests::packet::Arp;
 use carp_tests::{
@@ -11,15 +11,6 @@ use carp_tests::{
 use super::{MAC, VIRTUAL, alone, device, has_device, listing, pair, wait_for_device, wait_until_gone};
 
 const PERIOD: Duration = Duration::from_millis(5);
-
-/// The port of the switch where the virtual MAC is.
-fn port(lab: &Lab) -> Result<String> {
-    let table = lab.switch().command("bridge").args(["fdb", "show", "br", "br0"]).output()?;
-    let table = String::from_utf8(table.stdout)?;
-    // 00:00:5e:00:01:01 dev p-a master br0
-    let line = table.lines().find(|line| line.starts_with(&MAC.to_string())).context("the switch does not know it")?;
-    Ok(line.split_whitespace().nth(2).unwrap_or_default().to_owned())
-}
 
 fn neighbour(client: &Host) -> Result<String> {
     let told = client.ns().ip(&format!("neigh show {VIP} dev {ETH0}"))?;
@@ -35,7 +26,7 @@ fn a_client_goes_on_with_the_entry_that_it_has_learnt_and_adverts_tell_the_switc
     let probe = Probe::start(&client, VIP, PERIOD)?;
     probe.wait_for_answer_from(a.mac(), LONG)?;
     assert_eq!(neighbour(&client)?, MAC.to_string());
-    assert_eq!(port(&lab)?, a.port());
+    assert_eq!(lab.port_of(MAC)?, Some(a.port()));
     assert!(!has_device(&b)?);
     b.ns().ip(&format!("neigh replace {} lladdr {} dev {ETH0} nud permanent", client.ip(), client.mac()))?;
     let _silent = foreign::drop_arp(lab.switch(), &b.port())?;
@@ -44,7 +35,7 @@ fn a_client_goes_on_with_the_entry_that_it_has_learnt_and_adverts_tell_the_switc
     a.kill_host()?;
     backup.wait_for("BACKUP -> MASTER")?;
     probe.wait_for_answer_from(b.mac(), LONG)?;
-    assert_eq!(port(&lab)?, b.port());
+    assert_eq!(lab.port_of(MAC)?, Some(b.port()));
     assert_eq!(neighbour(&client)?, MAC.to_string());
     let from_b = capture.frames().into_iter().filter_map(|frame| Arp::from_frame(&frame.bytes));
     let from_b: Vec<_> = from_b.filter(|arp| arp.sender_ip == VIP || arp.sender_ip == b.ip()).collect();

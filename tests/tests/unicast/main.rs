@@ -1,7 +1,9 @@
 //! Adverts to peers instead of a group: for clouds and other networks without multicast.
 
+mod routers;
+mod virtual_mac;
+
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 use carp_tests::adverts::{self, Election, Signer};
@@ -198,38 +200,5 @@ fn who_cannot_send_to_a_peer_that_it_hears_is_master_no_longer() -> Result<()> {
     other.wait_for("BACKUP -> MASTER")?;
     one.wait_for("MASTER -> BACKUP")?;
     assert_eq!(other.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
-    Ok(())
-}
-
-/// The way goes over a router, which takes one from the TTL.
-#[test]
-fn through_a_router_adverts_are_taken_as_far_as_that_is_allowed() -> Result<()> {
-    const BEHIND: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
-    let lab = Lab::new()?;
-    let [a, router, b] = lab.hosts(["a", "router", "b"])?;
-    router.ns().set_sysctl("net.ipv4.ip_forward", "1")?;
-    router.ns().ip(&format!("link add eth1 type veth peer name eth1 netns {}", b.ns().path().display()))?;
-    router.ns().ip_batch("link set eth1 up\naddr add 10.78.0.1/24 dev eth1\n")?;
-    b.ns().ip_batch("link set eth0 down\nlink set eth1 up\naddr add 10.78.0.2/24 dev eth1\n")?;
-    b.ns().ip("route add 10.77.0.0/24 via 10.78.0.1 dev eth1")?;
-    a.ns().ip(&format!("route add 10.78.0.0/24 via {} dev eth0", router.ip()))?;
-    let of_b = |more: &str| {
-        let options = ["--interface=eth1", "--vhid=1", "--addr=10.77.0.100", "--advbase=0", "--advskew=80"];
-        let pass = format!("--pass={PASSPHRASE}");
-        b.carpd(&[&options[..], &[&pass, "--peer=10.77.0.1"], &more.split_whitespace().collect::<Vec<_>>()].concat())
-    };
-    let master = Node::start(&a, &format!("{PREFERRED} --peer={BEHIND} --min-ttl=254"))?;
-    master.wait_for("BACKUP -> MASTER")?;
-    let mut strict = of_b("")?;
-    strict.wait_for_line("BACKUP -> MASTER", LONG)?;
-    strict.wait_for_line("badttl", LONG)?;
-    assert!(strict.stop_and_wait(LONG)?.success());
-    let backup = of_b("--min-ttl=254")?;
-    backup.wait_for_line("INIT -> BACKUP", LONG)?;
-    let wire = Wire::on(b.ns(), "eth1")?;
-    wire.wait_for_adverts(a.ip(), 6)?;
-    assert!(!backup.lines().iter().any(|line| line.text.contains("-> MASTER")), "{:#?}", backup.lines());
-    a.kill_host()?;
-    backup.wait_for_line("BACKUP -> MASTER, no advert", LONG)?;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Never two hosts that answer for the VIP: an agent that hangs is not let go on by the kernel.
 
+mod answers;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -173,6 +175,33 @@ fn a_master_that_ignores_its_link_stays_one_although_nothing_leaves() -> Result<
     node.wait_for_line("demoted by 240")?;
     eventually("a lease would be over", LONG, || Ok(BootTime::now().since(down) > Duration::from_millis(1500)))?;
     assert_eq!(node.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
+#[test]
+fn a_host_whose_timers_are_too_tight_for_a_lease_says_so_in_its_status() -> Result<()> {
+    if !has_fence() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let folder = configured::folder()?;
+    for (lines, why) in [
+        ("advskew = 1\npeer_advskew = 1", "timers too tight"),
+        ("advskew = 60", "timers too tight; with peer_advskew they may not be"),
+    ] {
+        configured::write(&folder, &[configured::virtual_host(1, VIP, lines)])?;
+        let mut agent = configured::start(&a, &folder)?;
+        configured::wait_for_change(&agent, "eth0 vhid 1", "BACKUP -> MASTER")?;
+        let told = configured::carpctl(&folder, &["status", "--json"])?;
+        let told: Value = serde_json::from_slice(&told.stdout)?;
+        assert_eq!(told["virtual_hosts"][0]["fence"], format!("none ({why})"));
+        assert!(told["virtual_hosts"][0]["lease_seconds"].is_null(), "{told}");
+        let table = configured::carpctl(&folder, &["status"])?;
+        let table = String::from_utf8_lossy(&table.stdout);
+        assert!(table.lines().any(|line| line.ends_with(&format!("beside the next master: {why}"))), "{table}");
+        assert!(agent.stop_and_wait(LONG)?.success());
+    }
     Ok(())
 }
 
