@@ -291,12 +291,12 @@ impl Witness {
     /// Which timers run shows when they run out.
     fn check_timers(&self) {
         let mut later = self.host.clone();
-        if let Some(until) = later.engine.status().lease {
-            if until <= later.now {
-                later.handle_timeout();
-                assert_eq!(later.state(), State::Backup, "a master whose lease is over");
-                return;
-            }
+        if let Some(until) = later.engine.status().lease
+            && until <= later.now
+        {
+            later.handle_timeout();
+            assert_eq!(later.state(), State::Backup, "a master whose lease is over");
+            return;
         }
         later.handle(Input::Fence(false));
         let Some(due) = later.engine.poll_timeout() else {
