@@ -430,7 +430,7 @@ impl Agent {
         let mut heard: Vec<_> =
             self.datapath.last_heard().into_iter().map(|(source, last)| (source, last.heard())).collect();
         heard.sort_by_key(|(_, heard)| heard.arrival());
-        let known: BTreeMap<_, _> =
+        let known: HashMap<_, _> =
             self.hosts.values().flat_map(|host| host.keys().map(|key| (key, host.heard_until(key.family())))).collect();
         for (source, heard) in heard {
             // None for one that a reload has just taken out.
