@@ -94,7 +94,7 @@ fn run(args: Args, arguments: Vec<OsString>) -> Result<ExitCode> {
 
     if is_upgrade_check {
         datapath::try_load(hosts.iter().map(|settings| settings.datapath)).map_err(anyhow::Error::msg)?;
-        println!("{}", serde_json::to_string(&About::this())?);
+        println!("{}", serde_json::to_string(&About::this(&hosts))?);
         return Ok(ExitCode::SUCCESS);
     }
 

@@ -198,7 +198,7 @@ impl Agent {
             mend_at: Time::default(),
             looking: None,
             look_at_pins: Time::default(),
-            floor: counter_floor::read(),
+            floor: counter_floor::read().max(legacy.newest),
             keep_floor_at: Time::default(),
             names,
             looks,
@@ -220,7 +220,7 @@ impl Agent {
         }
         strays.into_iter().for_each(|(Ok(line) | Err(line))| warn!("{line}"));
         agent.apply(wanted);
-        agent.inherit(&legacy);
+        agent.inherit(legacy);
         let goes_on: BTreeSet<u32> = agent.hosts.values().filter_map(VirtualHost::resumes_on).collect();
         vips::restore_all(&agent.shared.netlink, &goes_on).await.unwrap_or_else(|error| warn!("{error:#}"));
         let mut errors = agent.handle_links();
@@ -274,6 +274,7 @@ impl Agent {
             has_more = self.drain();
             let now = now();
             self.handle_timeouts(now);
+            self.hand_over_for_upgrade();
             self.act()?;
             self.forget_stopped();
             self.leave_links(now);

@@ -64,7 +64,7 @@ impl Agent {
             Command::Maintenance { on, reply } => drop(reply.send(Ok(self.set_maintenance(on)))),
             Command::Apply { hosts, reply } => self.replace(hosts, reply),
             Command::PlanUpgrade { about, reply } => drop(reply.send(self.plan_upgrade(&about))),
-            Command::Upgrade { about, failed } => self.begin_upgrade(&about, failed),
+            Command::Upgrade { about, failed } => self.begin_upgrade(about, failed),
         }
     }
 
