@@ -36,6 +36,9 @@ pub(crate) struct About {
     pub(crate) version: String,
     /// Version of what it keeps in the kernel.
     pub(crate) abi: u32,
+    /// The bpffs that it pins things in.
+    #[serde(default)]
+    pub(crate) bpffs: PathBuf,
     /// What it would serve, by the configuration as it is now.
     #[serde(default)]
     pub(crate) serves: Vec<Served>,
@@ -52,14 +55,15 @@ pub(crate) struct Served {
 }
 
 impl About {
-    /// The present program, with these virtual hosts.
-    pub(crate) fn this(hosts: &[Settings]) -> Self {
+    /// The present program, with these virtual hosts and this bpffs.
+    pub(crate) fn this(hosts: &[Settings], bpffs: &Path) -> Self {
         let serves = hosts.iter().map(|settings| Served {
             interface: settings.interface.clone(),
             vhid: settings.vhid.get(),
             by_xdp: settings.datapath != Choice::Socket,
         });
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), abi: ABI, serves: serves.collect() }
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { version, abi: ABI, bpffs: bpffs.to_owned(), serves: serves.collect() }
     }
 
     /// How it would serve a virtual host, if it would.

@@ -301,6 +301,16 @@ fn a_master_that_the_next_program_serves_on_a_packet_socket_hands_over_first() -
 }
 
 #[test]
+fn a_master_hands_over_first_if_the_pins_are_to_be_elsewhere() -> Result<()> {
+    let elsewhere = |folder: &Folder| {
+        let file = folder.path().join("carpd.toml");
+        fs::write(&file, format!("bpffs = \"/nowhere\"\n{}", fs::read_to_string(&file)?))?;
+        install(folder)
+    };
+    hands_over_first(elsewhere, "pins things elsewhere")
+}
+
+#[test]
 fn a_master_that_the_file_does_not_have_any_more_hands_over_first_and_the_others_stay() -> Result<()> {
     let lab = Lab::new()?;
     let [a, b] = lab.hosts(["a", "b"])?;

@@ -10,6 +10,7 @@ use crate::{
     checks::Health,
     clock::now,
     control::Answer,
+    datapath::Datapath,
     upgrade::{About, Legacy},
 };
 
@@ -30,6 +31,7 @@ pub(super) struct Upgrade {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Obstacle {
     Abi,
+    Bpffs,
     NotServed,
     NoXdp,
     Lease,
@@ -39,6 +41,7 @@ impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Abi => "for it keeps other things in the kernel",
+            Self::Bpffs => "for it pins things elsewhere",
             Self::NotServed => "for it does not serve them",
             Self::NoXdp => "for it serves them on a packet socket",
             Self::Lease => "without a lease that would last until then",
@@ -48,17 +51,20 @@ impl fmt::Display for Obstacle {
 
 impl VirtualHost {
     /// What is in the way of its going on as master in that program, if it is one.
-    fn obstacle(&self, about: &About, is_pinned: bool) -> Option<Obstacle> {
+    fn obstacle(&self, about: &About, datapath: &Datapath) -> Option<Obstacle> {
         if !self.is_master() {
             return None;
         }
         if !about.has_same_abi() {
             return Some(Obstacle::Abi);
         }
+        if about.bpffs != datapath.bpffs() {
+            return Some(Obstacle::Bpffs);
+        }
         match about.serves(self.interface(), self.settings().vhid.get()) {
             None => Some(Obstacle::NotServed),
             Some(served) if !served.by_xdp => Some(Obstacle::NoXdp),
-            Some(_) => (!self.outlasts(is_pinned)).then_some(Obstacle::Lease),
+            Some(_) => (!self.outlasts(datapath.is_pinned())).then_some(Obstacle::Lease),
         }
     }
 
@@ -94,9 +100,8 @@ impl Agent {
 
     /// The rows of those that cannot go on as masters, and why.
     fn masters_to_leave(&self, about: &About) -> Vec<(u32, Obstacle)> {
-        let is_pinned = self.datapath.is_pinned();
-        let leaving = self.hosts.iter().filter_map(|(row, host)| Some((*row, host.obstacle(about, is_pinned)?)));
-        leaving.collect()
+        let obstacle = |host: &VirtualHost| host.obstacle(about, &self.datapath);
+        self.hosts.iter().filter_map(|(row, host)| Some((*row, obstacle(host)?))).collect()
     }
 
     /// Does so. `failed` is told if nothing comes of it.
