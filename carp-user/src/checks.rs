@@ -60,6 +60,13 @@ impl Checks {
         }
     }
 
+    /// Of those that are run, these have failed so far as a former program knew.
+    pub(crate) fn inherit(&mut self, failed: BTreeMap<String, String>) {
+        let known = failed.into_iter().filter(|(name, _)| self.tasks.contains_key(name));
+        let known = known.map(|(name, why)| (name, Health { failure: Some(why), ..Health::default() }));
+        self.healths.send_modify(|healths| healths.extend(known));
+    }
+
     /// What is known now.
     pub(crate) fn healths(&self) -> watch::Ref<'_, Healths> {
         self.healths.borrow()

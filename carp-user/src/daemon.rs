@@ -92,13 +92,13 @@ fn run(args: Args, arguments: Vec<OsString>) -> Result<ExitCode> {
         return Ok(ExitCode::from(USAGE));
     }
 
+    let bpffs = bpffs.or(in_file).unwrap_or_else(|| PathBuf::from(BPFFS));
     if is_upgrade_check {
         datapath::try_load(hosts.iter().map(|settings| settings.datapath)).map_err(anyhow::Error::msg)?;
-        println!("{}", serde_json::to_string(&About::this())?);
+        println!("{}", serde_json::to_string(&About::this(&hosts, &bpffs))?);
         return Ok(ExitCode::SUCCESS);
     }
 
-    let bpffs = bpffs.or(in_file).unwrap_or_else(|| PathBuf::from(BPFFS));
     let successor = Arc::new(Successor::new(arguments)?);
     let legacy = Legacy::take();
     let parent = match (in_background, &legacy) {

@@ -3,18 +3,30 @@
 use std::{
     collections::BTreeSet,
     fmt::Display,
-    fs::{self, File, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::Read,
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            fs::{FileExt, MetadataExt, OpenOptionsExt, fchown},
+            net::UnixDatagram,
+        },
+    },
     path::{Path, PathBuf},
     process,
 };
 
-use anyhow::{Context, Result, anyhow};
-use nix::libc::O_NOFOLLOW;
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::{
+    errno::Errno,
+    libc::{self, O_NOFOLLOW, O_NONBLOCK},
+};
 
 /// Where the locks lie.
 pub(crate) const FOLDER: &str = "/run/carp";
+
+/// Virtual hosts, by interface and vhid.
+pub(crate) type Names = BTreeSet<(String, u8)>;
 
 /// Held as long as this value; the kernel releases it when the process ends, however it ends.
 pub(crate) struct Lock {
@@ -67,17 +79,18 @@ fn read(mut file: &File) -> String {
     text
 }
 
-/// The addresses that all carpd together serve on this interface, as their locks say; `None` if one does not say.
-pub(crate) fn served(interface: &str) -> Result<Option<BTreeSet<String>>> {
+/// The addresses that all carpd together serve on this interface, as their locks say, but for the virtual hosts `except`;
+/// `None` if one does not say.
+pub(crate) fn served(interface: &str, except: &Names) -> Result<Option<BTreeSet<String>>> {
     let end = format!("-{}.lock", namespace()?);
     let is_of = |path: &Path| {
         let vhid = path.file_name()?.to_str()?.strip_prefix(interface)?.strip_prefix('-')?.strip_suffix(&end)?;
-        vhid.parse::<u8>().ok()
+        vhid.parse::<u8>().ok().filter(|vhid| !except.contains(&(interface.to_owned(), *vhid)))
     };
     let mut served = BTreeSet::new();
     for path in files().filter(|path| is_of(path).is_some()) {
         // One that cannot be opened may be held.
-        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = open_lock(File::options().read(true), &path)?;
         if file.try_lock_shared().is_ok() {
             continue;
         }
@@ -97,7 +110,8 @@ pub(crate) fn remove_stale() -> Result<usize> {
     let are_ours = files().filter(|path| path.to_string_lossy().ends_with(&end));
     let stale = are_ours.filter(|path| {
         // Held while it is removed: who opens it meanwhile finds that it is gone, and makes another.
-        File::open(path).is_ok_and(|file| file.try_lock().is_ok() && fs::remove_file(path).is_ok())
+        open_lock(File::options().read(true), path)
+            .is_ok_and(|file| file.try_lock().is_ok() && fs::remove_file(path).is_ok())
     });
     Ok(stale.count())
 }
@@ -106,26 +120,42 @@ fn files() -> impl Iterator<Item = PathBuf> {
     fs::read_dir(FOLDER).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path())
 }
 
-/// What tells the own network namespace from others.
+/// The kernel's number of the own network namespace, which no other gets as long as the machine runs. (An inode would be
+/// another's some day.)
 pub(crate) fn namespace() -> Result<u64> {
-    Ok(fs::metadata("/proc/self/ns/net").context("cannot read /proc/self/ns/net")?.ino())
+    let socket = UnixDatagram::unbound().context("cannot open a socket")?;
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the option's value is such a number, and the kernel writes no more than `len` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    Errno::result(result).context("cannot tell which network namespace this is (it needs kernel 5.14 or newer)")?;
+    Ok(cookie)
 }
 
 /// Opens a file in [`FOLDER`] that is to be locked.
 pub(crate) fn open(path: &Path) -> Result<File> {
     fs::create_dir_all(FOLDER).with_context(|| format!("cannot create {FOLDER}"))?;
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        // The folder is the user's that carpd runs as in its service, and root must not be led elsewhere by it.
-        .custom_flags(O_NOFOLLOW)
-        .open(path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
+    let file = open_lock(File::options().read(true).write(true).create(true).truncate(false), path)?;
     // A lock that root has left there must not be in that user's way.
     if let Ok(folder) = fs::metadata(FOLDER) {
         fchown(&file, Some(folder.uid()), Some(folder.gid())).ok();
     }
+    Ok(file)
+}
+
+/// The folder is the user's that carpd runs as in its service: root must be neither led elsewhere by it nor kept waiting.
+fn open_lock(options: &mut OpenOptions, path: &Path) -> Result<File> {
+    let cannot = || format!("cannot open {}", path.display());
+    let file = options.custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path).with_context(cannot)?;
+    let found = file.metadata().with_context(cannot)?;
+    ensure!(found.is_file() && found.nlink() <= 1, "{} is no lock of carpd's: remove it", path.display());
     Ok(file)
 }

@@ -3,6 +3,7 @@
 //! within its lease.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::{OsStr, OsString},
     fs, io,
@@ -19,6 +20,8 @@ use nix::{sys::wait::waitpid, unistd::Pid};
 use serde::{Deserialize, Serialize};
 use tokio::{task::spawn_blocking, time::timeout};
 
+use crate::config::{Choice, Settings};
+
 /// Asks a program whether it could go on: it says [`About`], and ends.
 pub(crate) const CHECK: &str = "--would-go-on";
 /// What the former program leaves to the next: [`Legacy`].
@@ -33,12 +36,42 @@ pub(crate) struct About {
     pub(crate) version: String,
     /// Version of what it keeps in the kernel.
     pub(crate) abi: u32,
+    /// The bpffs that it pins things in.
+    #[serde(default)]
+    pub(crate) bpffs: PathBuf,
+    /// What it would serve, by the configuration as it is now.
+    #[serde(default)]
+    pub(crate) serves: Vec<Served>,
+}
+
+/// A virtual host as a program would serve it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Served {
+    /// Name of its interface, unless that is to be found, as before.
+    interface: Option<String>,
+    vhid: u8,
+    /// Whether by XDP: on a packet socket there is no lease to go on with.
+    pub(crate) by_xdp: bool,
 }
 
 impl About {
-    /// The present program.
-    pub(crate) fn this() -> Self {
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), abi: ABI }
+    /// The present program, with these virtual hosts and this bpffs.
+    pub(crate) fn this(hosts: &[Settings], bpffs: &Path) -> Self {
+        let serves = hosts.iter().map(|settings| Served {
+            interface: settings.interface.clone(),
+            vhid: settings.vhid.get(),
+            by_xdp: settings.datapath != Choice::Socket,
+        });
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { version, abi: ABI, bpffs: bpffs.to_owned(), serves: serves.collect() }
+    }
+
+    /// How it would serve a virtual host, if it would.
+    pub(crate) fn serves(&self, interface: &str, vhid: u8) -> Option<&Served> {
+        let is_it = |served: &&Served| {
+            served.vhid == vhid && served.interface.as_deref().is_none_or(|served| served == interface)
+        };
+        self.serves.iter().find(is_it)
     }
 
     /// Whether it can go on with what the present one has in the kernel.
@@ -52,6 +85,12 @@ impl About {
 pub(crate) struct Legacy {
     /// Interface and vhid of what an administrator has demoted, and by how much.
     pub(crate) demotions: Vec<(String, u8, u8)>,
+    /// Interface and vhid of what was not held back in INIT any more.
+    pub(crate) open: Vec<(String, u8)>,
+    /// Names of the scripts that counted as failed, and why.
+    pub(crate) failed_scripts: BTreeMap<String, String>,
+    /// The largest counter that an advert has had.
+    pub(crate) newest: u64,
 }
 
 impl Legacy {

@@ -21,7 +21,7 @@ use tokio::{
 use self::device::VirtualMac;
 pub(crate) use self::{
     parent::restore_all,
-    strays::{remove_addresses, remove_devices},
+    strays::{Held, Removed, remove_addresses, remove_devices, remove_held},
 };
 use crate::{
     config::{Settings, Vip, VipMac},

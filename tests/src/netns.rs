@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::panic;
 use std::path::PathBuf;
@@ -11,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::fstat;
 
 use crate::guard::Guard;
 
@@ -32,36 +34,25 @@ pub struct Netns {
     fd: Arc<OwnedFd>,
 }
 
-/// What carpd pins in a namespace: removed when this is dropped. The next namespace may get the same number.
+/// What carpd pins in a namespace: removed when this is dropped.
 struct Pins {
-    inode: u64,
+    cookie: u64,
 }
 
 impl Pins {
-    fn of(fd: &OwnedFd) -> Result<Self> {
-        let pins = Self { inode: fstat(fd).context("reading the number of a network namespace")?.st_ino };
-        // Left by a harness that was killed.
-        pins.remove();
-        Ok(pins)
-    }
-
     fn folders(&self) -> impl Iterator<Item = PathBuf> {
-        let end = format!("-{}", self.inode);
+        let end = format!("-{}", self.cookie);
         let entries = fs::read_dir("/sys/fs/bpf/carp").into_iter().flatten().filter_map(Result::ok);
         entries.map(|entry| entry.path()).filter(move |path| path.to_string_lossy().ends_with(&end))
-    }
-
-    fn remove(&self) {
-        for folder in self.folders() {
-            // Gone already if an agent ended just now.
-            fs::remove_dir_all(folder).ok();
-        }
     }
 }
 
 impl Drop for Pins {
     fn drop(&mut self) {
-        self.remove();
+        for folder in self.folders() {
+            // Gone already if an agent ended just now.
+            fs::remove_dir_all(folder).ok();
+        }
     }
 }
 
@@ -70,7 +61,8 @@ impl Netns {
     pub fn new() -> Result<Self> {
         let fd = Arc::new(unshared()?);
         let guard = Guard::start(command_in(&fd, "sh"))?;
-        let ns = Self { guard: Mutex::new(guard), pins: Pins::of(&fd)?, fd };
+        let mut ns = Self { guard: Mutex::new(guard), pins: Pins { cookie: 0 }, fd };
+        ns.pins.cookie = ns.run(cookie)?;
         ns.ip("link set lo up")?;
         for hook in ["arptables", "iptables", "ip6tables"] {
             ns.set_sysctl_if_present(&format!("net.bridge.bridge-nf-call-{hook}"), "0")?;
@@ -167,6 +159,18 @@ fn unshared() -> Result<OwnedFd> {
         Ok(OwnedFd::from(file))
     });
     made.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
+}
+
+/// The kernel's number of the thread's namespace, which no other has had since the machine was started.
+fn cookie() -> Result<u64> {
+    let socket = UnixDatagram::unbound().context("opening a socket")?;
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
+    // SAFETY: the option's value is such a number, and the kernel writes no more than `len` bytes.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut cookie).cast(), &raw mut len) };
+    Errno::result(result).context("reading the number of a network namespace")?;
+    Ok(cookie)
 }
 
 fn command_in(fd: &Arc<OwnedFd>, program: impl Into<PathBuf>) -> Command {

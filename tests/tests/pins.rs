@@ -1,7 +1,8 @@
 //! What outlives carpd: the kernel programs, their maps and their links.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use carp_common::abi::{Sent, VhostKey, map};
 use carp_tests::foreign::detach;
 use carp_tests::node::{OTHER, PREFERRED, ROAD};
 use carp_tests::{
-    BootTime, Host, LONG, Lab, Node, Probe, VIP, Wire, carpd_path, configured, eventually, netns::output_of, tool,
+    BootTime, Folder, Host, LONG, Lab, Node, Probe, VIP, Wire, configured, eventually, netns::output_of, tool,
 };
 
 const MAPS: [&str; 4] = [map::VHOSTS, map::SENT, map::COUNTERS, map::LEASES];
@@ -190,6 +191,94 @@ fn pins_with_another_layout_are_removed_and_told() -> Result<()> {
 }
 
 #[test]
+fn another_bpffs_is_used_alone() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let place = Bpffs::mount()?;
+    let mut node = Node::start(&a, PREFERRED)?;
+    let before = folder(&a)?;
+    node.agent_mut().kill()?;
+    let elsewhere = format!("{PREFERRED} --bpffs={}", place.0.path().display());
+    let mut node = Node::start(&a, &elsewhere)?;
+    assert_eq!(node.lines_with("not where the pins are to be: removing it").len(), 1);
+    assert!(!before.exists() && names(&place.0.path().join("carp"))?.len() == 1);
+    node.agent_mut().kill()?;
+    let mut node = Node::start(&a, PREFERRED)?;
+    assert!(names(&place.0.path().join("carp"))?.is_empty());
+    node.agent_mut().kill()?;
+    Node::start(&a, &format!("{PREFERRED} --bpffs=/nowhere"))?;
+    assert!(!before.exists());
+    Ok(())
+}
+
+/// Another bpffs than the machine's.
+struct Bpffs(Folder);
+
+impl Bpffs {
+    fn mount() -> Result<Self> {
+        let folder = Folder::new("bpffs")?;
+        output_of(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder.path()))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        Command::new("umount").arg(self.0.path()).status().ok();
+    }
+}
+
+#[test]
+fn what_is_pinned_for_interfaces_that_are_gone_goes_with_a_start_elsewhere_unless_an_agent_is_there() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    // Where no other test's carpd looks.
+    let place = Bpffs::mount()?;
+    let options = |of: &str| format!("{of} --bpffs={}", place.0.path().display());
+    let start_elsewhere = || Node::start(&b, &options(OTHER));
+    let pinned = || anyhow::Ok(names(&place.0.path().join("carp"))?.len());
+    let mut node = Node::start(&a, &options(PREFERRED))?;
+    drop(start_elsewhere()?);
+    assert_eq!(pinned()?, 2, "an agent has it");
+    node.agent_mut().kill()?;
+    drop(start_elsewhere()?);
+    assert_eq!(pinned()?, 2, "it is attached");
+    a.ns().ip("link del eth0")?;
+    let elsewhere = start_elsewhere()?;
+    elsewhere.wait_for_line("removed, for nothing is attached there any more")?;
+    eventually("one is left", LONG, || Ok(pinned()? == 1))
+}
+
+#[test]
+fn a_folder_for_pins_that_others_may_enter_is_not_used() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let mut node = Node::start(&a, PREFERRED)?;
+    let pinned = folder(&a)?;
+    node.agent_mut().stop_and_wait(LONG)?;
+    fs::create_dir(&pinned)?;
+    // Or another agent may find it abandoned.
+    fs::create_dir(pinned.join("xdp-1"))?;
+    for mode in [0o777, 0o750] {
+        fs::set_permissions(&pinned, Permissions::from_mode(mode))?;
+        let node = Node::start(&a, PREFERRED)?;
+        let why = format!("is not carpd's alone (user 0, mode {mode:o})");
+        assert_eq!(node.lines_with(&why).len(), 1, "{:?}", node.agent().lines());
+        assert_eq!(names(&pinned)?.len(), 1);
+    }
+    Ok(())
+}
+
+#[test]
 fn of_two_carpd_one_has_the_pins_and_both_serve() -> Result<()> {
     if !has_xdp() {
         return Ok(());
@@ -269,8 +358,11 @@ fn what_is_detached_or_removed_by_hand_is_put_back_before_it_is_missed() -> Resu
     backup.wait_for_line("something else detached the egress program")?;
     eventually("it is pinned again", LONG, || Ok(names(&folder)? == pinned))?;
 
-    fs::remove_dir_all(&folder)?;
+    // At once, or carpd puts something back meanwhile.
+    let aside = folder.with_file_name(format!("removed-{}", a.name()));
+    fs::rename(&folder, &aside)?;
     let removed = BootTime::now();
+    fs::remove_dir_all(&aside)?;
     eventually("everything is pinned again", LONG, || Ok(folder.exists() && names(&folder)? == pinned))?;
     assert!(BootTime::now().since(removed).as_secs() < 3);
     assert_eq!(ids(&folder)?, maps);
@@ -297,44 +389,6 @@ fn a_carpd_on_a_socket_removes_what_one_with_xdp_left_when_it_was_killed() -> Re
     probe.wait_for_answer_from(a.mac(), LONG).map(drop)
 }
 
-fn cleanup(host: &Host) -> Result<std::process::Output> {
-    Ok(host.command(carpd_path()?.with_file_name("carpctl")).arg("cleanup").output()?)
-}
-
-#[test]
-fn cleanup_removes_all_that_a_killed_carpd_left_and_says_what_and_nothing_of_one_that_is_there() -> Result<()> {
-    let lab = Lab::new()?;
-    let a = lab.host("a")?;
-    let mut node = Node::start(&a, PREFERRED)?;
-    node.wait_for("BACKUP -> MASTER")?;
-    eventually("the VIP is there", LONG, || a.has_address(VIP))?;
-    a.add_address("10.77.0.200/32")?;
-    if has_xdp() {
-        let refused = cleanup(&a)?;
-        let why = String::from_utf8(refused.stderr)?;
-        assert!(!refused.status.success() && why.contains(&format!("process {}", node.agent().pid())), "{why}");
-        assert!(a.has_address(VIP)? && a.xdp_program()?.is_some());
-    }
-    node.agent_mut().kill()?;
-    let done = cleanup(&a)?;
-    let told = String::from_utf8(done.stdout)?;
-    assert!(done.status.success(), "{}", String::from_utf8(done.stderr)?);
-    let mut expected = vec![
-        "eth0: 10.77.0.100/32 was left by a carpd that is gone: removed",
-        "/run/carp: locks that nobody holds removed: ",
-    ];
-    if has_xdp() {
-        expected.extend(["/xdp-", "/tc-", "/CARP_SENT: removed"]);
-    }
-    assert!(expected.iter().all(|part| told.contains(part)), "{told}");
-    assert!(!a.has_address(VIP)? && a.has_address([10, 77, 0, 200])? && a.has_address(a.ip())?);
-    assert_eq!(a.ns().pins(), None);
-    eventually("nothing is attached", LONG, || Ok(a.xdp_program()?.is_none()))?;
-    let again = cleanup(&a)?;
-    assert!(again.status.success() && again.stdout.is_empty(), "{again:?}");
-    Ok(())
-}
-
 #[test]
 fn addresses_that_a_killed_carpd_added_go_with_the_next_start_and_no_others() -> Result<()> {
     let lab = Lab::new()?;
@@ -342,8 +396,8 @@ fn addresses_that_a_killed_carpd_added_go_with_the_next_start_and_no_others() ->
     let mut node = Node::start(&a, PREFERRED)?;
     node.wait_for("BACKUP -> MASTER")?;
     eventually("the VIP is there", LONG, || a.has_address(VIP))?;
-    let by_hand = "10.77.0.100/24";
-    a.add_address(by_hand)?;
+    let by_hand = [10, 77, 0, 200];
+    a.add_address("10.77.0.200/24")?;
     let served = a.carpd(&["-i", "eth0", "-v", "2", "-p", "x", "-a", "10.77.0.102", "--advbase=0", "--advskew=9"])?;
     served.wait_for_line("BACKUP -> MASTER", LONG)?;
     eventually("so is the other", LONG, || a.has_address([10, 77, 0, 102]))?;
@@ -353,8 +407,7 @@ fn addresses_that_a_killed_carpd_added_go_with_the_next_start_and_no_others() ->
     let node = Node::start_for(&other, &a, PREFERRED)?;
     node.wait_for("BACKUP -> MASTER")?;
     assert_eq!(node.lines_with("10.77.0.100/32 was left by a carpd that is gone: removed").len(), 1);
-    let addresses = a.addresses()?;
-    assert!(addresses.contains(&(VIP.into(), 24)) && !addresses.contains(&(VIP.into(), 32)), "{addresses:?}");
+    assert!(a.has_address(by_hand)? && !a.has_address(VIP)?);
     assert!(a.has_address([10, 77, 0, 102])?, "it is served");
     Ok(())
 }

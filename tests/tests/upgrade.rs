@@ -1,16 +1,18 @@
 //! `carpctl upgrade`: another program goes on in carpd's process.
 
 use std::fs::{self, Permissions};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use carp_tests::configured::{add_options, carpctl, changes, folder, start, virtual_host, wait_for_change, write};
 use carp_tests::node::ROAD;
-use carp_tests::{Agent, Folder, Host, LONG, Lab, Probe, VIP, Wire, carpd_path, eventually};
+use carp_tests::{Agent, BootTime, Folder, Host, LONG, Lab, Preload, Probe, VIP, Wire, carpd_path, eventually};
 
+const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
 const SLOWER: &str = "advskew = 80\npeer_advskew = 60";
 const PREFERRED: &str = "peer_advskew = 80";
 
@@ -33,11 +35,18 @@ fn install_script(folder: &Folder, text: &str) -> Result<()> {
     Ok(fs::rename(new, path)?)
 }
 
-/// Starts the folder's carpd.
-fn start_installed(host: &Host, folder: &Folder) -> Result<Agent> {
+/// The folder's carpd, not started yet.
+fn installed(host: &Host, folder: &Folder) -> Result<Command> {
     install(folder)?;
     let mut carpd = host.command(folder.path().join("carpd"));
-    add_options(&mut carpd, folder, &folder.path().join("socket")).env("STATE_DIRECTORY", folder.path());
+    add_options(&mut carpd, folder, &folder.path().join("socket"));
+    Ok(carpd)
+}
+
+/// Starts it.
+fn start_installed(host: &Host, folder: &Folder) -> Result<Agent> {
+    let mut carpd = installed(host, folder)?;
+    carpd.env("STATE_DIRECTORY", folder.path());
     Agent::spawn(host.name(), carpd)
 }
 
@@ -117,6 +126,85 @@ fn what_an_administrator_has_demoted_stays_so() -> Result<()> {
     Ok(())
 }
 
+/// A script of this name in the folder, which the file names: it fails, or does not end, if there is a file of that name.
+fn add_script(folder: &Folder) -> Result<String> {
+    let path = folder.path().join("check");
+    let text = format!("#!/bin/sh\ncd {:?}\n[ ! -e hang ] || exec sleep 1000\n[ ! -e fail ]\n", folder.path());
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+    Ok("[script.check]\ncommand = [\"check\"]\ninterval = 1\ntimeout = 1000\nfall = 1\nrise = 1\n".to_owned())
+}
+
+#[test]
+fn a_backup_that_a_script_demotes_does_not_preempt_before_that_has_succeeded() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    let mark = |name: &str| fs::write(of_a.path().join(name), "");
+    let check = add_script(&of_a)?;
+    mark("fail")?;
+    write(&of_b, &[virtual_host(1, VIP, SLOWER)])?;
+    let on_b = start(&b, &of_b)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let demoted = format!("{PREFERRED}\npreempt = true\npreempt_delay = 2\ntrack_scripts = [\"check\"]");
+    write(&of_a, &[virtual_host(1, VIP, &demoted), check.clone()])?;
+    let on_a = start_installed(&a, &of_a)?;
+    on_a.wait_for_line("eth0 vhid 1: demoted by 240: script check", LONG)?;
+    write(&of_a, &[virtual_host(1, VIP, &demoted.replace("preempt_delay = 2", "")), check])?;
+    mark("hang")?;
+    upgrade(&of_a)?;
+    let wire = Wire::at(&a)?;
+    wire.wait_for_adverts(b.ip(), 4)?;
+    assert_eq!(changes(&on_b, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    let status: serde_json::Value = serde_json::from_slice(&carpctl(&of_a, &["status", "--json"])?.stdout)?;
+    assert_eq!(status["virtual_hosts"][0]["demotion"]["tracked"], 240);
+    let told = |text: &str| on_a.lines().iter().filter(|line| line.text.contains(text)).count();
+    assert_eq!(told("INIT -> BACKUP"), 2);
+    assert_eq!(told("BACKUP -> MASTER"), 0);
+    Ok(())
+}
+
+#[test]
+fn who_has_left_init_is_not_held_back_by_the_next_program() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    let check = add_script(&of_a)?;
+    write(&of_b, &[virtual_host(1, VIP, "")])?;
+    let on_b = start(&b, &of_b)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    write(&of_a, &[virtual_host(1, VIP, &format!("{SLOWER}\nready_script = \"check\"")), check])?;
+    let on_a = start_installed(&a, &of_a)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "INIT -> BACKUP")?;
+    fs::write(of_a.path().join("fail"), "")?;
+    assert!(upgrade(&of_a)?.contains("eth0 vhid 1: BACKUP"));
+    assert_eq!(changes(&on_a, "eth0 vhid 1"), ["INIT -> BACKUP", "INIT -> BACKUP"]);
+    Ok(())
+}
+
+/// Nothing but the former program knows what was sent: there are no pins, and there is no folder for state.
+#[test]
+fn counters_rise_across_an_upgrade_on_a_socket_also_if_the_clock_was_stepped_back() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let of_a = folder()?;
+    write(&of_a, &[virtual_host(1, VIP, "datapath = \"socket\"")])?;
+    let clock = Preload::new()?;
+    let mut carpd = installed(&a, &of_a)?;
+    clock.add_to(&mut carpd);
+    let on_a = Agent::spawn(a.name(), carpd)?;
+    let wire = Wire::at(&b)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    clock.set_clock(-3600)?;
+    upgrade(&of_a)?;
+    let upgraded = BootTime::now();
+    let since = || wire.adverts_of(a.ip()).into_iter().filter(|(at, _)| *at > upgraded).count();
+    eventually("it advertises again", LONG, || Ok(since() > 2))?;
+    let counters: Vec<u64> = wire.adverts_of(a.ip()).iter().map(|(_, advert)| advert.counter).collect();
+    assert!(counters.is_sorted_by(|one, next| one < next), "{counters:?}");
+    Ok(())
+}
+
 #[test]
 fn a_program_or_a_configuration_that_could_not_go_on_is_told_and_nothing_changes() -> Result<()> {
     let lab = Lab::new()?;
@@ -160,7 +248,7 @@ fn a_backup_that_is_upgraded_while_its_master_dies_takes_over_all_the_same() -> 
     Probe::start(&client, VIP, Duration::from_millis(5))?.wait_for_answer_from(b.mac(), LONG).map(drop)
 }
 
-/// Has a master upgraded to what keeps other things in the kernel, or without a lease.
+/// Has a master upgraded that cannot go on as one.
 fn hands_over_first(install: impl Fn(&Folder) -> Result<()>, why: &str) -> Result<()> {
     let lab = Lab::new()?;
     let [a, b] = lab.hosts(["a", "b"])?;
@@ -201,4 +289,49 @@ fn a_master_without_a_lease_hands_over_first() -> Result<()> {
         install(folder)
     };
     hands_over_first(off, "without a lease")
+}
+
+#[test]
+fn a_master_that_the_next_program_serves_on_a_packet_socket_hands_over_first() -> Result<()> {
+    let on_socket = |folder: &Folder| {
+        write(folder, &[virtual_host(1, VIP, &format!("{PREFERRED}\ndatapath = \"socket\""))])?;
+        install(folder)
+    };
+    hands_over_first(on_socket, "on a packet socket")
+}
+
+#[test]
+fn a_master_hands_over_first_if_the_pins_are_to_be_elsewhere() -> Result<()> {
+    let elsewhere = |folder: &Folder| {
+        let file = folder.path().join("carpd.toml");
+        fs::write(&file, format!("bpffs = \"/nowhere\"\n{}", fs::read_to_string(&file)?))?;
+        install(folder)
+    };
+    hands_over_first(elsewhere, "pins things elsewhere")
+}
+
+#[test]
+fn a_master_that_the_file_does_not_have_any_more_hands_over_first_and_the_others_stay() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let [of_a, of_b] = [folder()?, folder()?];
+    let stays = virtual_host(2, OTHER_VIP, PREFERRED);
+    write(&of_a, &[virtual_host(1, VIP, PREFERRED), stays.clone()])?;
+    write(&of_b, &[virtual_host(1, VIP, SLOWER), virtual_host(2, OTHER_VIP, SLOWER)])?;
+    let on_a = start_installed(&a, &of_a)?;
+    wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    wait_for_change(&on_a, "eth0 vhid 2", "BACKUP -> MASTER")?;
+    let on_b = start(&b, &of_b)?;
+    wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
+    write(&of_a, &[stays])?;
+    let told = upgrade(&of_a)?;
+    assert!(told.contains(": eth0 vhid 1 hand over first, for it does not serve them\n"), "{told}");
+    wait_for_change(&on_b, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let takeover = on_b.lines().into_iter().find(|line| line.text.contains("vhid 1: BACKUP -> MASTER"));
+    assert!(takeover.is_some_and(|line| line.text.contains("leaves")));
+    assert!(!a.has_address(VIP)?);
+    // Longer than the lease.
+    Wire::at(&b)?.wait_for_adverts(a.ip(), 5)?;
+    assert_eq!(changes(&on_b, "eth0 vhid 2"), ["INIT -> BACKUP"]);
+    Ok(())
 }

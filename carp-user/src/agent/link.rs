@@ -95,6 +95,11 @@ impl Link {
         self.groups = groups;
     }
 
+    /// The road that is to be taken.
+    pub(super) const fn choice(&self) -> Choice {
+        self.choice
+    }
+
     /// It has no virtual hosts any more, and is to be left, but not before their last adverts have.
     pub(super) fn leave_later(&mut self, now: Time) {
         self.leave_at.get_or_insert(now.after(LAST_ADVERT));

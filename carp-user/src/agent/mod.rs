@@ -14,6 +14,7 @@ mod link;
 mod orders;
 mod refusals;
 mod signals;
+mod start;
 mod tracking;
 mod upgrade;
 mod vhost;
@@ -198,7 +199,7 @@ impl Agent {
             mend_at: Time::default(),
             looking: None,
             look_at_pins: Time::default(),
-            floor: counter_floor::read(),
+            floor: counter_floor::read().max(legacy.newest),
             keep_floor_at: Time::default(),
             names,
             looks,
@@ -212,16 +213,11 @@ impl Agent {
             summary: String::new(),
         };
         let wanted = agent.lock(hosts)?;
-        let found = Arc::clone(&agent.looks.borrow());
-        let mut strays = vips::remove_devices(&agent.shared.netlink, &found).await;
-        match vips::remove_addresses(&agent.shared.netlink).await {
-            Ok(addresses) => strays.extend(addresses),
-            Err(error) => warn!("{error}"),
-        }
-        strays.into_iter().for_each(|(Ok(line) | Err(line))| warn!("{line}"));
-        agent.apply(wanted);
-        agent.inherit(&legacy);
+        agent.remove_strays().await;
+        agent.apply(wanted).await;
+        agent.inherit(legacy);
         agent.remember_heard();
+        let are_gone = agent.remove_unfenced().await;
         let goes_on: BTreeSet<u32> = agent.hosts.values().filter_map(VirtualHost::resumes_on).collect();
         vips::restore_all(&agent.shared.netlink, &goes_on).await.unwrap_or_else(|error| warn!("{error:#}"));
         let mut errors = agent.handle_links();
@@ -229,17 +225,21 @@ impl Agent {
             // Told at the start, and not only when the first advert is missed.
             return Err(errors.swap_remove(0).into());
         }
-        agent.keep_only_own();
+        if are_gone {
+            agent.keep_only_own();
+        }
         // A better master may have spoken to the kernel while no agent was there.
         agent.ask_kernel();
         agent.hosts.values_mut().for_each(VirtualHost::run_down_script_at_start);
         errors.iter().for_each(|error| warn!("{error}"));
         if let Some(why) = agent.hosts.values().find_map(VirtualHost::missing_fence) {
+            agent.leave_nothing().await;
             bail!(why);
         }
         if in_maintenance {
             warn!("in maintenance: the last resort, until `carpctl maintenance off`");
         }
+        agent.remove_abandoned();
         agent.act()?;
         Ok(agent)
     }
@@ -277,8 +277,9 @@ impl Agent {
             has_more = self.drain();
             let now = now();
             self.handle_timeouts(now);
+            self.hand_over_for_upgrade();
             self.act()?;
-            self.forget_stopped();
+            self.forget_stopped().await;
             self.leave_links(now);
             self.keep_floor(now);
             self.hosts.values_mut().for_each(|host| host.tell_refused(&self.datapath, now));

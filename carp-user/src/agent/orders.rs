@@ -64,7 +64,7 @@ impl Agent {
             Command::Maintenance { on, reply } => drop(reply.send(Ok(self.set_maintenance(on)))),
             Command::Apply { hosts, reply } => self.replace(hosts, reply),
             Command::PlanUpgrade { about, reply } => drop(reply.send(self.plan_upgrade(&about))),
-            Command::Upgrade { about, failed } => self.begin_upgrade(&about, failed),
+            Command::Upgrade { about, failed } => self.begin_upgrade(about, failed),
         }
     }
 
@@ -153,7 +153,7 @@ impl Agent {
     }
 
     /// Forgets virtual hosts that have left, if others are to follow; not at the end of carpd.
-    pub(super) fn forget_stopped(&mut self) {
+    pub(super) async fn forget_stopped(&mut self) {
         if self.next.is_none() {
             return;
         }
@@ -164,7 +164,7 @@ impl Agent {
             return;
         }
         if let Some(Next { wanted, left, reply }) = self.next.take() {
-            let changes = format!("{left} taken out, {}", self.apply(wanted));
+            let changes = format!("{left} taken out, {}", self.apply(wanted).await);
             let mut troubles: Vec<_> = self.handle_links().iter().map(ToString::to_string).collect();
             troubles.extend(self.hosts.values().filter_map(VirtualHost::missing_fence));
             reply.send(Ok(Applied { changes, troubles })).ok();
@@ -172,8 +172,10 @@ impl Agent {
     }
 
     /// Serves these virtual hosts; those that are there go on with the settings that they have now. What has changed.
-    pub(super) fn apply(&mut self, wanted: Vec<Wanted>) -> String {
-        self.datapath.prepare(wanted.iter().map(|wanted| wanted.settings.datapath));
+    pub(super) async fn apply(&mut self, wanted: Vec<Wanted>) -> String {
+        let choices = wanted.iter().map(|wanted| wanted.settings.datapath);
+        let own = wanted.iter().map(|wanted| (wanted.interface.clone(), wanted.settings.vhid.get())).collect();
+        self.datapath.prepare(choices, &self.shared.netlink, &own).await;
         let (mut added, mut changed, mut same) = (0, 0, 0);
         let mut vips: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
         let on_interface = wanted.iter().filter(|wanted| wanted.settings.mac == VipMac::Interface);

@@ -109,6 +109,8 @@ pub(super) struct VirtualHost {
     profiles: Profiles,
     /// Why the kernel cannot enforce a lease, if it cannot; `None` while nothing is known of the interface.
     no_fence: Option<Option<String>>,
+    /// Why the fence would go with carpd, if it would.
+    mortal_fence: Option<String>,
     /// What the fence knows of, with the index of the interface.
     held: BTreeSet<(u32, IpAddr)>,
     /// Until when an agent that is gone was master, before the first look at the interface.
@@ -172,6 +174,7 @@ impl VirtualHost {
             group_cause: None,
             profiles: Profiles::default(),
             no_fence: None,
+            mortal_fence: None,
             held: BTreeSet::new(),
             resumes_until: None,
             gate,

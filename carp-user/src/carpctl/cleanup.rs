@@ -6,8 +6,11 @@ use anyhow::{Context, Result, ensure};
 use tokio::runtime::Builder;
 
 use crate::{
-    datapath::pins,
-    lock,
+    datapath::pins::{
+        BPFFS,
+        left::{self, Left},
+    },
+    lock::{self, Names},
     logging::tell,
     net::{Netlink, interface},
     vips,
@@ -19,10 +22,9 @@ use crate::{
 /// A carpd has the pins; or something cannot be removed.
 pub(super) fn run(bpffs: Option<&Path>, out: &mut impl Write) -> Result<()> {
     // Until the end, so that none begins meanwhile.
-    let claim = pins::claim()?;
-    for path in pins::clean(&claim, bpffs)? {
-        writeln!(out, "{}: removed", path.display())?;
-    }
+    let claim = left::claim()?;
+    let pinned = Left::find(&claim, bpffs)?;
+    let held = pinned.held();
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let removed = runtime.block_on(async {
         let netlink = Netlink::connect()?;
@@ -30,6 +32,8 @@ pub(super) fn run(bpffs: Option<&Path>, out: &mut impl Write) -> Result<()> {
         let found = interface::look(&netlink, &names).await?;
         let mut removed = vips::remove_devices(&netlink, &found).await;
         removed.extend(vips::remove_addresses(&netlink).await?);
+        // What up scripts have added bears no mark.
+        removed.extend(vips::remove_held(&netlink, &held, &Names::new()).await?);
         vips::restore_all(&netlink, &BTreeSet::new()).await?;
         anyhow::Ok(removed)
     })?;
@@ -43,11 +47,21 @@ pub(super) fn run(bpffs: Option<&Path>, out: &mut impl Write) -> Result<()> {
             }
         }
     }
-    pins::end(claim);
+    ensure!(
+        failed == 0,
+        "not everything could be removed; what is pinned stays, so that this host does not answer for it"
+    );
+    // Not before: an address that is still here would be answered for beside the next master.
+    for path in pinned.remove()? {
+        writeln!(out, "{}: removed", path.display())?;
+    }
+    for line in left::remove_abandoned(bpffs.unwrap_or(Path::new(BPFFS))) {
+        writeln!(out, "{line}")?;
+    }
+    left::end(claim);
     let locks = lock::remove_stale()?;
     if locks > 0 {
         writeln!(out, "{}: locks that nobody holds removed: {locks}", lock::FOLDER)?;
     }
-    ensure!(failed == 0, "not everything could be removed");
     Ok(())
 }

@@ -21,6 +21,7 @@ use log::warn;
 use nix::net::if_::if_indextoname;
 
 use super::{
+    HeldVip,
     links::{Hook, Link},
     pins::{Kind, Pins},
     xdp::{LoadError, MapAccess, failed, os_error, refusal, take},
@@ -92,6 +93,11 @@ impl Fence {
     /// The VIPs that a virtual host holds, by its row, with the indices of their interfaces.
     pub(super) fn held(&self, row: u32) -> Vec<(u32, IpAddr)> {
         self.rows.iter().filter(|(_, of)| **of == row).map(|(key, _)| (key.ifindex(), key.address())).collect()
+    }
+
+    /// All VIPs that are held.
+    pub(super) fn all_held(&self) -> impl Iterator<Item = HeldVip> {
+        self.rows.iter().map(|(key, row)| HeldVip { row: *row, ifindex: key.ifindex(), address: key.address() })
     }
 
     /// The rows of all that is held.

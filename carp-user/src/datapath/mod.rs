@@ -26,7 +26,7 @@ use carp_common::{
     reason::Reason,
     time::Time,
 };
-use log::warn;
+use log::{debug, warn};
 use thiserror::Error;
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -34,11 +34,16 @@ pub use self::xdp::OBJECT;
 use self::{
     fence::Fence,
     links::Hook,
-    pins::{BPFFS, Pins},
+    pins::{Pins, left::forsake},
     socket::AdvertSocket,
     xdp::Xdp,
 };
-use crate::{config::Choice, net::interface::Interface, privileges};
+use crate::{
+    config::Choice,
+    lock::Names,
+    net::{Netlink, interface::Interface},
+    privileges,
+};
 
 /// The road that adverts take on an interface, and why no better one (if a better one was tried).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +115,17 @@ pub(crate) struct Inherited {
     pub(crate) lease: Option<Time>,
 }
 
+/// A VIP that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeldVip {
+    /// Row of its virtual host.
+    pub(crate) row: u32,
+    /// Index of the interface.
+    pub(crate) ifindex: u32,
+    /// The VIP.
+    pub(crate) address: IpAddr,
+}
+
 /// Where programs are attached, by the indices of the interfaces.
 pub(crate) struct Attachments(Vec<(u32, Arc<OwnedFd>)>);
 
@@ -142,20 +158,26 @@ impl Datapath {
         Self { bpffs, xdp: None, no_xdp: None, sockets: vec![], closed: HashMap::new(), turn: 0 }
     }
 
-    /// Loads the XDP program if one of the choices asks for it: later it would hold up the adverts. Tried once. Must be called
-    /// within the runtime.
-    pub(crate) fn prepare(&mut self, choices: impl IntoIterator<Item = Choice>) {
+    /// The bpffs that was named.
+    pub(crate) fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// Loads the XDP program if one of the choices asks for it: later it would hold up the adverts. Tried once. What another
+    /// agent has left that this one does not go on with is removed, its VIPs first, but for those that others serve beside
+    /// these `own` virtual hosts.
+    pub(crate) async fn prepare(&mut self, choices: impl IntoIterator<Item = Choice>, netlink: &Netlink, own: &Names) {
         if self.xdp.is_some() || self.no_xdp.is_some() {
             return;
         }
         if choices.into_iter().all(|choice| choice == Choice::Socket) {
-            pins::forsake();
+            forsake(netlink, own).await;
             return;
         }
-        match load(&self.bpffs) {
+        match load(&self.bpffs, netlink, own).await {
             Ok(xdp) => self.xdp = Some(xdp),
             Err(why) => {
-                pins::forsake();
+                forsake(netlink, own).await;
                 self.no_xdp = Some(why);
             }
         }
@@ -248,7 +270,12 @@ impl Datapath {
 
     /// Whether what is attached outlives this process.
     pub(crate) fn is_pinned(&self) -> bool {
-        self.xdp.as_ref().is_some_and(|xdp| xdp.get_ref().is_pinned())
+        self.xdp.is_some() && self.why_unpinned().is_none()
+    }
+
+    /// Why what is attached goes with this process, if it does.
+    pub(crate) fn why_unpinned(&self) -> Option<&str> {
+        self.xdp.as_ref()?.get_ref().why_unpinned()
     }
 
     /// Where programs are attached.
@@ -279,6 +306,17 @@ impl Datapath {
     /// The rows of counters of all that it has left, and those of VIPs that are held.
     pub(crate) fn inherited_rows(&self) -> impl Iterator<Item = u32> {
         self.xdp.iter().flat_map(|xdp| xdp.get_ref().inherited_rows())
+    }
+
+    /// Whether it stays attached to an interface where this is chosen.
+    pub(crate) fn keeps(&self, choice: Choice, interface: &Interface) -> bool {
+        let is_taken_over = self.xdp.as_ref().is_some_and(|xdp| xdp.get_ref().is_taken_over(interface.index));
+        is_taken_over && obstacle(interface).is_none() && inherited_road(choice, interface).is_some()
+    }
+
+    /// All VIPs that are held.
+    pub(crate) fn all_held(&self) -> Vec<HeldVip> {
+        self.xdp.iter().flat_map(|xdp| xdp.get_ref().fence.all_held()).collect()
     }
 
     /// The VIPs that it has left held by the virtual host with this row, with the indices of their interfaces.
@@ -436,21 +474,26 @@ pub(crate) fn try_load(choices: impl IntoIterator<Item = Choice>) -> Result<(), 
     if choices.into_iter().all(|choice| choice == Choice::Socket) || privileges::missing_for_xdp().is_some() {
         return Ok(());
     }
-    Xdp::load(None).map(drop).map_err(|error| error.to_string())
+    Xdp::load(Err(String::new())).map(drop).map_err(|error| error.to_string())
 }
 
 /// Loads the program, or says why it cannot be.
-fn load(bpffs: &Path) -> Result<AsyncFd<Xdp>, String> {
+async fn load(bpffs: &Path, netlink: &Netlink, own: &Names) -> Result<AsyncFd<Xdp>, String> {
     if let Some(missing) = privileges::missing_for_xdp() {
         return Err(missing);
     }
-    let pins = Pins::open(bpffs).unwrap_or_else(|error| {
-        warn!(
-            "what is attached does not outlive a carpd that is killed: {error:#}: mount a bpffs \
-             (mount -t bpf bpf {BPFFS}), or name one that carpd may write to with --bpffs"
-        );
-        None
-    });
+    let pins = match Pins::open(bpffs, netlink, own).await {
+        Ok(Ok(pins)) => Ok(pins),
+        Ok(Err(pid)) => {
+            let why = format!("the pins are those of process {pid}");
+            debug!("what is attached does not outlive this process: {why}");
+            Err(why)
+        }
+        Err(error) => {
+            warn!("what is attached does not outlive a carpd that is killed: {error:#}");
+            Err(format!("{error:#}"))
+        }
+    };
     let xdp = Xdp::load(pins).map_err(|error| error.to_string())?;
     // SAFETY: the ring's descriptor belongs to the Xdp, which never replaces it.
     unsafe { AsyncFd::register_with_interest(xdp, Interest::READABLE) }

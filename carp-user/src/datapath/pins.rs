@@ -1,8 +1,10 @@
 //! What outlives the agent: maps and links, pinned in a folder of a bpffs. After a crash the program goes on, and with
 //! it what it knows, the counters, and the lease that ends the mastership of an agent that is gone.
 //!
-//! The folder is `<bpffs>/carp/v<ABI>-<inode of the network namespace>`; in it are the maps by their names, and the links
+//! The folder is `<bpffs>/carp/v<ABI>-<cookie of the network namespace>`; in it are the maps by their names, and the links
 //! as `xdp-<ifindex>` and `tc-<ifindex>`. Keys are in there: nobody else may enter. One agent has it, by a lock.
+
+pub(crate) mod left;
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -15,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{MapData, MapType};
 use carp_common::abi::{
     ABI, AddressKey, COUNTER_ROWS, COUNTERS, ENDING_WORDS, Held, LastHeard, MAX_KEYS, MAX_PEERS, MAX_SOURCES, MAX_VIPS,
@@ -25,10 +27,15 @@ use log::{debug, info, warn};
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::geteuid,
 };
 
+use self::left::Left;
 use super::{bpf, links::Link};
-use crate::lock::{self, Lock};
+use crate::{
+    lock::{self, Lock, Names},
+    net::Netlink,
+};
 
 /// Where bpffs is mounted, unless another place is named.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
@@ -92,37 +99,45 @@ pub(super) struct Pins {
 }
 
 impl Pins {
-    /// Opens the folder of a former agent, or makes one. `None` if another agent has it.
+    /// Opens the folder of a former agent, or makes one; the process that has it, if another agent does. What no agent goes on
+    /// with is removed, its VIPs first, but for those that others serve beside these `own` virtual hosts.
     ///
     /// # Errors
     /// There can be no pins here, and why.
-    pub(super) fn open(bpffs: &Path) -> Result<Option<Self>> {
-        let mut lock = match Lock::take_file(&lock_file()?)? {
-            Ok(lock) => lock,
-            Err(pid) => {
-                debug!("what is attached does not outlive this process: the pins are those of process {pid}");
-                return Ok(None);
-            }
-        };
-        provide_bpffs(bpffs)?;
+    pub(super) async fn open(bpffs: &Path, netlink: &Netlink, own: &Names) -> Result<Result<Self, String>> {
         let namespace = lock::namespace()?;
+        let mut lock = match Lock::take_file(&left::lock_file(namespace))? {
+            Ok(lock) => lock,
+            Err(pid) => return Ok(Err(pid)),
+        };
         let parent = bpffs.join(FOLDER);
-        make(&parent, 0o755)?;
+        if let Err(error) = provide_bpffs(bpffs).and_then(|()| make(&parent, 0o755)) {
+            // Nor does the program take another agent's place.
+            Left::find(&lock, None)?.remove_after_vips(netlink, own).await?;
+            bail!(
+                "{error:#}: mount a bpffs (mount -t bpf bpf {BPFFS}), or name one that carpd may write to with --bpffs"
+            );
+        }
+        check_owner(&parent, 0o022)?;
         let folder = parent.join(format!("v{ABI}-{namespace}"));
-        for other in folders(&parent, namespace).filter(|other| *other != folder) {
-            warn!("{} is of another version of carpd: removing it", other.display());
-            remove(&other);
+        let mut left = Left::find(&lock, Some(bpffs))?;
+        let is_inherited = left.folders.extract_if(.., |left| *left == folder).count() > 0;
+        for other in &left.folders {
+            warn!("{} is of another version of carpd, or not where the pins are to be: removing it", other.display());
         }
-        if folder.exists()
-            && let Err(error) = check(&folder)
-        {
+        if is_inherited {
+            check_owner(&folder, 0o077)?;
+        }
+        let checked = if is_inherited { check(&folder) } else { Ok(()) };
+        let is_inherited = is_inherited && checked.is_ok();
+        if let Err(error) = checked {
             warn!("{}: {error:#}: removing it, and beginning anew", folder.display());
-            remove(&folder);
+            left.folders.push(folder.clone());
         }
-        let is_inherited = folder.exists();
+        left.remove_after_vips(netlink, own).await?;
         make(&folder, 0o700)?;
         lock.note([bpffs.display()]);
-        Ok(Some(Self { folder, maps: vec![], is_inherited, is_losing: false, _lock: lock }))
+        Ok(Ok(Self { folder, maps: vec![], is_inherited, is_losing: false, _lock: lock }))
     }
 
     /// Whether another agent left what is in it.
@@ -147,7 +162,7 @@ impl Pins {
     /// The links that another agent has left: where they are pinned, by their interfaces.
     pub(super) fn links(&self, kind: Kind) -> Vec<(u32, PathBuf)> {
         let of = |name: &str| name.strip_prefix(kind.prefix())?.parse().ok();
-        let links = entries(&self.folder).filter_map(|path| Some((of(path.file_name()?.to_str()?)?, path)));
+        let links = left::entries(&self.folder).filter_map(|path| Some((of(path.file_name()?.to_str()?)?, path)));
         links.collect()
     }
 
@@ -204,53 +219,6 @@ impl Drop for Pins {
     }
 }
 
-/// Has no agent take the pins of the present network namespace.
-///
-/// # Errors
-/// An agent has them.
-pub(crate) fn claim() -> Result<Lock> {
-    Lock::take_file(&lock_file()?)?.map_err(|pid| anyhow!("carpd is running, process {pid}: stop it first"))
-}
-
-/// Removes what an agent that is gone has left, where none goes on with it: its lease would be over for ever.
-pub(super) fn forsake() {
-    let Ok(claim) = claim() else { return };
-    match clean(&claim, None) {
-        Ok(removed) if removed.is_empty() => {}
-        Ok(_) => warn!("removed what a carpd that is gone had left attached: this one does without"),
-        Err(error) => warn!("what a carpd that is gone has left attached stays, and its lease is over: {error:#}"),
-    }
-}
-
-/// Ends a claim, and leaves no trace of it.
-pub(crate) fn end(claim: Lock) {
-    if let Ok(path) = lock_file() {
-        fs::remove_file(path).ok();
-    }
-    drop(claim);
-}
-
-/// Removes what an agent that is gone has left pinned: in this bpffs, or where it had it. What that was.
-///
-/// # Errors
-/// Something cannot be removed.
-pub(crate) fn clean(claim: &Lock, bpffs: Option<&Path>) -> Result<Vec<PathBuf>> {
-    let noted = claim.noted();
-    let bpffs = bpffs.or(noted.first().map(Path::new)).unwrap_or(Path::new(BPFFS));
-    let mut removed = vec![];
-    for folder in folders(&bpffs.join(FOLDER), lock::namespace()?) {
-        let pinned: Vec<_> = entries(&folder).collect();
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-        removed.extend(pinned);
-        removed.push(folder);
-    }
-    Ok(removed)
-}
-
-fn lock_file() -> Result<PathBuf> {
-    Ok(Path::new(lock::FOLDER).join(format!("pins-{}.lock", lock::namespace()?)))
-}
-
 /// Makes sure of a bpffs. One that is mounted in a mount namespace of its own would not outlive that.
 fn provide_bpffs(path: &Path) -> Result<()> {
     let is_bpffs = || statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
@@ -282,18 +250,20 @@ fn check(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Those of a network namespace, of whatever version.
-fn folders(parent: &Path, namespace: u64) -> impl Iterator<Item = PathBuf> + use<> {
-    let end = format!("-{namespace}");
-    entries(parent).filter(move |path| {
-        path.file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(|name| name.starts_with('v') && name.ends_with(&end))
-    })
-}
-
-fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path())
+/// Makes sure that nobody has put a folder there who could change what is in it, by these bits of its mode or by its owner.
+fn check_owner(folder: &Path, others: u32) -> Result<()> {
+    let found = fs::symlink_metadata(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
+    let of_carp = fs::metadata(lock::FOLDER).map(|folder| folder.uid());
+    let is_trusted =
+        [Ok(0), Ok(geteuid().as_raw()), of_carp].iter().any(|user| user.as_ref().ok() == Some(&found.uid()));
+    ensure!(
+        found.is_dir() && is_trusted && found.mode() & others == 0,
+        "{} is not carpd's alone (user {}, mode {:o}): look what it is, and remove it",
+        folder.display(),
+        found.uid(),
+        found.mode() & 0o7777
+    );
+    Ok(())
 }
 
 fn make(folder: &Path, mode: u32) -> Result<()> {

@@ -106,17 +106,17 @@ pub(super) struct Xdp {
     inherited: StdHashMap<VhostKey, Inherited>,
     /// What is dropped when a lease is over.
     pub(super) fence: Fence,
-    /// After the links: what is not attached any more goes with it.
-    pins: Option<Pins>,
+    /// After the links: what is not attached any more goes with it. Or why there are none.
+    pins: Result<Pins, String>,
 }
 
 impl Xdp {
-    /// Loads the program, against the maps of the agent that left these pins, if there are some. Needs CAP_BPF and
-    /// CAP_NET_ADMIN.
+    /// Loads the program, against the maps of the agent that left these pins, if there are some; else it is known why not.
+    /// Needs CAP_BPF and CAP_NET_ADMIN.
     ///
     /// # Errors
     /// The kernel is too old, or refuses the program.
-    pub(super) fn load(mut pins: Option<Pins>) -> Result<Self, LoadError> {
+    pub(super) fn load(mut pins: Result<Pins, String>) -> Result<Self, LoadError> {
         let level = max_level() as u8;
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, true);
@@ -124,7 +124,7 @@ impl Xdp {
             loader.map_pin_path(name, path);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::Refused(error.to_string()))?;
-        if let Some(pins) = &mut pins {
+        if let Ok(pins) = &mut pins {
             pins.hold_maps().unwrap_or_else(|error| warn!("cannot watch over the pinned maps: {error}"));
         }
         // The program's log is a convenience: without it, it still works.
@@ -166,7 +166,7 @@ impl Xdp {
 
     /// Goes on with what another agent has left: its links run the present program from now on.
     fn take_over(&mut self) -> Result<(), LoadError> {
-        let Some(pins) = self.pins.as_ref().filter(|pins| pins.is_inherited()) else { return Ok(()) };
+        let Some(pins) = self.pins.as_ref().ok().filter(|pins| pins.is_inherited()) else { return Ok(()) };
         let failed = |error| LoadError::Refused(refusal(&error));
         for (ifindex, path) in pins.links(Kind::Xdp) {
             let program = program(&mut self.ebpf)?.fd().map_err(failed)?;
@@ -251,7 +251,7 @@ impl Xdp {
 
     /// Attaches the program that looks at what leaves; [`Fence::obstacle`] tells whether that worked.
     pub(super) fn attach_egress(&mut self, ifindex: u32) {
-        self.fence.attach(&mut self.ebpf, ifindex, self.pins.as_ref());
+        self.fence.attach(&mut self.ebpf, ifindex, self.pins.as_ref().ok());
     }
 
     /// Detaches both programs from an interface.
@@ -292,17 +292,17 @@ impl Xdp {
                 self.lost.insert(*ifindex);
             }
         }
-        self.fence.mend(&mut self.ebpf, self.pins.as_ref(), lost);
+        self.fence.mend(&mut self.ebpf, self.pins.as_ref().ok(), lost);
     }
 
-    /// Whether it outlives this process.
-    pub(super) const fn is_pinned(&self) -> bool {
-        self.pins.is_some()
+    /// Why it does not outlive this process, if so.
+    pub(super) fn why_unpinned(&self) -> Option<&str> {
+        self.pins.as_ref().err().map(String::as_str)
     }
 
     /// Puts back what somebody else has removed of the pins.
     pub(super) fn mend_pins(&mut self) {
-        if let Some(pins) = &mut self.pins {
+        if let Ok(pins) = &mut self.pins {
             pins.mend(self.links.values_mut().chain(self.fence.links_mut()));
         }
     }
@@ -398,7 +398,7 @@ impl Xdp {
     fn try_attach(&mut self, ifindex: u32, hook: Hook) -> io::Result<()> {
         let program = program(&mut self.ebpf).map_err(io::Error::other)?;
         let mut link = Link::attach(program.fd().map_err(os_error)?.as_fd(), ifindex, hook)?;
-        if let Some(pins) = &self.pins {
+        if let Ok(pins) = &self.pins {
             pins.pin(&mut link, Kind::Xdp, ifindex);
         }
         self.links.insert(ifindex, link);

@@ -2,6 +2,7 @@
 
 mod answers;
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -212,6 +213,10 @@ fn a_host_that_must_have_a_fence_does_not_start_without_one() -> Result<()> {
     for (options, why) in [
         (&["--datapath=socket"][..], "a packet socket"),
         (&["--datapath=generic", "--advbase=0", "--advskew=1"], "timers too tight"),
+        (
+            &["--datapath=generic", "--bpffs=/nowhere"],
+            "go with a carpd that is killed: cannot mount a bpffs on /nowhere",
+        ),
     ] {
         let pass = format!("--pass={PASSPHRASE}");
         let addr = format!("--addr={VIP}");
@@ -221,6 +226,32 @@ fn a_host_that_must_have_a_fence_does_not_start_without_one() -> Result<()> {
         let said =
             agent.lines().iter().any(|line| line.text.contains("fence = \"required\"") && line.text.contains(why));
         assert!(said, "{options:?}: {:?}", agent.lines());
+        assert!(a.xdp_program()?.is_none() && a.ns().pins().is_none(), "{options:?}: something stays");
     }
+    Ok(())
+}
+
+#[test]
+fn a_lease_that_goes_with_a_carpd_that_is_killed_is_told_as_such() -> Result<()> {
+    if !has_fence() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let folder = configured::folder()?;
+    configured::write(&folder, &[virtual_host(1, &["10.77.0.100"], "")])?;
+    let file = folder.path().join("carpd.toml");
+    fs::write(&file, format!("bpffs = \"/nowhere\"\n{}", fs::read_to_string(&file)?))?;
+    let agent = configured::start(&a, &folder)?;
+    configured::wait_for_change(&agent, "eth0 vhid 1", "BACKUP -> MASTER")?;
+    let status = configured::carpctl(&folder, &["status", "--json"])?;
+    let status: Value = serde_json::from_slice(&status.stdout)?;
+    let host = &status["virtual_hosts"][0];
+    let why = "cannot mount a bpffs on /nowhere";
+    let fence = host["fence"].as_str().context("no fence")?;
+    assert!(fence.starts_with("lease, while carpd lives (") && fence.contains(why), "{fence}");
+    assert!(host["lease_seconds"].is_number(), "{host}");
+    let hint = host["hints"][0].as_str().context("no hint")?;
+    assert!(hint.starts_with("if carpd is killed, ") && hint.contains(why), "{hint}");
     Ok(())
 }

@@ -261,7 +261,11 @@ fn what_is_pinned_goes_with_a_stop_and_the_service_needs_no_bpffs() -> Result<()
     assert!(server.run("carpctl cleanup")?.contains("10.77.0.100/24 was left by a carpd that is gone: removed"));
     assert!(!a.has_address(VIP)? && server.run("ls /sys/fs/bpf/carp")?.is_empty());
 
-    server.run("umount /sys/fs/bpf")?;
+    server.run("umount /sys/fs/bpf && systemctl start carpd")?;
+    server.wait_for_status("1 MASTER")?;
+    let modes = server.run("stat --format '%U %a' /sys/fs/bpf /sys/fs/bpf/carp /sys/fs/bpf/carp/*")?;
+    assert_eq!(modes, "root 1755\ncarp 755\ncarp 700\n");
+    server.run("systemctl stop carpd && umount /sys/fs/bpf")?;
     server.write(&format!("{DROP_IN}/none.conf"), "[Service]\nExecStartPre=\n")?;
     server.run("systemctl daemon-reload && systemctl start carpd")?;
     server.wait_for_journal(
@@ -269,6 +273,47 @@ fn what_is_pinned_goes_with_a_stop_and_the_service_needs_no_bpffs() -> Result<()
         &["what is attached does not outlive a carpd that is killed", "native XDP on eth0"],
     )?;
     server.wait_for_status("1 MASTER")
+}
+
+#[test]
+fn what_others_have_in_a_bpffs_stays_theirs() -> Result<()> {
+    if is_missing(BOOT)? {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let server = server(&a, 60)?;
+    server.run("mkdir -p /sys/fs/bpf/carp && mkdir -m 700 /sys/fs/bpf/carp/v0-1 && systemctl start carpd")?;
+    server.wait_for_status("1 MASTER")?;
+    assert_eq!(server.run("stat --format '%U %a' /sys/fs/bpf/carp/v0-1")?, "root 700\n");
+    server.run("systemctl stop carpd && rmdir /sys/fs/bpf/carp/v0-1 /sys/fs/bpf/carp")?;
+
+    let owner = server.run("stat --format %U:%G /etc")?;
+    server.run("ln -s /etc /sys/fs/bpf/carp && systemctl start carpd")?;
+    server.wait_for_journal("carpd", &["what is attached does not outlive a carpd that is killed"])?;
+    server.wait_for_status("1 MASTER")?;
+    assert_eq!(server.run("stat --format %U:%G /etc")?, owner);
+    Ok(())
+}
+
+#[test]
+fn a_package_that_is_removed_leaves_nothing_of_a_service_that_has_failed() -> Result<()> {
+    if is_missing(BOOT)? {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let server = server(&a, 60)?;
+    server.run(&format!("mkdir -p {DROP_IN}"))?;
+    server.write(&format!("{DROP_IN}/once.conf"), "[Service]\nRestart=no\n")?;
+    server.run("systemctl daemon-reload && systemctl start carpd")?;
+    server.wait_for_status("1 MASTER")?;
+    server.run("systemctl kill --signal=KILL carpd")?;
+    eventually("it has failed", LONG, || Ok(server.property("carpd", "ActiveState")? == "failed"))?;
+    assert!(a.has_address(VIP)? && a.xdp_program()?.is_some());
+    server.run("dpkg --remove carpd")?;
+    assert!(!a.has_address(VIP)? && a.xdp_program()?.is_none());
+    Ok(())
 }
 
 /// Asserts that a start fails, for good.

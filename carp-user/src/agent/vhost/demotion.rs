@@ -201,6 +201,16 @@ impl VirtualHost {
         std::mem::replace(&mut self.gate, gate) != gate
     }
 
+    /// Whether it is held back in INIT.
+    pub(in crate::agent) const fn is_held_back(&self) -> bool {
+        self.gate.is_some()
+    }
+
+    /// A former program in this process had let it begin.
+    pub(in crate::agent) const fn hold_back_no_longer(&mut self) {
+        self.gate = None;
+    }
+
     /// When to look at that again.
     pub(in crate::agent) fn gate_due(&self, started: Time) -> Option<Time> {
         (self.gate == Some(LinkFault::StartupDelay)).then(|| started.after(self.settings.failover.startup_delay))

@@ -20,6 +20,7 @@ impl VirtualHost {
             Fence::Auto | Fence::Required if self.settings.ignore_link_state => Some("ignore_link_state".to_owned()),
             Fence::Auto | Fence::Required => datapath.cannot_fence(self.ifindex),
         };
+        self.mortal_fence = datapath.why_unpinned().filter(|_| why_not.is_none()).map(str::to_owned);
         if self.no_fence.as_ref() == Some(&why_not) {
             return;
         }
@@ -72,24 +73,30 @@ impl VirtualHost {
         if self.settings.lease.fence != Fence::Required {
             return None;
         }
-        let why = self.no_fence.as_ref()?.clone().or_else(|| self.too_tight())?;
-        Some(format!("{}: fence = \"required\", and there can be none: {why}", self.name))
+        let why = self.no_fence.as_ref()?.clone().or_else(|| self.too_tight());
+        let none = why.map(|why| format!("and there can be none: {why}"));
+        let mortal = || Some(format!("and it would go with a carpd that is killed: {}", self.mortal_fence.as_ref()?));
+        Some(format!("{}: fence = \"required\", {}", self.name, none.or_else(mortal)?))
     }
 
     /// What there is, in words.
     pub(super) fn fence(&self) -> String {
         match self.no_fence.as_ref().map(|why_not| why_not.clone().or_else(|| self.too_tight())) {
             None => "none (no interface)".to_owned(),
-            Some(None) => "lease".to_owned(),
+            Some(None) => match &self.mortal_fence {
+                None => "lease".to_owned(),
+                Some(why) => format!("lease, while carpd lives ({why})"),
+            },
             Some(Some(why)) => format!("none ({why})"),
         }
     }
 
     /// What the administrator should know of it, unless it was turned off, or is told as a trouble.
     pub(super) fn fence_hint(&self) -> Option<String> {
-        let why = self.no_fence.as_ref()?.clone().or_else(|| self.too_tight())?;
+        let none = self.no_fence.as_ref()?.clone().or_else(|| self.too_tight());
+        let (when, why) = none.map(|why| ("hangs", why)).or_else(|| Some(("is killed", self.mortal_fence.clone()?)))?;
         (self.settings.lease.fence == Fence::Auto)
-            .then(|| format!("if carpd hangs, this host goes on answering for the VIPs beside the next master: {why}"))
+            .then(|| format!("if carpd {when}, this host goes on answering for the VIPs beside the next master: {why}"))
     }
 
     fn too_tight(&self) -> Option<String> {
