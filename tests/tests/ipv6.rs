@@ -78,6 +78,9 @@ fn adverts_go_to_a_group_that_master_and_backup_are_members_of_whatever_becomes_
         let host = node.host();
         host.ns().ip(&format!("link set {ETH0} down"))?;
         node.wait_for(&format!("{from} -> INIT"))?;
+        if from == "MASTER" {
+            backup.wait_for("BACKUP -> MASTER")?;
+        }
         host.ns().ip(&format!("link set {ETH0} up"))?;
         node.wait_for("INIT -> BACKUP")?;
         eventually("it is a member again", LONG, || is_member(host))?;
