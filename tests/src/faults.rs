@@ -19,7 +19,7 @@ use crate::arp_watch::{ArpReport, ArpWatch};
 use crate::clock::{BootTime, eventually};
 use crate::folder::Folder;
 use crate::foreign;
-use crate::host::{ETH0, Host};
+use crate::host::Host;
 use crate::netns::output_of;
 use crate::node::{LONG, Node, VIP};
 use crate::preload::Preload;
