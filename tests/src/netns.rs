@@ -126,6 +126,11 @@ impl Netns {
         })
     }
 
+    /// The kernel's number of it, by which carpd tells namespaces apart.
+    pub fn number(&self) -> u64 {
+        self.pins.cookie
+    }
+
     /// The folder of what carpd has pinned in this namespace, if there is one.
     pub fn pins(&self) -> Option<PathBuf> {
         self.pins.folders().next()

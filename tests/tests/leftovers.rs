@@ -183,8 +183,7 @@ fn cleanup_leaves_the_fence_where_an_address_cannot_be_removed_and_says_so() -> 
     let [a, b, client] = lab.hosts(["a", "b", "client"])?;
     let _master = killed_master(&a, &b, "")?;
     let pinned = folder(&a)?;
-    let (_, namespace) = pinned.to_str().and_then(|path| path.rsplit_once('-')).context("no number")?;
-    let in_the_way = PathBuf::from(format!("/run/carp/eth0-9-{namespace}.lock"));
+    let in_the_way = PathBuf::from(format!("/run/carp/eth0-9-{}.lock", a.ns().number()));
     let make: [fn(&Path) -> Result<()>; 2] =
         [|path| Ok(mkfifo(path, Mode::S_IRWXU)?), |path| Ok(symlink("/etc/hostname", path)?)];
     for make in make {

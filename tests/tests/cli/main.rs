@@ -39,12 +39,11 @@ fn assert_untouched(host: &Host) -> Result<()> {
 
 /// Whether some process has locked a virtual host of this one.
 fn is_locked(host: &Host) -> Result<bool> {
-    let namespace = host.ns().run(|| Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino()))?;
     let Ok(folder) = std::fs::read_dir("/run/carp") else { return Ok(false) };
     let locks = std::fs::read_to_string("/proc/locks").context("reading /proc/locks")?;
     for entry in folder {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().contains(&namespace.to_string()) {
+        if entry.file_name().to_string_lossy().ends_with(&format!("-{}.lock", host.ns().number())) {
             let inode = format!(":{} ", entry.metadata()?.ino());
             return Ok(locks.lines().any(|lock| lock.contains(&inode)));
         }

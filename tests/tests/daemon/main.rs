@@ -8,7 +8,6 @@ mod slow_readers;
 mod syslog;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -29,8 +28,7 @@ fn in_own_mounts(host: &Host, setup: &str, folder: &Path, options: &[&str]) -> R
 
 /// The process that has noted itself in the lock of the host's virtual host.
 fn daemon_of(host: &Host) -> Result<u32> {
-    let namespace = host.ns().run(|| Ok(fs::metadata("/proc/thread-self/ns/net")?.ino()))?;
-    let lock = format!("/run/carp/{ETH0}-1-{namespace}.lock");
+    let lock = format!("/run/carp/{ETH0}-1-{}.lock", host.ns().number());
     let pid = fs::read_to_string(&lock).with_context(|| format!("reading {lock}"))?;
     // Below it, the addresses that it serves.
     pid.lines().next().unwrap_or_default().parse().with_context(|| format!("no process id: {pid:?}"))
