@@ -356,14 +356,12 @@ impl Agent {
         }
     }
 
-    /// Puts back what something else has detached. Where that does not work, the interface is entered anew.
+    /// Puts back what something else has detached. Where that does not work, the interface is entered anew, or there is no
+    /// lease until it does.
     fn mend(&mut self, lost: &BTreeSet<u32>) {
         self.looking = None;
-        if lost.is_empty() {
-            return;
-        }
-        self.datapath.mend(lost);
-        if self.links.values().any(|link| link.is_detached(&self.datapath)) {
+        if !lost.is_empty() {
+            self.datapath.mend(lost);
             self.looks.mark_changed();
         }
     }

@@ -41,6 +41,8 @@ pub(super) struct Fence {
     refused: Option<String>,
     /// By interface: where the program is, or why it could not be attached.
     links: BTreeMap<u32, Result<Place, String>>,
+    /// Of these, those from which somebody else has detached it, and why it could not be put back so far.
+    unplaced: BTreeMap<u32, String>,
     /// Of these, those that another agent has left, until they are asked for.
     taken_over: BTreeSet<u32>,
 }
@@ -63,8 +65,8 @@ impl Fence {
         let (held, endings, leases) = (take(ebpf, map::HELD)?, take(ebpf, map::ENDINGS)?, take(ebpf, map::LEASES)?);
         let refused = program(ebpf)?.load().err().map(|error| refusal(&error));
         let (rows, ending) = (StdHashMap::new(), StdHashMap::new());
-        let (links, taken_over) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Self { held, rows, endings, ending, leases, refused, links, taken_over })
+        let (links, unplaced, taken_over) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Ok(Self { held, rows, endings, ending, leases, refused, links, unplaced, taken_over })
     }
 
     /// Takes over what another agent has left attached, which runs the present program from now on.
@@ -133,6 +135,7 @@ impl Fence {
     /// Detaches it.
     pub(super) fn detach(&mut self, ifindex: u32) {
         self.taken_over.remove(&ifindex);
+        self.unplaced.remove(&ifindex);
         if let Some(Ok(Place::Link(link))) = self.links.remove(&ifindex) {
             link.detach();
         }
@@ -141,12 +144,25 @@ impl Fence {
     /// Puts the program back on those of these interfaces from which somebody else has detached it.
     pub(super) fn mend(&mut self, ebpf: &mut Ebpf, pins: Option<&Pins>, lost: &BTreeSet<u32>) {
         for (ifindex, place) in self.links.iter_mut().filter(|(ifindex, _)| lost.contains(ifindex)) {
-            if let Ok(Place::Link(link)) = place
-                && !link.is_attached()
-                && let Ok(name) = if_indextoname(*ifindex)
-            {
-                warn!("something else detached the egress program from {}: putting it back", name.to_string_lossy());
-                *place = try_attach(ebpf, *ifindex, pins);
+            let Ok(Place::Link(link)) = place else { continue };
+            let Ok(name) = if_indextoname(*ifindex) else { continue };
+            if link.is_attached() {
+                continue;
+            }
+            let detached = format!("something else detached the egress program from {}", name.to_string_lossy());
+            match try_attach(ebpf, *ifindex, pins) {
+                Ok(found) => {
+                    *place = Ok(found);
+                    self.unplaced.remove(ifindex);
+                    warn!("{detached}: it is back");
+                }
+                // The link stays as it is, and so it is lost at the next look, too.
+                Err(why) => {
+                    if !self.unplaced.contains_key(ifindex) {
+                        warn!("{detached}, and it cannot be put back: {why}: trying again");
+                    }
+                    self.unplaced.insert(*ifindex, why);
+                }
             }
         }
     }
@@ -171,7 +187,9 @@ impl Fence {
     pub(super) fn obstacle(&self, ifindex: u32) -> Option<String> {
         let refused = self.refused.as_ref().map(|why| format!("the kernel refuses the egress program: {why}"));
         refused.or_else(|| match self.links.get(&ifindex) {
-            Some(Ok(_)) => None,
+            Some(Ok(_)) => {
+                self.unplaced.get(&ifindex).map(|why| format!("the egress program cannot be put back: {why}"))
+            }
             Some(Err(why)) => Some(format!("the egress program cannot be attached: {why}")),
             None => Some("the egress program is not attached".to_owned()),
         })

@@ -288,7 +288,7 @@ impl Xdp {
             }
             if self.try_attach(*ifindex, hook).is_ok() {
                 warn!("something else detached the XDP program from {}: it is back", name.to_string_lossy());
-            } else {
+            } else if if_indextoname(*ifindex).is_ok() {
                 self.lost.insert(*ifindex);
             }
         }
