@@ -141,13 +141,21 @@ struct Running {
 }
 
 fn compare() -> Result<()> {
-    let carpd = |host: &Host, preferred: bool| {
+    let carpd_with = |host: &Host, preferred: bool, option: &str| {
         let mut command = host.command(carpd_path()?);
-        command.args(["--interface=eth0", "--vhid=1", &format!("--pass={PASSPHRASE}"), &format!("--addr={VIP}")]);
+        command.args([
+            "--interface=eth0",
+            "--vhid=1",
+            &format!("--pass={PASSPHRASE}"),
+            &format!("--addr={VIP}"),
+            option,
+        ]);
         command.args(USUAL[usize::from(!preferred)].split_whitespace());
         let agent = Agent::spawn(host.name(), command)?;
         Ok(Running { pid: agent.pid(), _alive: Box::new(agent) })
     };
+    let carpd = |host: &Host, preferred: bool| carpd_with(host, preferred, "--fence=auto");
+    let unpinned = |host: &Host, preferred: bool| carpd_with(host, preferred, "--bpffs=/nowhere");
     let ucarp = |host: &Host, preferred: bool| {
         let agent = Ucarp::spawn(host, if preferred { "--advskew=0" } else { "--advskew=50" })?;
         Ok(Running { pid: agent.pid(), _alive: Box::new(agent) })
@@ -158,19 +166,22 @@ fn compare() -> Result<()> {
         Ok(Running { pid: keepalived.pid(), _alive: Box::new(keepalived) })
     };
     println!("\nadverts every second; the fault lasts {} s; milliseconds with two owners / with none", LASTS.as_secs());
-    println!("{:<36} {:>20} {:>20} {:>20}", "fault of the master", "carpd", "ucarp", "keepalived");
+    println!(
+        "{:<36} {:>18} {:>18} {:>18} {:>18}",
+        "fault of the master", "carpd", "carpd, no bpffs", "ucarp", "keepalived"
+    );
     for (name, befalls) in [
         ("kill -9, started again at once", Befalls::KillAndStart),
         ("kill -9, started again 10 s later", Befalls::Kill),
         ("SIGSTOP for 10 s", Befalls::Stop),
         ("four CPU hogs a core", Befalls::Hogs),
     ] {
-        let cells = [&carpd as Start<'_>, &ucarp, &keepalived].map(|start| {
+        let cells = [&carpd as Start<'_>, &unpinned, &ucarp, &keepalived].map(|start| {
             let (two, none) = befall(befalls, start)?;
             anyhow::Ok(format!("{:.0} / {:.0}", millis(two), millis(none)))
         });
-        let [carpd, ucarp, keepalived] = cells;
-        println!("{name:<36} {:>20} {:>20} {:>20}", carpd?, ucarp?, keepalived?);
+        let [carpd, unpinned, ucarp, keepalived] = cells;
+        println!("{name:<36} {:>18} {:>18} {:>18} {:>18}", carpd?, unpinned?, ucarp?, keepalived?);
     }
     Ok(())
 }

@@ -64,6 +64,8 @@ pub enum Kind {
     Carrier,
     /// Its interface is deleted, and made anew.
     Interface,
+    /// Others on its host change so many addresses while it stands still that netlink loses some of the changes.
+    Overrun,
     /// `bpftool link detach` of the XDP program.
     Detach,
     /// The same of the egress program.
@@ -86,7 +88,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Kill,
         Self::Stop,
         Self::StopBoth,
@@ -97,6 +99,7 @@ impl Kind {
         Self::UpgradeInElection,
         Self::Carrier,
         Self::Interface,
+        Self::Overrun,
         Self::Detach,
         Self::DetachEgress,
         Self::Unpin,
@@ -250,6 +253,17 @@ impl<'h> Pair<'h> {
                 host.delete_interface()?;
                 last();
                 host.create_interface()?;
+            }
+            Kind::Overrun => {
+                host.ns().ip("link add others type veth peer name theirs")?;
+                signal(Signal::SIGSTOP)?;
+                let numbers = 0..4000;
+                let addresses =
+                    numbers.map(|at| format!("address add 10.{}.{}.1/32 dev others\n", 80 + at / 250, at % 250));
+                host.ns().ip_batch(&addresses.collect::<String>())?;
+                last();
+                signal(Signal::SIGCONT)?;
+                host.ns().ip("link del others")?;
             }
             Kind::Detach => {
                 foreign::detach(host)?;

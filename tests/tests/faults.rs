@@ -60,7 +60,7 @@ fn a_master_hangs_for_less_and_for_more_than_the_others_dead_time() -> Result<()
 
 #[test]
 fn interfaces_and_programs_are_taken_away() -> Result<()> {
-    let kinds = &[Kind::Carrier, Kind::Interface, Kind::Detach, Kind::DetachEgress, Kind::Unpin];
+    let kinds = &[Kind::Carrier, Kind::Interface, Kind::Overrun, Kind::Detach, Kind::DetachEgress, Kind::Unpin];
     suffer(QUICK, all_of(kinds, &[1500]), Duration::ZERO, QUICKLY)
 }
 
