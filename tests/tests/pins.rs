@@ -17,6 +17,7 @@ use carp_tests::node::{OTHER, PREFERRED, ROAD};
 use carp_tests::{
     BootTime, Folder, Host, LONG, Lab, Node, Probe, VIP, Wire, configured, eventually, netns::output_of, tool,
 };
+use nix::sys::signal::Signal;
 
 const MAPS: [&str; 4] = [map::VHOSTS, map::SENT, map::COUNTERS, map::LEASES];
 
@@ -368,6 +369,30 @@ fn what_is_detached_or_removed_by_hand_is_put_back_before_it_is_missed() -> Resu
     assert_eq!(ids(&folder)?, maps);
     assert_eq!(backup.changes(), ["INIT -> BACKUP"]);
     Ok(())
+}
+
+/// The kernel has heard nothing for it, and it could not know.
+#[test]
+fn a_backup_that_stood_still_without_its_program_hears_before_it_takes_over() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+    let [_master, backup] = Node::start_pair((&a, PREFERRED), (&b, OTHER))?;
+    let wire = Wire::at(&client)?;
+    for _ in 0..3 {
+        backup.agent().signal(Signal::SIGSTOP)?;
+        detach(&b)?;
+        // Longer than its dead time.
+        wire.wait_for_adverts(a.ip(), 6)?;
+        backup.agent().signal(Signal::SIGCONT)?;
+        eventually("it is back", LONG, || Ok(b.xdp_program()?.is_some()))?;
+        wire.wait_for_adverts(a.ip(), 6)?;
+    }
+    assert_eq!(backup.changes(), ["INIT -> BACKUP"]);
+    a.kill_host()?;
+    backup.wait_for("BACKUP -> MASTER").map(drop)
 }
 
 /// Its lease would be over for ever.

@@ -17,6 +17,8 @@ pub enum Input {
     LinkUp,
     /// One of these is missing.
     LinkDown(LinkFault),
+    /// What was sent until now could not be heard: it was no silence.
+    Deaf,
     /// The interface has another hardware address.
     MacChanged,
     /// The kernel can enforce a lease on this interface, or no longer.

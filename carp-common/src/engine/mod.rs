@@ -207,6 +207,7 @@ impl Engine {
             Input::Advert(advert) => self.handle_advert(&advert, now),
             Input::LinkUp => self.handle_link_up(now),
             Input::LinkDown(fault) => self.set_state(State::Init, Cause::LinkDown(fault), now),
+            Input::Deaf => self.handle_deaf(now),
             Input::MacChanged => self.handle_mac_changed(),
             Input::Fence(enforced) => self.handle_fence(enforced),
             Input::Resume { until } => self.handle_resume(until, now),
@@ -481,6 +482,15 @@ impl Engine {
     fn check_lease(&mut self, now: Time) {
         if self.state == State::Master && self.lease.is_over(now) {
             self.set_state(State::Backup, Cause::LeaseOver, now);
+        }
+    }
+
+    /// Listens anew for as long as a silence takes.
+    fn handle_deaf(&mut self, now: Time) {
+        if self.state == State::Backup && self.timers.nobody.is_none() {
+            for family in self.config.families {
+                self.timers.start_master_down(*family, now.after(self.dead_time()));
+            }
         }
     }
 

@@ -78,8 +78,11 @@ const EVENTS_A_ROUND: usize = 1024;
 const REPORTS: usize = 64;
 /// Row of counters of protocol 112 that belongs to no virtual host.
 const NO_VHOST: u32 = 0;
-/// Time between two looks for pins that something else has removed.
-const LOOK_AT_PINS: Duration = Duration::from_secs(1);
+/// Most time between two looks for what something else has detached, or removed of the pins: an advert interval, if that is
+/// shorter.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Least time between two looks for pins.
+const LOOK_AT_PINS: Duration = Duration::from_millis(50);
 /// How late a timer may be without the agent having been stalled.
 const STALL: Duration = Duration::from_millis(100);
 
@@ -130,8 +133,10 @@ pub(crate) struct Agent {
     datapath: Datapath,
     /// When to look next whether something else has detached a program: there is no event for it.
     mend_at: Time,
-    /// The look that is under way.
-    looking: Option<JoinHandle<BTreeSet<u32>>>,
+    /// The look that is under way, and when it began.
+    looking: Option<(Time, JoinHandle<BTreeSet<u32>>)>,
+    /// When the last one began that has ended.
+    looked: Time,
     /// The same for pins.
     look_at_pins: Time,
     /// What no counter was above that an agent before has sent.
@@ -198,6 +203,7 @@ impl Agent {
             datapath: Datapath::new(bpffs),
             mend_at: Time::default(),
             looking: None,
+            looked: Time::default(),
             look_at_pins: Time::default(),
             floor: counter_floor::read().max(legacy.newest),
             keep_floor_at: Time::default(),
@@ -310,7 +316,9 @@ impl Agent {
         if self.act_once() && self.track() {
             self.act_once();
         }
-        let hosts = self.hosts.values().filter_map(|host| host.engine().poll_timeout());
+        let now = now();
+        let hosts = self.hosts.values().filter(|host| !self.waits_for_look(host, now));
+        let hosts = hosts.filter_map(|host| host.engine().poll_timeout());
         let gates = self.hosts.values().filter_map(|host| host.gate_due(self.started));
         let links = self.links.values().filter_map(Link::leave_at).chain([self.mend_at]);
         let next = hosts.chain(gates).chain(links).min();
@@ -345,10 +353,10 @@ impl Agent {
         }
         // A backup must not take what is not let in for its master's silence.
         let intervals = self.hosts.values().map(|host| host.engine().interval());
-        self.mend_at = now.after(intervals.min().unwrap_or(LOOK_AT_PINS).min(LOOK_AT_PINS));
+        self.mend_at = now.after(intervals.min().unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN));
         if self.looking.is_none() {
             let attachments = self.datapath.attachments();
-            self.looking = Some(spawn_blocking(move || attachments.lost()));
+            self.looking = Some((now, spawn_blocking(move || attachments.lost())));
         }
         if now >= self.look_at_pins {
             self.look_at_pins = now.after(LOOK_AT_PINS);
@@ -359,11 +367,13 @@ impl Agent {
     /// Puts back what something else has detached. Where that does not work, the interface is entered anew, or there is no
     /// lease until it does.
     fn mend(&mut self, lost: &BTreeSet<u32>) {
-        self.looking = None;
-        if !lost.is_empty() {
-            self.datapath.mend(lost);
-            self.looks.mark_changed();
+        self.looked = self.looking.take().map_or(self.looked, |(began, _)| began);
+        if lost.is_empty() {
+            return;
         }
+        self.datapath.mend(lost);
+        self.looks.mark_changed();
+        self.hosts.values_mut().filter(|host| lost.contains(&host.ifindex())).for_each(|host| host.handle(Input::Deaf));
     }
 
     /// The largest counter of all adverts.
@@ -405,6 +415,12 @@ impl Agent {
         left == 0
     }
 
+    /// Whether a silence waits for a look at the programs' places: after a stall, it may be that nothing let adverts in.
+    fn waits_for_look(&self, host: &VirtualHost, now: Time) -> bool {
+        let is_unsure = host.engine().poll_timeout().is_some_and(|due| self.looked < due);
+        !is_master(host) && is_late(host, now) && is_unsure
+    }
+
     /// Does what is due. A silence counts only as far as adverts have been read.
     fn handle_timeouts(&mut self, now: Time) {
         // A master's next advert need not wait for a look at the map, unless the agent was stalled.
@@ -413,8 +429,13 @@ impl Agent {
         if self.hosts.values().any(must_ask) {
             self.ask_kernel();
         }
-        for host in self.hosts.values_mut() {
-            if is_due(host, &self.datapath, now) {
+        let waiting: BTreeSet<u32> =
+            self.hosts.iter().filter(|(_, host)| self.waits_for_look(host, now)).map(|(row, _)| *row).collect();
+        if !waiting.is_empty() && self.looking.is_none() {
+            self.mend_at = now;
+        }
+        for (row, host) in &mut self.hosts {
+            if !waiting.contains(row) && is_due(host, &self.datapath, now) {
                 if let Some(due) = host.engine().poll_timeout() {
                     self.shared.metrics.observe_timer(now.since(due).as_secs_f64());
                 }
@@ -548,9 +569,9 @@ impl Agent {
 }
 
 /// What a look has found, if one is under way.
-async fn finished(look: Option<&mut JoinHandle<BTreeSet<u32>>>) -> BTreeSet<u32> {
+async fn finished(look: Option<&mut (Time, JoinHandle<BTreeSet<u32>>)>) -> BTreeSet<u32> {
     match look {
-        Some(look) => look.await.unwrap_or_default(),
+        Some((_, look)) => look.await.unwrap_or_default(),
         None => pending().await,
     }
 }

@@ -63,6 +63,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Input(Input::LinkUp)),
         1 => fault.prop_map(|fault| Op::Input(Input::LinkDown(fault))),
         1 => Just(Op::Input(Input::MacChanged)),
+        1 => Just(Op::Input(Input::Deaf)),
         4 => Just(Op::Sent),
         1 => any::<bool>().prop_map(|enforced| Op::Input(Input::Fence(enforced))),
         1 => short().prop_map(|span| Op::Input(Input::Resume { until: START.after(span) })),

@@ -40,6 +40,7 @@ impl Event {
                 Input::Advert(_) => "Advert",
                 Input::LinkUp => "LinkUp",
                 Input::LinkDown(_) => "LinkDown",
+                Input::Deaf => "Deaf",
                 Input::MacChanged => "MacChanged",
                 Input::Fence(_) => "Fence",
                 Input::Resume { .. } => "Resume",
@@ -59,7 +60,7 @@ impl Event {
         }
     }
 
-    const COUNT: usize = 18;
+    const COUNT: usize = 19;
 }
 
 /// The own interval and dead time of the rows: advbase 1, advskew 100.
@@ -163,6 +164,7 @@ fn rows_of_init() -> Vec<Row> {
         row("no link, told again", init(), NO_CARRIER, Init, [], Never),
         row("an advert", init(), Input::Advert(heard(Duration::ZERO, 1, 200)), Init, [], Never),
         row("a bow-out", init(), Input::Advert(heard(Duration::ZERO, 255, 255)), Init, [], Never),
+        row("deaf until now", init(), Input::Deaf, Init, [], Never),
         row("another hardware address", init(), Input::MacChanged, Init, [], Never),
         row("an advert has left", init(), Input::AdvertSent(START), Init, [], Never),
         row("leases are enforced", init(), Input::Fence(true), Init, [], Never),
@@ -219,6 +221,7 @@ fn rows_of_backup() -> Vec<Row> {
             takes_over(Cause::BowOut(PEER)),
             In(OWN),
         ),
+        row("deaf until now", backup(), Input::Deaf, Backup, [], In(DEAD)),
         row("another hardware address", backup(), Input::MacChanged, Backup, [], Unchanged),
         row("the bow-out has left", backup(), Input::AdvertSent(START), Backup, [], Unchanged),
         row(
@@ -280,6 +283,7 @@ fn rows_of_master() -> Vec<Row> {
             Unchanged,
         ),
         row("a slower master, no VIPs yet", taking(), Input::Advert(slower), Master, [advert], Unchanged),
+        row("deaf until now", master(), Input::Deaf, Master, [], Unchanged),
         row("another hardware address", master(), Input::MacChanged, Master, [ANNOUNCE], Unchanged),
         row("another hardware address, no VIPs yet", taking(), Input::MacChanged, Master, [], Unchanged),
         row("an advert has left", master(), Input::AdvertSent(START), Master, [], Unchanged),
