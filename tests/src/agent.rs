@@ -18,6 +18,7 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
 use crate::clock::BootTime;
+use crate::netns::output_of;
 use crate::record::{Missed, Record};
 
 /// A line that a program wrote to its standard output or error.
@@ -145,6 +146,12 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A copy of carpd for every user. By another process: if this one held it open for writing, whatever another thread starts just
+/// then would hold it, too, and nobody could start it meanwhile (ETXTBSY).
+pub fn copy_carpd(to: &Path) -> Result<()> {
+    output_of(Command::new("install").args(["-m", "755"]).arg(carpd_path()?).arg(to)).map(drop)
 }
 
 /// Where `carpd` is: in the environment variable CARPD, else beside this test

@@ -40,7 +40,7 @@ pub mod tools;
 pub mod wire;
 mod worker;
 
-pub use agent::{Agent, carpd_path};
+pub use agent::{Agent, carpd_path, copy_carpd};
 pub use arp_watch::{ArpReport, ArpWatch};
 pub use capture::{Capture, Frame};
 pub use clock::{BootTime, eventually};

@@ -10,7 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use carp_tests::configured::{add_options, carpctl, changes, folder, start, virtual_host, wait_for_change, write};
 use carp_tests::node::ROAD;
-use carp_tests::{Agent, BootTime, Folder, Host, LONG, Lab, Preload, Probe, VIP, Wire, carpd_path, eventually};
+use carp_tests::{
+    Agent, BootTime, Folder, Host, LONG, Lab, Preload, Probe, VIP, Wire, carpd_path, copy_carpd, eventually,
+};
 
 const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
 const SLOWER: &str = "advskew = 80\npeer_advskew = 60";
@@ -23,7 +25,7 @@ fn has_xdp() -> bool {
 /// Puts carpd into the folder, in the place of what is there, as a package manager does.
 fn install(folder: &Folder) -> Result<()> {
     let [new, path] = ["carpd.new", "carpd"].map(|name| folder.path().join(name));
-    fs::copy(carpd_path()?, &new)?;
+    copy_carpd(&new)?;
     Ok(fs::rename(new, path)?)
 }
 

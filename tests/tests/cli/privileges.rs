@@ -1,13 +1,12 @@
 //! Who may run it: root without a capability may not, a user with the right ones may.
 
 use std::env;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::PathBuf;
 use std::process;
 
 use anyhow::{Context, Result};
-use carp_tests::{Agent, Host, LONG, Lab, VIP, carpd_path};
+use carp_tests::{Agent, Host, LONG, Lab, VIP, carpd_path, copy_carpd};
 
 use crate::{GOOD, assert_says, assert_untouched, refusal};
 
@@ -107,8 +106,7 @@ impl Copy {
     fn of_carpd() -> Result<Self> {
         let thread = format!("{:?}", std::thread::current().id());
         let copy = Self(env::temp_dir().join(format!("carpd-{}-{}", process::id(), thread.replace(['(', ')'], "-"))));
-        fs::copy(carpd_path()?, &copy.0).context("copying carpd")?;
-        fs::set_permissions(&copy.0, Permissions::from_mode(0o755)).context("letting others run carpd")?;
+        copy_carpd(&copy.0)?;
         Ok(copy)
     }
 }
