@@ -255,12 +255,9 @@ impl<'h> Pair<'h> {
                 host.create_interface()?;
             }
             Kind::Overrun => {
-                host.ns().ip("link add others type veth peer name theirs")?;
+                host.add_others()?;
                 signal(Signal::SIGSTOP)?;
-                let numbers = 0..4000;
-                let addresses =
-                    numbers.map(|at| format!("address add 10.{}.{}.1/32 dev others\n", 80 + at / 250, at % 250));
-                host.ns().ip_batch(&addresses.collect::<String>())?;
+                host.add_others_addresses()?;
                 last();
                 signal(Signal::SIGCONT)?;
                 host.ns().ip("link del others")?;

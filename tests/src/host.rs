@@ -97,6 +97,18 @@ impl Host {
         Agent::spawn(&self.name, command)
     }
 
+    /// Makes an interface of others, which has no addresses yet.
+    pub fn add_others(&self) -> Result<()> {
+        self.ns().ip("link add others type veth peer name theirs").map(drop)
+    }
+
+    /// Gives it so many addresses at once that a netlink socket which is not read meanwhile loses some of the changes.
+    pub fn add_others_addresses(&self) -> Result<()> {
+        let addresses =
+            (0..4000).map(|number| format!("address add 10.{}.{}.1/32 dev others\n", 80 + number / 250, number % 250));
+        self.ns().ip_batch(&addresses.collect::<String>()).map(drop)
+    }
+
     /// Takes the carrier away, as a cable pulled at the host does, or gives it
     /// back and waits until frames pass again.
     pub fn set_carrier(&self, on: bool) -> Result<()> {

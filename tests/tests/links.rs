@@ -46,12 +46,10 @@ fn what_happens_while_events_of_the_kernel_are_lost_is_seen_at_once() -> Result<
     let host = lab.host("a")?;
     let node = Node::start(&host, PREFERRED)?;
     node.wait_for("BACKUP -> MASTER")?;
-    host.ns().ip("link add others type veth peer name theirs")?;
-    let addresses =
-        (0..4000).map(|number| format!("address add 10.{}.{}.1/32 dev others\n", 80 + number / 250, number % 250));
+    host.add_others()?;
 
     node.agent().signal(Signal::SIGSTOP)?;
-    host.ns().ip_batch(&addresses.collect::<String>())?;
+    host.add_others_addresses()?;
     host.set_carrier(false)?;
     let sockets = fs::read_to_string(format!("/proc/{}/net/netlink", node.agent().pid()))?;
     let lost = sockets.lines().skip(1).filter_map(|line| line.split_whitespace().nth(8)).any(|drops| drops != "0");

@@ -98,8 +98,8 @@ pub(super) struct VirtualHost {
     refusals: Refusals,
     /// The advert that was heard last.
     heard: Option<HeardAdvert>,
-    /// The last arrival in each family.
-    arrivals: [Option<Time>; 2],
+    /// The last arrival in each family, if there was one.
+    arrivals: [Time; 2],
     /// Why the state is what it is.
     cause: Option<Cause>,
     /// What is wrong of what is tracked.
@@ -168,7 +168,7 @@ impl VirtualHost {
             sent: 0,
             send_error: None,
             heard: None,
-            arrivals: [None; 2],
+            arrivals: [Time::default(); 2],
             cause: None,
             wrong: vec![],
             group_cause: None,
@@ -330,13 +330,13 @@ impl VirtualHost {
         self.profiles.hear(&advert, self.settings.failover.profile, &self.name);
         self.heard = Some(advert);
         let arrival = &mut self.arrivals[place(advert.family)];
-        *arrival = (*arrival).max(Some(advert.arrival));
+        *arrival = (*arrival).max(advert.arrival);
         self.handle(Input::Advert(advert));
     }
 
     /// Before which time everything has been heard in this family, or does not count.
     pub(super) fn heard_until(&self, family: Family) -> Time {
-        self.arrivals[place(family)].map_or(self.engine.listens_since(), |last| last.max(self.engine.listens_since()))
+        self.arrivals[place(family)].max(self.engine.listens_since())
     }
 
     /// Whether these are its adverts, on the interface with this index.
