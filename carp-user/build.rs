@@ -39,8 +39,10 @@ fn build(toolchain: &Toolchain) -> Result<()> {
     let built = toolchain.build_object(&target_dir(&out))?;
     let object = out.join("carp");
     fs::copy(&built, &object).with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
-    let id = id(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let bytes = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let id = id(&bytes).with_context(|| format!("cannot read {}", object.display()))?;
     println!("cargo::rustc-env=CARP_EBPF_OBJECT={}", object.display());
+    println!("cargo::rustc-env=CARP_EBPF_DIGEST={}", hex(&Sha1::digest(&bytes)));
     println!("cargo::rustc-env=CARP_EBPF_BUILD={id}, made by {}", toolchain.versions()?);
     println!("cargo::rustc-env=CARP_REVISION={}", revision());
     Ok(())
@@ -48,9 +50,8 @@ fn build(toolchain: &Toolchain) -> Result<()> {
 
 /// What the kernel gets to see of an object, as a number: the same wherever it is built, unlike the file with its names
 /// of folders, and whatever runs it, unlike the kernel's tag.
-fn id(object: &Path) -> Result<String> {
-    let bytes = fs::read(object)?;
-    let file = object::File::parse(&*bytes)?;
+fn id(object: &[u8]) -> Result<String> {
+    let file = object::File::parse(object)?;
     let mut hash = Sha1::new();
     for section in file.sections() {
         if let SectionFlags::Elf { sh_flags } = section.flags()
@@ -59,7 +60,11 @@ fn id(object: &Path) -> Result<String> {
             hash.update(section.data()?);
         }
     }
-    Ok(hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()[..6]))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The commit that is built, as far as that is known.

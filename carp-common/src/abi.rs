@@ -15,11 +15,16 @@ pub use self::{
     heard::{Heard, LastHeard},
     held::{AddressKey, Deadline, ENDING_WORDS, Held, MAX_VIPS, ending_bit},
 };
-use crate::{digest::DigestKey, reason::Reason, wire::TTL};
+use crate::{
+    digest::DigestKey,
+    reason::Reason,
+    seal::{Apart, SealKey, Sequence},
+    wire::{BOW_OUT, TTL},
+};
 
 /// Version of what is shared here. An agent goes on with the maps that another has left if they are of its own version: to
 /// be raised whenever the layout of a map, the meaning of a value in one, or the name of one changes.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 4;
 /// Most virtual hosts that one program serves.
 pub const MAX_VHOSTS: u32 = 1024;
 /// Most keys of virtual hosts: one for each family.
@@ -29,6 +34,12 @@ pub const MAX_KEYS: u32 = 2 * MAX_VHOSTS;
 pub const MAX_SOURCES: u32 = 4 * MAX_VHOSTS;
 /// Most peers of all virtual hosts together.
 pub const MAX_PEERS: u32 = 4 * MAX_VHOSTS;
+/// Most seal keys of all virtual hosts together: [`MAX_SEAL_KEYS`] for each of [`MAX_KEYS`].
+pub const MAX_SEALS: u32 = MAX_SEAL_KEYS * MAX_KEYS;
+/// Most seal keys of one virtual host.
+pub const MAX_SEAL_KEYS: u32 = 4;
+/// Most sources whose sequences are remembered: four to each key of a virtual host. Memory is taken for those that are there.
+pub const MAX_SEQUENCES: u32 = 4 * MAX_KEYS;
 /// Size of the event ring in bytes: some 1,000 events.
 pub const RING_BYTES: u32 = 64 * 1024;
 /// Rows of counters: one a virtual host, and row 0 for protocol 112 that belongs to none.
@@ -42,7 +53,7 @@ pub mod map {
     pub const VHOSTS: &str = "CARP_VHOSTS";
     /// [`VhostKey`](super::VhostKey) to [`Sent`](super::Sent): what we sent ourselves.
     pub const SENT: &str = "CARP_SENT";
-    /// [`SourceKey`](super::SourceKey) to nothing: who the peers are, of a virtual host that has some.
+    /// [`SourceKey`](super::SourceKey) to [`Policy`](super::Policy): who the peers are, of a virtual host that has some.
     pub const PEERS: &str = "CARP_PEERS";
     /// [`SourceKey`](super::SourceKey) to [`LastHeard`](super::LastHeard): the last valid advert of each.
     pub const LAST_HEARD: &str = "CARP_HEARD";
@@ -58,6 +69,16 @@ pub mod map {
     pub const ENDINGS: &str = "CARP_ENDINGS";
     /// Row to the [`Deadline`](super::Deadline) of its mastership lease.
     pub const LEASES: &str = "CARP_LEASES";
+    /// [`SealId`](super::SealId) to [`SealKey`](crate::seal::SealKey): with what adverts may be sealed.
+    pub const SEALS: &str = "CARP_SEALS";
+    /// [`SourceKey`](super::SourceKey) to [`Sequence`](crate::seal::Sequence): the last good one of each.
+    pub const SEQUENCES: &str = "CARP_SEQUENCES";
+    /// [`SourceKey`](super::SourceKey) to [`Apart`](crate::seal::Apart): whose clocks are set to another time.
+    pub const APART: &str = "CARP_APART";
+    /// Row to the largest counter of its sealed adverts, own ones too.
+    pub const NEWEST: &str = "CARP_NEWEST";
+    /// One value: by how many nanoseconds CLOCK_REALTIME is ahead of CLOCK_BOOTTIME.
+    pub const WALL: &str = "CARP_WALL";
 }
 
 /// Name of the XDP program.
@@ -83,7 +104,7 @@ pub enum Family {
 }
 
 /// A virtual host as the kernel program looks it up: interface, vhid and family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct VhostKey {
     ifindex: u32,
@@ -119,6 +140,41 @@ impl VhostKey {
     }
 }
 
+/// One of the seal keys of a virtual host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct SealId {
+    vhost: VhostKey,
+    key_id: u8,
+    reserved: [u8; 3],
+}
+
+impl SealId {
+    /// The key with this id.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(vhost: VhostKey, key_id: u8) -> Self {
+        Self { vhost, key_id, reserved: [0; 3] }
+    }
+
+    /// The virtual host.
+    #[must_use]
+    pub const fn vhost(&self) -> VhostKey {
+        self.vhost
+    }
+}
+
+/// How a virtual host looks at the seals of its adverts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SealCheck {
+    /// Not at all.
+    Off,
+    /// It is reported what is wrong with them.
+    Permissive,
+    /// Every advert must be sealed.
+    Enforce,
+}
+
 /// Most digests that a virtual host accepts: each further one costs every forgery as much again.
 pub const MAX_DIGESTS: usize = 2;
 
@@ -135,7 +191,10 @@ pub struct Vhost {
     min_ttl: u8,
     /// 1: adverts are taken from peers only.
     has_peers: u8,
-    reserved: u8,
+    /// 0: seals are not looked at; 1: there may be one; 2: there must.
+    seal: u8,
+    /// In nanoseconds; 0: whatever is larger than the last one is new enough.
+    seal_window: u64,
 }
 
 impl Vhost {
@@ -143,7 +202,7 @@ impl Vhost {
     /// TTL of 255, from anybody.
     #[must_use]
     pub const fn new(key: DigestKey, row: u32) -> Self {
-        Self { keys: [key; MAX_DIGESTS], row, digests: 1, min_ttl: TTL, has_peers: 0, reserved: 0 }
+        Self { keys: [key; MAX_DIGESTS], row, digests: 1, min_ttl: TTL, has_peers: 0, seal: 0, seal_window: 0 }
     }
 
     /// Accepts this digest, too.
@@ -166,6 +225,36 @@ impl Vhost {
     pub const fn of_peers(mut self) -> Self {
         self.has_peers = 1;
         self
+    }
+
+    /// Looks at seals; their sequences may be apart from what is expected by so many nanoseconds, with 0 by any number.
+    #[must_use]
+    pub const fn sealed(mut self, check: SealCheck, window: u64) -> Self {
+        self.seal = match check {
+            SealCheck::Off => 0,
+            SealCheck::Permissive => 1,
+            SealCheck::Enforce => 2,
+        };
+        self.seal_window = window;
+        self
+    }
+
+    /// How it looks at seals.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seal(&self) -> SealCheck {
+        match self.seal {
+            0 => SealCheck::Off,
+            1 => SealCheck::Permissive,
+            _ => SealCheck::Enforce,
+        }
+    }
+
+    /// By how many nanoseconds a sequence may be apart from what is expected; 0: by any number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seal_window(&self) -> u64 {
+        self.seal_window
     }
 
     /// The digest in this place, if there is one.
@@ -197,19 +286,102 @@ impl Vhost {
     }
 }
 
+/// What the digest of an advert does not cover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Said {
+    /// advbase in seconds.
+    pub advbase: u8,
+    /// advskew in 1/256 s.
+    pub advskew: u8,
+    /// Demotion counter.
+    pub demote: u8,
+}
+
+/// What a peer may say. An advert without a seal can be heard by anybody, changed but for its counter and digest, and sent
+/// again: what no peer says anyway need not be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Policy {
+    /// The smallest and the largest advbase.
+    pub advbase: [u8; 2],
+    /// The smallest and the largest advskew.
+    pub advskew: [u8; 2],
+    /// The largest demotion counter.
+    pub demote: u8,
+    /// 1: it may say that it leaves.
+    pub bow_out: u8,
+    /// 0.
+    pub reserved: [u8; 2],
+}
+
+impl Policy {
+    /// Anything.
+    pub const ANY: Self = Self { advbase: [0, 255], advskew: [0, 255], demote: 255, bow_out: 1, reserved: [0; 2] };
+
+    /// Whether an advert may say this.
+    #[inline(always)]
+    #[must_use]
+    pub const fn allows(&self, Said { advbase, advskew, demote }: Said) -> bool {
+        if demote > self.demote {
+            return false;
+        }
+        if advbase == BOW_OUT && advskew == BOW_OUT {
+            return self.bow_out != 0;
+        }
+        let ([least_base, most_base], [least_skew, most_skew]) = (self.advbase, self.advskew);
+        least_base <= advbase && advbase <= most_base && least_skew <= advskew && advskew <= most_skew
+    }
+}
+
+/// One of the adverts that we sent last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+struct Ours {
+    counter: u64,
+    said: Said,
+    reserved: [u8; 5],
+}
+
+/// How many of our adverts are remembered with what they said.
+const MAX_OURS: usize = 8;
+
 /// What we sent ourselves: the guard against our own echo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Sent {
     source: [u8; 16],
     newest: u64,
+    /// The last first. A counter of 0 is none.
+    ours: [Ours; MAX_OURS],
 }
 
 impl Sent {
     /// Adverts leave from `source`; none will have a counter of `newest` or less any more.
     #[must_use]
     pub const fn new(source: IpAddr, newest: u64) -> Self {
-        Self { source: address_bytes(source), newest }
+        let none = Ours { counter: 0, said: Said { advbase: 0, advskew: 0, demote: 0 }, reserved: [0; 5] };
+        Self { source: address_bytes(source), newest, ours: [none; MAX_OURS] }
+    }
+
+    /// The same when one more advert is about to leave.
+    #[must_use]
+    pub const fn and(mut self, counter: u64, said: Said) -> Self {
+        self.ours.rotate_right(1);
+        self.ours[0] = Ours { counter, said, reserved: [0; 5] };
+        Self { newest: counter, ..self }
+    }
+
+    /// The same when none will have a counter of `newest` or less any more.
+    #[must_use]
+    pub const fn until(self, newest: u64) -> Self {
+        Self { newest, ..self }
+    }
+
+    /// What they leave from.
+    #[must_use]
+    pub const fn source(&self) -> IpAddr {
+        address(self.source)
     }
 
     /// The counter that none will have any more, nor a smaller one.
@@ -218,13 +390,22 @@ impl Sent {
         self.newest
     }
 
-    /// Whether an advert with this source and counter is one of ours come back, however late: our counters
-    /// rise, over restarts too. The source alone does not say so, nor does the counter alone: peers adopt
-    /// what they hear and add one.
+    /// Why an advert with a right digest is refused as one of ours, if it is one: [`Reason::Echo`], or, if it does not say what
+    /// we said, [`Reason::Tampered`].
+    ///
+    /// What comes from our source with a counter that we had is ours, however late: our counters rise, over restarts too. The
+    /// source alone does not say so. Nor does a counter up to the newest: peers adopt what they hear and add one; but those of
+    /// our last adverts are ours whoever says so.
     #[inline(always)]
     #[must_use]
-    pub fn is_echo(&self, source: &[u8; 16], counter: u64) -> bool {
-        counter <= self.newest && self.is_from(source)
+    pub fn recognise(&self, source: &SourceKey, counter: u64, said: Said) -> Option<Reason> {
+        let is_from_us = self.is_from(&source.source);
+        for ours in &self.ours {
+            if counter != 0 && ours.counter == counter {
+                return Some(if is_from_us && ours.said == said { Reason::Echo } else { Reason::Tampered });
+            }
+        }
+        (is_from_us && counter <= self.newest).then_some(Reason::Echo)
     }
 
     /// Whether adverts of ours leave from this source.
@@ -236,7 +417,7 @@ impl Sent {
 }
 
 /// One source of a virtual host's adverts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct SourceKey {
     vhost: VhostKey,
@@ -357,6 +538,10 @@ pub struct Advert {
     pub advskew: u8,
     /// Demotion counter.
     pub demote: u8,
+    /// Which key it is sealed with; 0 if it is not, or nobody has looked.
+    pub key_id: u8,
+    /// The index of the [`Reason`] for which it is not well sealed, where it need not be; 0 if there is none.
+    pub objection: u8,
 }
 
 impl Advert {
@@ -405,8 +590,13 @@ fn same_address(a: &[u8; 16], b: &[u8; 16]) -> bool {
 const _: () = {
     assert!(size_of::<VhostKey>() == 8);
     assert!(size_of::<DigestKey>() == 176);
-    assert!(size_of::<Vhost>() == 360);
-    assert!(size_of::<Sent>() == 24);
+    assert!(size_of::<Vhost>() == 368);
+    assert!(size_of::<SealId>() == 12);
+    assert!(size_of::<SealKey>() == 64);
+    assert!(size_of::<Sequence>() == 16);
+    assert!(size_of::<Apart>() == 16);
+    assert!(size_of::<Policy>() == 8);
+    assert!(size_of::<Sent>() == 152);
     assert!(size_of::<SourceKey>() == 24);
     assert!(size_of::<Heard>() == 24);
     assert!(size_of::<LastHeard>() == 56);
@@ -420,7 +610,10 @@ const _: () = {
 #[cfg(feature = "aya")]
 #[allow(unsafe_code)]
 mod pod {
-    use super::{AddressKey, AdvertEvent, Held, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey};
+    use super::{
+        AddressKey, AdvertEvent, Apart, Held, LastHeard, Policy, Refused, SealId, SealKey, Sent, Sequence, SourceKey,
+        Vhost, VhostKey,
+    };
 
     macro_rules! pod {
         ($($name:ident)*) => { $(
@@ -429,7 +622,7 @@ mod pod {
             unsafe impl aya::Pod for $name {}
         )* };
     }
-    pod!(VhostKey Vhost Sent SourceKey LastHeard AdvertEvent Refused AddressKey Held);
+    pod!(VhostKey Vhost Sent SourceKey LastHeard AdvertEvent Refused AddressKey Held SealId SealKey Sequence Apart Policy);
 }
 
 #[cfg(test)]
@@ -449,9 +642,56 @@ mod tests {
     fn an_echo_has_our_source_and_no_counter_that_is_still_to_come() {
         let us = IpAddr::from([10, 0, 0, 1]);
         let sent = Sent::new(us, 100);
-        assert!(sent.is_echo(&address_bytes(us), 100));
-        assert!(sent.is_echo(&address_bytes(us), 1), "however old");
-        assert!(!sent.is_echo(&address_bytes(us), 101), "never sent");
-        assert!(!sent.is_echo(&mapped([10, 0, 0, 2]), 100), "a peer that adopted our counter");
+        let key = VhostKey::new(3, 7, Family::V4);
+        let is_echo = |source: IpAddr, counter| {
+            sent.recognise(
+                &SourceKey::new(key, address_bytes(source)),
+                counter,
+                Said { advbase: 1, advskew: 0, demote: 0 },
+            )
+        };
+        assert_eq!(is_echo(us, 100), Some(Reason::Echo));
+        assert_eq!(is_echo(us, 1), Some(Reason::Echo), "however old");
+        assert_eq!(is_echo(us, 101), None, "never sent");
+        assert_eq!(is_echo(IpAddr::from([10, 0, 0, 2]), 100), None, "a peer that adopted our counter");
+        assert_eq!(is_echo(IpAddr::from([10, 0, 0, 2]), 0), None, "no counter is none of ours");
+    }
+
+    #[test]
+    fn of_the_last_few_it_is_known_what_they_said_whoever_sends_them() {
+        let key = VhostKey::new(3, 7, Family::V4);
+        let [us, other] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|source| SourceKey::new(key, mapped(source)));
+        let said = |advbase, advskew, demote| Said { advbase, advskew, demote };
+        let first = 1_000;
+        let last = first + 10 * 8;
+        let sent = (1..=8).fold(Sent::new([10, 0, 0, 1].into(), first).and(first, said(1, 100, 0)), |sent, number| {
+            sent.and(first + 10 * number, said(1, 100, 0))
+        });
+        for counter in (first + 10..=last).step_by(10) {
+            assert_eq!(sent.recognise(&us, counter, said(1, 100, 0)), Some(Reason::Echo));
+            assert_eq!(sent.recognise(&other, counter, said(1, 100, 0)), Some(Reason::Tampered));
+            for [advbase, advskew, demote] in [[0, 100, 0], [1, 0, 0], [1, 100, 1], [255, 255, 0]] {
+                assert_eq!(sent.recognise(&us, counter, said(advbase, advskew, demote)), Some(Reason::Tampered));
+            }
+            assert_eq!(sent.recognise(&other, counter + 1, said(1, 100, 0)), None, "a peer that adopted it");
+        }
+        assert_eq!(sent.recognise(&us, first, said(1, 0, 0)), Some(Reason::Echo), "too long ago to know more");
+        assert_eq!(sent.recognise(&other, first, said(1, 100, 0)), None);
+        assert_eq!(sent.recognise(&us, last + 1, said(1, 100, 0)), None, "never sent");
+    }
+
+    #[test]
+    fn a_policy_is_a_range_of_each_field_and_its_bounds_are_in_it() {
+        let policy = Policy { advbase: [1, 2], advskew: [10, 20], demote: 3, bow_out: 0, reserved: [0; 2] };
+        for (advbase, advskew, demote) in [(1, 10, 0), (2, 20, 3), (1, 20, 3)] {
+            assert!(policy.allows(Said { advbase, advskew, demote }), "{advbase}/{advskew} {demote}");
+        }
+        for (advbase, advskew, demote) in [(0, 10, 0), (3, 10, 0), (1, 9, 0), (1, 21, 0), (1, 10, 4), (255, 255, 0)] {
+            assert!(!policy.allows(Said { advbase, advskew, demote }), "{advbase}/{advskew} {demote}");
+        }
+        let leaving = Policy { bow_out: 1, ..policy };
+        let allows = |policy: Policy, advbase, advskew, demote| policy.allows(Said { advbase, advskew, demote });
+        assert!(allows(leaving, 255, 255, 3) && !allows(leaving, 255, 255, 4) && !allows(leaving, 255, 254, 0));
+        assert!(allows(Policy::ANY, 255, 255, 255) && allows(Policy::ANY, 0, 0, 0));
     }
 }

@@ -23,8 +23,14 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 /// Longest passphrase in bytes: what every peer's key holds beside its final NUL.
 pub const MAX_PASSPHRASE: usize = 19;
 
-/// The two blocks in which the end of a message is laid out, as big-endian words, worked in place.
-pub type Blocks = [[u32; 16]; 2];
+/// Working space for digests and seals, for the kernel program has too little stack: two blocks in which the end of a message
+/// is laid out, as big-endian words, and worked in place; and the state of the hash.
+#[derive(Default, Zeroize)]
+#[repr(C)]
+pub struct Scratch {
+    pub(crate) blocks: [[u32; 16]; 2],
+    pub(crate) state: [u32; 16],
+}
 
 /// A passphrase in the form of an HMAC key: padded with NULs to 20 bytes. Wiped when dropped.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
@@ -72,7 +78,7 @@ pub fn message_prefix(vhid: u8, vips: &[IpAddr], mut absorb: impl FnMut(&[u8])) 
 pub struct DigestKey {
     inner: [u32; 5],
     outer: [u32; 5],
-    tail: Blocks,
+    tail: [[u32; 16]; 2],
     counter_at: u32,
     blocks: u32,
 }
@@ -105,11 +111,10 @@ impl DigestKey {
         key
     }
 
-    /// The digest of an advert with this counter, as five big-endian words. `blocks` is working space:
-    /// the kernel program has too little stack for it.
+    /// The digest of an advert with this counter, as five big-endian words.
     #[inline(always)]
     #[must_use]
-    pub fn digest(&self, counter: u64, blocks: &mut Blocks) -> [u32; 5] {
+    pub fn digest(&self, counter: u64, Scratch { blocks, state }: &mut Scratch) -> [u32; 5] {
         // Word by word: as a whole it would become a call that copies byte by byte.
         for (to, from) in blocks.as_flattened_mut().iter_mut().zip(self.tail.as_flattened()) {
             *to = black_box(*from);
@@ -122,20 +127,31 @@ impl DigestKey {
         all[(word + 1) & 31] |= (counter >> shift) as u32;
         all[(word + 2) & 31] |= ((counter << 32) >> shift) as u32;
 
-        let mut state = self.inner;
-        compress(&mut state, &mut blocks[0]);
+        let (state, _) = state.split_first_chunk_mut().expect("five of sixteen");
+        *state = self.inner;
+        compress(state, &mut blocks[0]);
         if self.blocks == 2 {
-            compress(&mut state, &mut blocks[1]);
+            compress(state, &mut blocks[1]);
         }
         // The outer message: 20 bytes of inner digest after the 64 of the key pad.
-        let [a, b, c, d, e] = state;
-        let outer = [a, b, c, d, e, 0x8000_0000, 0, 0, 0, 0, 0, 0, 0, 0, 0, (64 + 20) * 8];
-        for (to, from) in blocks[0].iter_mut().zip(outer) {
-            *to = black_box(from);
-        }
-        let mut state = self.outer;
-        compress(&mut state, &mut blocks[0]);
-        state
+        end_outer(&mut blocks[0], state);
+        *state = self.outer;
+        compress(state, &mut blocks[0]);
+        *state
+    }
+}
+
+/// Lays out the last block of an HMAC: the inner hash after the block of the key pad.
+#[inline(always)]
+pub(crate) fn end_outer<const N: usize>(block: &mut [u32; 16], inner: &[u32; N]) {
+    for at in 0..16 {
+        let word = match at {
+            _ if at < N => inner[at],
+            _ if at == N => 0x8000_0000,
+            15 => (64 + 4 * N as u32) * 8,
+            _ => 0,
+        };
+        block[at] = black_box(word);
     }
 }
 
@@ -188,12 +204,17 @@ fn words(bytes: &[[u8; 4]]) -> [u32; 16] {
 
 const INITIAL: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
 
-/// One SHA-1 compression (FIPS 180-4, 6.1.3: the circular schedule), unrolled. Works `w` in place.
-///
-/// A function of its own in the kernel program: it is verified once a call, and its registers do not add
-/// to the caller's stack.
-#[inline(never)]
+/// One SHA-1 compression. Works `w` in place.
 fn compress(state: &mut [u32; 5], w: &mut [u32; 16]) {
+    #[cfg(target_arch = "bpf")]
+    crate::proven::sha1_compress(state, w);
+    #[cfg(not(target_arch = "bpf"))]
+    rounds(state, w);
+}
+
+/// FIPS 180-4, 6.1.3: the circular schedule, unrolled.
+#[cfg_attr(target_arch = "bpf", inline(always))]
+pub(crate) fn rounds(state: &mut [u32; 5], w: &mut [u32; 16]) {
     let [mut a, mut b, mut c, mut d, mut e] = *state;
     macro_rules! round {
         ($t:expr, $f:expr, $k:expr) => {{
@@ -221,24 +242,29 @@ fn compress(state: &mut [u32; 5], w: &mut [u32; 16]) {
     }
 }
 
-/// `x.rotate_left(n)`, for `n` of 1 to 31. BPF has no rotation, and two shifts, a copy and an OR cost more than
-/// this multiplication and shift; two rotations of one word share the multiplication.
+/// `x.rotate_left(n)`, for `n` of 1 to 31.
 #[inline(always)]
 fn rotate_left(x: u32, n: u32) -> u32 {
-    let twice = u64::from(x) * 0x1_0000_0001;
-    (twice >> (32 - n)) as u32
+    (twice(x) >> (32 - n)) as u32
+}
+
+/// A word beside itself: shifted, it is rotated. BPF has no rotation, and two shifts, a copy and an OR cost more than this
+/// multiplication and a shift; rotations of one word share the multiplication.
+#[inline(always)]
+pub(crate) fn twice(x: u32) -> u64 {
+    u64::from(x) * 0x1_0000_0001
 }
 
 /// The schedule's word for round `t`, kept in `w` as a ring of 16.
 #[inline(always)]
 fn schedule(w: &mut [u32; 16], t: usize) -> u32 {
+    // Keeps the ring in memory: in registers it would spill more than the kernel's 512 bytes of stack.
+    core::hint::black_box(&mut *w);
     if t < 16 {
         return w[t];
     }
     let word = rotate_left(w[t & 15] ^ w[(t + 2) & 15] ^ w[(t + 8) & 15] ^ w[(t + 13) & 15], 1);
     w[t & 15] = word;
-    // Keeps the ring in memory: in registers it would spill more than the kernel's 512 bytes of stack.
-    core::hint::black_box(&mut *w);
     word
 }
 
@@ -275,7 +301,7 @@ mod tests {
 
     fn ours(passphrase: &[u8], vhid: u8, vips: &[IpAddr], counter: u64) -> [u8; 20] {
         let key = DigestKey::new(&Passphrase::new(passphrase).unwrap(), vhid, vips);
-        let words = key.digest(counter, &mut Blocks::default());
+        let words = key.digest(counter, &mut Scratch::default());
         let mut digest = [0; 20];
         for (bytes, word) in digest.chunks_exact_mut(4).zip(words) {
             bytes.copy_from_slice(&word.to_be_bytes());

@@ -16,6 +16,7 @@
 
 use crate::{
     abi::{AddressKey, Deadline, Family, Held, VhostKey, mapped},
+    seal::SEALED_LEN,
     verdict::{Frame, Tables},
     wire::{
         ADVERT_LEN, AUTHLEN, BOW_OUT, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN,
@@ -130,7 +131,7 @@ fn held_at<'l, F: Frame + ?Sized, L: Leases>(
 }
 
 /// Whether an IP packet of protocol 112 is an advert of ours that the lease no longer covers. (An agent that wakes up late
-/// may send one before it looks at the clock.) Ours are as short as an advert is: with seven addresses, VRRPv2 has CARP's
+/// may send one before it looks at the clock.) Ours are as short as an advert is, or sealed: with seven addresses, VRRPv2 has CARP's
 /// authlen where it counts them, and keepalived sends it from the same address.
 #[inline(always)]
 fn overdue<F: Frame + ?Sized>(
@@ -144,7 +145,8 @@ fn overdue<F: Frame + ?Sized>(
         Family::V4 => (mapped(frame.read(ETHERNET_LEN + 12)?), ETHERNET_LEN + IPV4_LEN, IPV4_LEN, ETHERNET_LEN + 2),
         Family::V6 => (frame.read(ETHERNET_LEN + 8)?, ETHERNET_LEN + IPV6_LEN, 0, ETHERNET_LEN + 4),
     };
-    if usize::from(u16::from_be_bytes(frame.read(len_at)?)) != header + ADVERT_LEN {
+    let len = usize::from(u16::from_be_bytes(frame.read(len_at)?));
+    if len != header + ADVERT_LEN && len != header + SEALED_LEN {
         return None;
     }
     let [version_type, vhid, advskew, authlen, _, advbase] = frame.read(at)?;

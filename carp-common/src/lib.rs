@@ -30,7 +30,12 @@ pub mod digest;
 #[cfg(feature = "engine")]
 pub mod engine;
 pub mod fence;
+#[cfg(target_arch = "bpf")]
+#[allow(unsafe_code)]
+mod proven;
 pub mod reason;
+pub mod seal;
+mod sha256;
 pub mod time;
 pub mod verdict;
 pub mod wire;

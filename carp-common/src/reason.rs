@@ -36,6 +36,23 @@ pub enum Reason {
     /// A frame from a VIP, one that claims it, or an overdue advert of ours, that would have left after the mastership
     /// lease was over.
     FencedOut = 11,
+    /// It is not sealed, and has to be.
+    Unsealed = 12,
+    /// It is sealed with a key that is not known here, and a known one is needed.
+    UnknownKey = 13,
+    /// The seal is wrong: forged, or altered on its way.
+    BadSeal = 14,
+    /// Its sequence is not larger than the last one's of its source: it was heard before. (Or its source is new, and
+    /// [`MAX_SEQUENCES`](crate::abi::MAX_SEQUENCES) others are known.)
+    Replayed = 15,
+    /// Its sequence is not of now: it was kept back, or its sender's clock is set to another time.
+    Stale = 16,
+    /// One of our own last adverts with other fields, or from another source: somebody has changed it.
+    Tampered = 17,
+    /// A peer says what it may not (`peer_policy`).
+    Policy = 18,
+    /// Its counter was heard before, and so many such came at once that its seal was not looked at.
+    Flood = 19,
 }
 
 impl Reason {
@@ -43,7 +60,7 @@ impl Reason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 20] = [
         Self::Ipackets,
         Self::Ipackets6,
         Self::BadTtl,
@@ -56,6 +73,14 @@ impl Reason {
         Self::RingFull,
         Self::FencedIn,
         Self::FencedOut,
+        Self::Unsealed,
+        Self::UnknownKey,
+        Self::BadSeal,
+        Self::Replayed,
+        Self::Stale,
+        Self::Tampered,
+        Self::Policy,
+        Self::Flood,
     ];
 
     /// What a valid advert of this family is counted as.
@@ -91,15 +116,35 @@ impl Reason {
             Self::RingFull => "ringfull",
             Self::FencedIn => "fencedin",
             Self::FencedOut => "fencedout",
+            Self::Unsealed => "unsealed",
+            Self::UnknownKey => "unknownkey",
+            Self::BadSeal => "badseal",
+            Self::Replayed => "replayed",
+            Self::Stale => "stale",
+            Self::Tampered => "tampered",
+            Self::Policy => "policy",
+            Self::Flood => "flood",
         }
     }
 
-    /// Whether an advert is refused for this: only one to a vhid of ours, of exactly an advert's length. (What the fence
+    /// Whether an advert is refused for this: only one to a vhid of ours, of exactly an advert's length or a sealed one's. (What the fence
     /// drops is no fault of a peer.)
     #[must_use]
     pub const fn is_refusal(self) -> bool {
         match self {
-            Self::BadTtl | Self::BadSum | Self::BadAddrs | Self::BadAuth | Self::Echo => true,
+            Self::BadTtl
+            | Self::BadSum
+            | Self::BadAddrs
+            | Self::BadAuth
+            | Self::Echo
+            | Self::Unsealed
+            | Self::UnknownKey
+            | Self::BadSeal
+            | Self::Replayed
+            | Self::Stale
+            | Self::Tampered
+            | Self::Policy
+            | Self::Flood => true,
             Self::Ipackets
             | Self::Ipackets6
             | Self::Other

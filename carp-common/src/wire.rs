@@ -17,7 +17,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::checksum;
+use crate::{checksum, seal::TRAILER_LEN};
 
 /// Length of an advert after the IP header, in bytes.
 pub const ADVERT_LEN: usize = 36;
@@ -162,7 +162,7 @@ impl Destination {
 /// An advert's Ethernet frame, in either family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdvertFrame {
-    bytes: [u8; IPV6_FRAME_LEN],
+    bytes: [u8; IPV6_FRAME_LEN + TRAILER_LEN],
     len: usize,
 }
 
@@ -171,21 +171,46 @@ impl AdvertFrame {
     /// of one family.
     #[must_use]
     pub fn new(header: &Header, mac: [u8; 6], source: IpAddr, destination: Destination) -> Option<Self> {
-        let mut frame = Self { bytes: [0; IPV6_FRAME_LEN], len: 0 };
+        Self::with(&header.encode(), None, mac, source, destination)
+    }
+
+    /// The same with a [`seal`](crate::seal) after these 36 bytes.
+    #[must_use]
+    pub fn sealed(
+        advert: &[u8; ADVERT_LEN],
+        trailer: &[u8; TRAILER_LEN],
+        mac: [u8; 6],
+        source: IpAddr,
+        destination: Destination,
+    ) -> Option<Self> {
+        Self::with(advert, Some(trailer), mac, source, destination)
+    }
+
+    fn with(
+        advert: &[u8; ADVERT_LEN],
+        trailer: Option<&[u8; TRAILER_LEN]>,
+        mac: [u8; 6],
+        source: IpAddr,
+        destination: Destination,
+    ) -> Option<Self> {
+        let trailer = trailer.map_or(&[][..], |trailer| trailer);
+        let len = (ADVERT_LEN + trailer.len()) as u16;
+        let mut frame = Self { bytes: [0; IPV6_FRAME_LEN + TRAILER_LEN], len: 0 };
         frame.push(&destination.mac);
         frame.push(&mac);
         match (source, destination.ip) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 frame.push(&ETHERTYPE_IPV4.to_be_bytes());
-                frame.push(&ipv4_header(source, destination));
+                frame.push(&ipv4_header(source, destination, len));
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 frame.push(&ETHERTYPE_IPV6.to_be_bytes());
-                frame.push(&ipv6_header(source, destination));
+                frame.push(&ipv6_header(source, destination, len));
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
         }
-        frame.push(&header.encode());
+        frame.push(advert);
+        frame.push(trailer);
         Some(frame)
     }
 
@@ -201,11 +226,11 @@ impl AdvertFrame {
     }
 }
 
-fn ipv4_header(source: Ipv4Addr, destination: Ipv4Addr) -> [u8; IPV4_LEN] {
+fn ipv4_header(source: Ipv4Addr, destination: Ipv4Addr, len: u16) -> [u8; IPV4_LEN] {
     let mut ip = [0; IPV4_LEN];
     ip[0] = 0x45;
     ip[1] = TOS;
-    ip[2..4].copy_from_slice(&((IPV4_LEN + ADVERT_LEN) as u16).to_be_bytes());
+    ip[2..4].copy_from_slice(&(IPV4_LEN as u16 + len).to_be_bytes());
     ip[6..8].copy_from_slice(&DONT_FRAGMENT);
     ip[8] = TTL;
     ip[9] = PROTOCOL;
@@ -216,10 +241,10 @@ fn ipv4_header(source: Ipv4Addr, destination: Ipv4Addr) -> [u8; IPV4_LEN] {
     ip
 }
 
-fn ipv6_header(source: Ipv6Addr, destination: Ipv6Addr) -> [u8; IPV6_LEN] {
+fn ipv6_header(source: Ipv6Addr, destination: Ipv6Addr, len: u16) -> [u8; IPV6_LEN] {
     let mut ip = [0; IPV6_LEN];
     ip[0] = 0x60;
-    ip[4..6].copy_from_slice(&(ADVERT_LEN as u16).to_be_bytes());
+    ip[4..6].copy_from_slice(&len.to_be_bytes());
     ip[6] = PROTOCOL;
     ip[7] = TTL;
     ip[8..24].copy_from_slice(&source.octets());

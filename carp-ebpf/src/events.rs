@@ -9,23 +9,30 @@ use carp_common::{
 
 use crate::{maps, now};
 
-/// Records a valid advert, and tells the agent unless it has just been told the same.
-#[inline(always)]
-pub(crate) fn heard(ctx: &XdpContext, row: u32, advert: &Advert) {
+/// Records a valid advert, and tells the agent unless it has just been told the same; `false` if the ring is full. A function
+/// of its own, for what it needs of the stack.
+#[inline(never)]
+pub(crate) fn heard(row: u32, advert: &Advert) -> bool {
     let arrival = now();
     maps::count(row, Reason::received(advert.source.vhost().family()));
 
     // If two CPUs do this at once for one source, the map keeps one of the two adverts; both woke the agent.
-    let (last, wakes) = LastHeard::hear(maps::last_heard(&advert.source).as_ref(), advert, arrival);
-    let last = if !wakes {
+    let (last, wakes) = LastHeard::hear(maps::last_heard(&advert.source), advert, arrival);
+    let (last, is_told) = if !wakes {
         maps::count(row, Reason::Repeat);
-        last
-    } else if maps::send(&AdvertEvent::new(advert.source, last.heard(), advert.mac)) {
-        last
+        (last, true)
+    } else if maps::send(|| AdvertEvent::new(advert.source, last.heard(), advert.mac)) {
+        (last, true)
     } else {
         maps::count(row, Reason::RingFull);
-        debug!(ctx, "event ring full: the agent will find vhid {} in the last-heard map", advert.source.vhost().vhid());
-        last.untold(advert)
+        (last.untold(advert), false)
     };
     maps::remember(&advert.source, &last);
+    is_told
+}
+
+/// Says that the ring was full. A function of its own, as [`heard`].
+#[inline(never)]
+pub(crate) fn log_full_ring(ctx: &XdpContext, vhid: u8) {
+    debug!(ctx, "event ring full: the agent will find vhid {} in the last-heard map", vhid);
 }

@@ -6,6 +6,7 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod events;
 mod frame;
@@ -29,13 +30,15 @@ use frame::Packet;
 #[xdp(frags)]
 fn carp_advert(ctx: XdpContext) -> u32 {
     let (frame, ifindex) = (Packet::arriving(&ctx), ctx.ingress_ifindex() as u32);
-    match judge(&frame, ifindex, &maps::Maps, maps::scratch) {
+    match judge(&frame, ifindex, &maps::Maps, &maps::Maps, maps::scratch) {
         Verdict::Refused(row, reason, source) => {
             maps::refuse(row, reason, &source);
             return xdp_action::XDP_DROP;
         }
         Verdict::Valid(row, advert) => {
-            events::heard(&ctx, row, &advert);
+            if !events::heard(row, &advert) {
+                events::log_full_ring(&ctx, advert.source.vhost().vhid());
+            }
             return xdp_action::XDP_PASS;
         }
         Verdict::Other(row, source) => maps::refuse(row, Reason::Other, &source),
@@ -67,7 +70,7 @@ fn carp_egress(ctx: TcContext) -> i32 {
 
 /// Nanoseconds of CLOCK_BOOTTIME.
 #[inline(always)]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     // SAFETY: takes no argument and touches no memory of ours.
     unsafe { bpf_ktime_get_boot_ns() }
 }

@@ -1,19 +1,26 @@
 //! The maps, each described in `carp_common::abi`, and the only places that dereference their values.
 
+use core::arch::asm;
+
 use aya_ebpf::{
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use carp_common::{
     abi::{
         AddressKey, AdvertEvent, COUNTER_ROWS, COUNTERS, Deadline, ENDING_WORDS, Held, LastHeard, MAX_KEYS, MAX_PEERS,
-        MAX_SOURCES, MAX_VIPS, RING_BYTES, Refused, Sent, SourceKey, Vhost, VhostKey, counter_index, ending_bit,
+        MAX_SEALS, MAX_SEQUENCES, MAX_SOURCES, MAX_VIPS, Policy, RING_BYTES, Refused, Said, SealId, Sent, SourceKey,
+        Vhost, VhostKey, counter_index, ending_bit,
     },
-    digest::Blocks,
+    digest::Scratch,
     fence::Leases,
     reason::Reason,
-    verdict::Tables,
+    seal::{Apart, Budget, Clocks, SealKey, Sequence},
+    verdict::{Seals, Tables, goes_on, objection},
 };
+
+use crate::now;
 
 #[btf_map]
 static CARP_VHOSTS: HashMap<VhostKey, Vhost, { MAX_KEYS as usize }> = HashMap::new();
@@ -22,7 +29,7 @@ static CARP_VHOSTS: HashMap<VhostKey, Vhost, { MAX_KEYS as usize }> = HashMap::n
 static CARP_SENT: HashMap<VhostKey, Sent, { MAX_KEYS as usize }> = HashMap::new();
 
 #[btf_map]
-static CARP_PEERS: HashMap<SourceKey, u8, { MAX_PEERS as usize }> = HashMap::new();
+static CARP_PEERS: HashMap<SourceKey, Policy, { MAX_PEERS as usize }> = HashMap::new();
 
 #[btf_map]
 static CARP_HEARD: LruHashMap<SourceKey, LastHeard, { MAX_SOURCES as usize }> = LruHashMap::new();
@@ -45,22 +52,36 @@ static CARP_ENDINGS: Array<u64, { ENDING_WORDS as usize }> = Array::new();
 #[btf_map]
 static CARP_LEASES: Array<u64, { COUNTER_ROWS as usize }> = Array::new();
 
-/// Working space for a digest: the stack is too small. (A struct, because the loader takes no map whose
-/// value is an array of arrays.)
-#[repr(C)]
-struct Scratch {
-    blocks: Blocks,
-}
+#[btf_map]
+static CARP_SEALS: HashMap<SealId, SealKey, { MAX_SEALS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Not one that forgets the longest unheard when it is full: whoever is forgotten can be replayed.
+#[btf_map]
+static CARP_SEQUENCES: HashMap<SourceKey, Sequence, { MAX_SEQUENCES as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+#[btf_map]
+static CARP_APART: HashMap<SourceKey, Apart, { MAX_SEQUENCES as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+#[btf_map]
+static CARP_NEWEST: Array<u64, { COUNTER_ROWS as usize }> = Array::new();
+
+#[btf_map]
+static CARP_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+
+#[btf_map]
+static CARP_WALL: Array<u64, 1> = Array::new();
 
 #[btf_map]
 static CARP_SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 /// This CPU's working space. To be asked for once a frame.
 #[inline(always)]
-pub(crate) fn scratch() -> Option<&'static mut Blocks> {
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     let scratch = CARP_SCRATCH.get_ptr_mut(0)?;
     // SAFETY: XDP runs to its end on one CPU, so this CPU's slot has no other user; the slot lives as long as the program.
-    Some(unsafe { &mut (*scratch).blocks })
+    Some(unsafe { &mut *scratch })
 }
 
 /// The maps as the verdict asks for them.
@@ -75,9 +96,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn is_peer(&self, source: &SourceKey) -> bool {
-        // SAFETY: nothing is read of the value.
-        unsafe { CARP_PEERS.get(source) }.is_some()
+    fn peer(&self, source: &SourceKey) -> Option<&Policy> {
+        // SAFETY: as CARP_VHOSTS: an advert that is judged while the agent changes the entry is judged by the one or the other.
+        unsafe { CARP_PEERS.get(source) }
     }
 
     #[inline(always)]
@@ -86,6 +107,113 @@ impl Tables for Maps {
         // let an echo through, which the engine survives.
         unsafe { CARP_SENT.get(key) }
     }
+
+    #[inline(always)]
+    fn objection(&self, source: &SourceKey, counter: u64, said: Said, has_peers: bool) -> Option<Reason> {
+        object(source, counter, said, has_peers)
+    }
+}
+
+/// A function of its own, for what it needs of the stack.
+#[inline(never)]
+fn object(source: &SourceKey, counter: u64, said: Said, has_peers: bool) -> Option<Reason> {
+    objection(source, counter, said, has_peers, &Maps)
+}
+
+impl Seals for Maps {
+    #[inline(always)]
+    fn seal_key(&self, id: &SealId) -> Option<&SealKey> {
+        // SAFETY: as CARP_VHOSTS: by a mix of two keys, an advert is refused.
+        unsafe { CARP_SEALS.get(id) }
+    }
+
+    #[inline(always)]
+    fn sequence(&self, source: &SourceKey) -> Option<Sequence> {
+        // SAFETY: copied at once; if another CPU is changing it, `advance` sees that.
+        unsafe { CARP_SEQUENCES.get(source) }.copied()
+    }
+
+    #[inline(always)]
+    fn advance(&self, source: &SourceKey, next: Sequence) -> bool {
+        let Some(slot) = CARP_SEQUENCES.get_ptr_mut(source) else {
+            return CARP_SEQUENCES.insert(source, next, u64::from(BPF_NOEXIST)).is_ok();
+        };
+        // SAFETY: the slot is memory of a map; a single load of eight bytes.
+        let mut last = unsafe { (*slot).last };
+        // Once more if another advert of the same source, on another CPU, came between and was an earlier one.
+        for _ in 0..2 {
+            if last >= next.last {
+                return false;
+            }
+            let mut was = last;
+            // SAFETY: the slot begins with `last`, aligned to its eight bytes. (`core` has no exchange for this target.)
+            unsafe {
+                asm!(
+                    "r0 = cmpxchg_64({slot} + 0, r0, {next})",
+                    slot = in(reg) slot,
+                    next = in(reg) next.last,
+                    inout("r0") was,
+                    options(nostack)
+                );
+            }
+            if was == last {
+                // SAFETY: a single store of eight bytes. Another CPU that comes between takes the new sequence to have
+                // arrived when the one before did: after a silence it may find its own advert stale, and the next is good.
+                unsafe { (*slot).arrival = next.arrival };
+                return true;
+            }
+            last = was;
+        }
+        false
+    }
+
+    #[inline(always)]
+    fn note_apart(&self, source: &SourceKey, apart: Apart) {
+        // It can fail for want of memory; the next advert tries again.
+        let _ = CARP_APART.insert(source, apart, 0);
+    }
+
+    #[inline(always)]
+    fn clocks(&self) -> Clocks {
+        let boot = now();
+        let ahead = CARP_WALL.get(0).copied().unwrap_or(0);
+        Clocks { boot, wall: boot.wrapping_add(ahead) }
+    }
+
+    #[inline(always)]
+    fn may_look(&self, row: u32, counter: u64) -> bool {
+        may_look(row, counter)
+    }
+
+    #[inline(always)]
+    fn note_counter(&self, row: u32, counter: u64) {
+        let Some(newest) = CARP_NEWEST.get_ptr_mut(row) else { return };
+        // SAFETY: the slot of an array lives as long as the program; single loads and stores of eight bytes. Of two CPUs' at once
+        // the smaller one may stay: then some more are looked at.
+        unsafe { *newest = (*newest).max(counter) };
+    }
+
+    #[inline(always)]
+    fn goes_on(&self, source: &SourceKey, row: u32, counter: u64, sequence: u64, window: u64) -> Option<Reason> {
+        sequence_goes_on(source, row, counter, sequence, window)
+    }
+}
+
+/// As [`object`].
+#[inline(never)]
+fn sequence_goes_on(source: &SourceKey, row: u32, counter: u64, sequence: u64, window: u64) -> Option<Reason> {
+    goes_on(source, row, counter, sequence, window, &Maps)
+}
+
+/// As [`object`].
+#[inline(never)]
+fn may_look(row: u32, counter: u64) -> bool {
+    if CARP_NEWEST.get(row).is_none_or(|newest| counter > *newest) {
+        return true;
+    }
+    let Some(budget) = CARP_BUDGET.get_ptr_mut(0) else { return true };
+    // SAFETY: XDP runs to its end on one CPU, so this CPU's slot has no other user; it lives as long as the program.
+    unsafe { (*budget).take(now()) }
 }
 
 impl Leases for Maps {
@@ -128,11 +256,12 @@ pub(crate) fn refuse(row: u32, reason: Reason, source: &Refused) {
     unsafe { *last = *source };
 }
 
-/// The last advert of this source, copied.
+/// The last advert of this source.
 #[inline(always)]
-pub(crate) fn last_heard(source: &SourceKey) -> Option<LastHeard> {
-    // SAFETY: copied at once, before anything can replace the entry.
-    unsafe { CARP_HEARD.get(source) }.copied()
+pub(crate) fn last_heard(source: &SourceKey) -> Option<&'static LastHeard> {
+    // SAFETY: the slot is memory of a map for as long as the program runs. If another CPU hears the same source meanwhile, or
+    // another source gets the slot, what is read is of two adverts: of which one is remembered in any case.
+    unsafe { CARP_HEARD.get(source) }
 }
 
 /// Remembers the last advert of this source.
@@ -142,11 +271,11 @@ pub(crate) fn remember(source: &SourceKey, last: &LastHeard) {
     let _ = CARP_HEARD.insert(source, last, 0);
 }
 
-/// Puts the event on the ring; `false` if the ring is full.
+/// Puts an event on the ring; `false` if the ring is full. (Made there: there is too little stack.)
 #[inline(always)]
-pub(crate) fn send(event: &AdvertEvent) -> bool {
+pub(crate) fn send(event: impl FnOnce() -> AdvertEvent) -> bool {
     let Some(mut entry) = CARP_EVENTS.reserve(0) else { return false };
-    entry.write(*event);
+    entry.write(event());
     entry.submit(0);
     true
 }

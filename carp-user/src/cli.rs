@@ -1,7 +1,11 @@
 //! carpd's command line: ucarp's, option for option, with its mistakes refused.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 use std::{
     ffi::OsString,
+    mem,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::ffi::OsStringExt,
     path::{self, Path, PathBuf},
@@ -26,6 +30,7 @@ use crate::{
         file::Configuration,
         is_interface_name, is_link_local,
         lease::{Fence, Lease},
+        seal::Seal,
     },
     control::protocol,
     metrics,
@@ -240,26 +245,65 @@ const OF_ONE_HOST: [&str; 32] = [
 ];
 
 /// Options of one letter that take a value.
-pub(crate) const WITH_VALUE: &[u8] = b"isvpoambkrudxf";
+const WITH_VALUE: &[u8] = b"isvpoambkrudxf";
+/// Longer ones whose value may begin with a hyphen, so that it looks like another option.
+const WITH_ANY_VALUE: [&str; 6] = ["interface", "pass", "passfile", "upscript", "downscript", "xparam"];
 
-/// An argument as getopt reads it: after an option of one letter, `=` belongs to the value (`-p=x` is the
-/// passphrase "=x"), while clap would swallow one.
-fn like_getopt(argument: OsString) -> OsString {
-    let mut bytes = argument.into_vec();
-    if let [b'-', letters @ ..] = &bytes[..]
-        && letters.first() != Some(&b'-')
-        && let Some(at) = letters.iter().position(|letter| WITH_VALUE.contains(letter))
-        && letters.get(at + 1) == Some(&b'=')
-    {
-        bytes.insert(1 + at + 1, b'=');
+/// The value of an option.
+pub(crate) struct Value {
+    /// Where it begins in the option's argument; at the end, if it is the next argument.
+    pub(crate) at: usize,
+    /// Whether it is the next argument.
+    pub(crate) is_next: bool,
+    /// Whether it is, or may be, the passphrase.
+    pub(crate) is_pass: bool,
+}
+
+impl Value {
+    /// As getopt finds it in an argument that is no value itself.
+    pub(crate) fn of(argument: &[u8]) -> Option<Self> {
+        let value = |at, is_next, is_pass| Some(Self { at, is_next, is_pass });
+        match argument {
+            [b'-', b'-', long @ ..] => match long.iter().position(|byte| *byte == b'=') {
+                Some(at) => value(2 + at + 1, false, b"pass".starts_with(&long[..at])),
+                None if WITH_ANY_VALUE.iter().any(|name| name.as_bytes().starts_with(long)) => {
+                    value(argument.len(), true, b"pass".starts_with(long))
+                }
+                None => None,
+            },
+            [b'-', letters @ ..] => {
+                let at = letters.iter().position(|letter| WITH_VALUE.contains(letter))?;
+                value(1 + at + 1, at + 1 == letters.len(), letters[at] == b'p')
+            }
+            _ => None,
+        }
     }
-    OsString::from_vec(bytes)
+}
+
+/// Arguments as getopt reads them, the program's name first: after an option of one letter, `=` belongs to the value (`-p=x` is the
+/// passphrase "=x"), while clap would swallow one.
+fn like_getopt(arguments: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    // The program's name is no option, either.
+    let mut is_value = true;
+    arguments.into_iter().map(move |argument| {
+        if mem::take(&mut is_value) {
+            return argument;
+        }
+        let mut bytes = argument.into_vec();
+        if let Some(value) = Value::of(&bytes) {
+            is_value = value.is_next;
+            if !bytes.starts_with(b"--") && bytes.get(value.at) == Some(&b'=') {
+                bytes.insert(value.at, b'=');
+            }
+        }
+        OsString::from_vec(bytes)
+    })
 }
 
 impl Args {
     /// Reads the arguments of a process, the program's name first.
     pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(arguments.into_iter().map(like_getopt))
+        Self::try_parse_from(like_getopt(arguments))
     }
 
     /// The file of ifupdown to translate, instead of serving a virtual host.
@@ -403,6 +447,8 @@ impl Args {
                 peer_dead_ratio: self.peer_deadratio.and_then(DeadRatio::new),
                 peer_advskew: self.peer_advskew.and_then(Advskew::new),
             },
+            seal: Seal::default(),
+            policies: vec![],
         })
     }
 }

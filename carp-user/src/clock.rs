@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, RawFd},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use carp_common::time::Time;
@@ -20,6 +20,17 @@ use tokio::io::{Interest, unix::AsyncFd};
 pub(crate) fn now() -> Time {
     let now = clock_gettime(time::ClockId::CLOCK_BOOTTIME).expect("every kernel since 2.6.39 has CLOCK_BOOTTIME");
     Time::from_nanos(now.num_nanoseconds().unsigned_abs())
+}
+
+/// The wall clock, in nanoseconds since 1970.
+pub(crate) fn wall() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// By how many nanoseconds the wall clock is ahead of CLOCK_BOOTTIME, modulo 2^64.
+pub(crate) fn wall_ahead() -> u64 {
+    wall().wrapping_sub(now().as_nanos())
 }
 
 /// A timer on CLOCK_BOOTTIME: tokio's own step by a millisecond, and stop while the machine sleeps.

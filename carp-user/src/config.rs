@@ -3,6 +3,7 @@
 pub(crate) mod failover;
 pub(crate) mod file;
 pub(crate) mod lease;
+pub(crate) mod seal;
 
 use std::{
     ffi::OsString,
@@ -19,7 +20,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use carp_common::{
-    abi::Family,
+    abi::{Family, Policy, SealCheck},
     digest::{MAX_PASSPHRASE, Passphrase},
     engine::{self, Advbase, Advskew, Announcements, DeadRatio, Vhid},
     wire::{Destination, GROUP_V6, can_be_host},
@@ -29,7 +30,11 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use self::{failover::Failover, lease::Lease};
+use self::{
+    failover::Failover,
+    lease::Lease,
+    seal::{PeerPolicy, Seal},
+};
 
 /// Longest name of an interface in bytes (IFNAMSIZ less its NUL).
 const MAX_INTERFACE: usize = 15;
@@ -249,6 +254,10 @@ pub(crate) struct Settings {
     pub(crate) failover: Failover,
     /// For how long this host may be, without a word from it.
     pub(crate) lease: Lease,
+    /// Whether adverts are sealed.
+    pub(crate) seal: Seal,
+    /// What peers without a seal may say; in a family with such, nobody else is heard.
+    pub(crate) policies: Vec<PeerPolicy>,
 }
 
 impl Settings {
@@ -302,6 +311,15 @@ impl Settings {
         self.peers.iter().copied().filter(move |peer| family_of(*peer) == family)
     }
 
+    /// Who is heard in a family, and what each may say; everybody if this is empty.
+    pub(crate) fn heard_in(&self, family: Family) -> Vec<(IpAddr, Policy)> {
+        let named = self.policies.iter().filter(|peer| family_of(peer.source) == family);
+        let mut heard: Vec<_> = named.map(|peer| (peer.source, peer.policy)).collect();
+        let free = self.peers_in(family).filter(|peer| self.policies.iter().all(|policy| policy.source != *peer));
+        heard.extend(free.map(|peer| (peer, Policy::ANY)));
+        heard
+    }
+
     /// The group that has the adverts of a family, unless there are peers.
     pub(crate) fn group_in(&self, family: Family) -> Option<Destination> {
         if self.peers_in(family).next().is_some() {
@@ -340,7 +358,17 @@ impl Settings {
             bow_out_last: self.scripts.is_some(),
             profile: self.failover.profile,
             preempt_delay: self.failover.preempt_delay,
+            doubt: Duration::from_nanos(match self.seal.mode.check() {
+                SealCheck::Enforce => self.seal_window(),
+                SealCheck::Off | SealCheck::Permissive => 0,
+            }),
         }
+    }
+
+    /// By how many nanoseconds the sequence of a sealed advert may be apart from what is expected; 0: by any number.
+    pub(crate) fn seal_window(&self) -> u64 {
+        let ticks = u32::from(self.advbase.get()) * 256 + u32::from(self.advskew.get());
+        self.seal.window(Duration::from_secs(1) * ticks / 256)
     }
 }
 
@@ -380,12 +408,12 @@ pub(crate) fn passphrase(text: &[u8]) -> Result<Passphrase> {
     })
 }
 
-/// What stands in the first line of a file: a passphrase.
+/// What stands in the first line of a file: a passphrase or a key.
 pub(crate) fn first_line(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let cannot_read = || format!("cannot read the passphrase from {}", path.display());
+    let cannot_read = || format!("cannot read the secret in {}", path.display());
     let file = File::open(path).with_context(cannot_read)?;
     let mut line = Zeroizing::new(Vec::with_capacity(256));
-    // A passphrase has 19 bytes: no need to swallow a device.
+    // A passphrase has 19 bytes, a key 64: no need to swallow a device.
     BufReader::new(file.take(256)).read_until(b'\n', &mut line).with_context(cannot_read)?;
     // The newline only: ucarp takes a carriage return for part of the passphrase.
     line.pop_if(|last| *last == b'\n');

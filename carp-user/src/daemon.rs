@@ -196,6 +196,13 @@ async fn serve(
     let in_maintenance = socket.is_some() && maintenance::is_on();
     let counted = Metrics::new();
     let before = Before { in_maintenance, bpffs: start.bpffs, legacy: start.legacy };
+    // Before the first state is told: whoever reads of it may ask at once, and is answered when the agent runs.
+    let listening = socket.map(|path| control::listen(&path, desk.clone())).transpose();
+    // The virtual hosts are served all the same.
+    let _socket = listening.unwrap_or_else(|error| {
+        warn!("carpctl cannot reach this carpd: {error:#}");
+        None
+    });
     let started = Agent::start(named, desk.clone(), orders, signals, counted.clone(), before).await;
     let agent = match started {
         Err(error) if systemd::is_there() => {
@@ -206,14 +213,8 @@ async fn serve(
     };
     give_back_memory();
     if let Some(address) = metrics {
-        tokio::spawn(metrics::serve(address, counted, desk.commands.clone()));
+        tokio::spawn(metrics::serve(address, counted, desk.commands));
     }
-    let listening = socket.map(|path| control::listen(&path, desk)).transpose();
-    // The virtual hosts are served all the same.
-    let _socket = listening.unwrap_or_else(|error| {
-        warn!("carpctl cannot reach this carpd: {error:#}");
-        None
-    });
     is_up()?;
     let end = agent.run().await?;
     if matches!(end, End::Stopped) {

@@ -5,6 +5,8 @@
 //! quirks included, and printed as a script that makes a passfile and a unit for each virtual host. Nothing is
 //! touched, and no privilege is needed.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod print;
 mod stanzas;
 #[cfg(test)]

@@ -58,6 +58,16 @@ pub fn command_lines() -> [Command; 2] {
     [cli::Args::command(), carpctl::Args::command()]
 }
 
+/// What is asserted of any input: see carp-tests' module of this name.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::{
+        cli::fuzzing::arguments, config::file::fuzzing::configuration, control::server::fuzzing::control,
+        from_ucarp::fuzzing::interfaces,
+    };
+}
+
 /// What `--version` says. The XDP program's number is the same on all hosts that run the same.
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),

@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeSet,
     fmt::Display,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
     io::Read,
     os::{
         fd::AsRawFd,
         unix::{
-            fs::{FileExt, MetadataExt, OpenOptionsExt, fchown},
+            fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
             net::UnixDatagram,
         },
     },
@@ -143,7 +143,9 @@ pub(crate) fn namespace() -> Result<u64> {
 /// Opens a file in [`FOLDER`] that is to be locked.
 pub(crate) fn open(path: &Path) -> Result<File> {
     fs::create_dir_all(FOLDER).with_context(|| format!("cannot create {FOLDER}"))?;
-    let file = open_lock(File::options().read(true).write(true).create(true).truncate(false), path)?;
+    let file = open_lock(File::options().read(true).write(true).create(true).truncate(false).mode(0o600), path)?;
+    // Who can read it can hold it.
+    file.set_permissions(Permissions::from_mode(0o600)).ok();
     // A lock that root has left there must not be in that user's way.
     if let Ok(folder) = fs::metadata(FOLDER) {
         fchown(&file, Some(folder.uid()), Some(folder.gid())).ok();

@@ -4,10 +4,12 @@ use std::{
     env,
     fs::{self, File},
     io,
+    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
 };
 
 use anyhow::{Context, Result};
+use nix::libc::O_NOFOLLOW;
 
 /// Where it is kept, unless systemd names a folder (StateDirectory=).
 const FOLDER: &str = "/var/lib/carp";
@@ -23,7 +25,9 @@ pub(crate) fn keep(on: bool) -> Result<()> {
     if on {
         let cannot = || format!("cannot keep it in {}", file.display());
         fs::create_dir_all(folder()).with_context(cannot)?;
-        let kept = File::create(&file).and_then(|file| file.sync_all()).and_then(|()| File::open(folder())?.sync_all());
+        // The folder is the user's that carpd runs as in its service: root must not be led elsewhere by it.
+        let created = File::options().write(true).create(true).truncate(false).custom_flags(O_NOFOLLOW).open(&file);
+        let kept = created.and_then(|file| file.sync_all()).and_then(|()| File::open(folder())?.sync_all());
         if kept.is_err() {
             // What is not done must not come back with a restart.
             fs::remove_file(&file).ok();

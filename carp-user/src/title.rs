@@ -8,7 +8,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use crate::cli::WITH_VALUE;
+use crate::cli::Value;
 
 /// Fields of /proc/self/stat after the command's name: begin and end of the arguments in memory (48 and 49
 /// of proc_pid_stat(5), of which two stand before the name's closing parenthesis).
@@ -30,7 +30,7 @@ pub(crate) fn hide_passphrases() -> io::Result<()> {
 
 /// Masks the value of every `--pass` among NUL-terminated arguments, in each form that getopt takes, also of
 /// those that a later option overrides: `--pass=secret`, `--pass secret`, `-psecret`, `-p secret`, `-Ppsecret`.
-fn mask(arguments: &mut [u8]) {
+pub(crate) fn mask(arguments: &mut [u8]) {
     // What the next argument is.
     let mut is_value = false;
     let mut is_passphrase = false;
@@ -41,25 +41,11 @@ fn mask(arguments: &mut [u8]) {
             }
             continue;
         }
-        // Where its value begins, at the end if that is the next argument; and whether it is a passphrase.
-        let (value_at, is_pass) = match argument {
-            [b'-', b'-', long @ ..] => match long.iter().position(|byte| *byte == b'=') {
-                Some(at) if at + 1 == long.len() => continue,
-                Some(at) => (2 + at + 1, b"pass".starts_with(&long[..at])),
-                // Other options that take a value might hide a `-p` in it: then too much is masked.
-                None if b"pass".starts_with(long) => (argument.len(), true),
-                None => continue,
-            },
-            [b'-', letters @ ..] => match letters.iter().position(|letter| WITH_VALUE.contains(letter)) {
-                Some(at) => (1 + at + 1, letters[at] == b'p'),
-                None => continue,
-            },
-            _ => continue,
-        };
-        if value_at == argument.len() {
+        let Some(Value { at, is_next, is_pass }) = Value::of(argument) else { continue };
+        if is_next {
             (is_value, is_passphrase) = (true, is_pass);
         } else if is_pass {
-            argument[value_at..].fill(b'x');
+            argument[at..].fill(b'x');
         }
     }
 }
@@ -78,6 +64,8 @@ mod tests {
             ("-p=pw", "-pxxx"),
             ("-Bppw\0--pass=\0-v1", "-Bpxx\0--pass=\0-v1"),
             ("-p\0-pw\0-p\0again\0--passfile=p", "-p\0xxx\0-p\0xxxxx\0--passfile=p"),
+            // The interface's name is "-x".
+            ("--interface\0-x\0--pass=pw\0-i\0--pass\0-ppw", "--interface\0-x\0--pass=xx\0-i\0--pass\0-pxx"),
             ("-v\x31\0--vhid=1\0-i\0-p\0-x-p\0-P\0--preempt", "-v\x31\0--vhid=1\0-i\0-p\0-x-p\0-P\0--preempt"),
         ] {
             let mut arguments = format!("carpd\0{given}\0").into_bytes();

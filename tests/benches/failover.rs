@@ -1,190 +1,320 @@
-//! How long the VIP is gone: `cargo xtask bench failover [--runs N] [--steady SECONDS] [--json FILE]`.
+//! How long the VIP is gone: `cargo xtask bench failover`.
 //!
-//! Two hosts with carpd, at one advert a second, and at the shortest intervals that CARP has, in real time; and a client
-//! that pings the VIP every millisecond.
-//! Node death: the switch forwards nothing of the master any more; measured from its last advert, as the client saw it, to the backup's first
-//! answer, and compared with the backup's dead time.
-//! Graceful stop: SIGTERM, and demotion: `carpctl demote`; measured is the longest silence at the client.
-//! Steady: at the shortest interval, so many seconds in which nothing happens: every takeover then is a false one, unless
-//! the machine itself stood still just before, for longer than two adverts take: on each CPU a thread, before all others,
-//! does nothing but look at the clock.
+//! Two hosts with carpd, ucarp or keepalived, and a client that pings the VIP every millisecond. Measured is the longest silence at
+//! the client when, at a random moment between two adverts,
+//!
+//! * the master's node dies: the switch forwards nothing of it any more. Beyond the dead time is what passes from its last advert
+//!   to the backup's first answer, less the backup's dead time;
+//! * its carrier is lost;
+//! * it is asked to end, with SIGTERM;
+//! * it is asked to hand over: `carpctl demote`, SIGUSR2 for ucarp, and for keepalived a tracked file that lowers its priority.
+//!
+//! Those with an advert a second are measured side by side, those that are faster one after the other.
+//!
+//! Steady: at the fastest intervals, so many seconds in which nothing happens: every takeover then is a false one, unless
+//! the machine itself stood still just before: on each CPU a thread, before all others, does nothing but look at the clock.
 
-use std::{fs, net::Ipv4Addr, path::PathBuf, process::Command, thread, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, thread, time::Duration};
 
-use anyhow::{Context, Result, ensure};
-use carp_tests::{Agent, BootTime, Capture, ETH0, Filter, Folder, Frame, Host, Lab, Probe, adverts, carpd_path};
+use anyhow::{Context, Result};
+use carp_tests::{
+    BootTime, Capture, ETH0, Filter, Frame, Host, Lab, Probe, VIP,
+    bench::{
+        CARPD, KEEPALIVED, Line, Member, Options, Pace, Panel, Scale, Setting, Spread, Table, UCARP, cdf, draw, millis,
+        side_by_side, sort, spread,
+    },
+    random::SplitMix64,
+};
 use clap::Parser;
 use nix::{
     errno::Errno,
     libc,
     sched::{CpuSet, sched_setaffinity},
-    sys::signal::Signal,
     unistd::Pid,
 };
+use serde::Serialize;
+use serde_json::json;
 
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
-const PATIENCE: Duration = Duration::from_secs(10);
-/// What the stall of a machine has to exceed to explain a takeover at the shortest interval.
-const STALL: Duration = Duration::from_millis(7);
+const PATIENCE: Duration = Duration::from_secs(15);
+/// After a takeover, for how long what follows of it is watched.
+const AFTER: Duration = Duration::from_millis(300);
 /// Stalls from this length on are kept.
 const NOTABLE: Duration = Duration::from_millis(1);
 
-/// How often two hosts advertise.
-struct Case {
-    advbase: u8,
-    /// The master's advskew and the backup's.
-    advskews: [u8; 2],
-    /// `--mac`
-    mac: &'static str,
-    /// The backup's.
-    dead_time: Duration,
-    /// How much longer the death of the master may be felt, in milliseconds.
-    goal: u8,
-}
-
-const CASES: [Case; 4] = [
-    Case { advbase: 1, advskews: [0, 50], mac: "virtual", dead_time: Duration::from_micros(3_195_312), goal: 20 },
-    Case { advbase: 1, advskews: [0, 50], mac: "interface", dead_time: Duration::from_micros(3_195_312), goal: 20 },
-    Case { advbase: 0, advskews: [5, 10], mac: "interface", dead_time: Duration::from_micros(117_186), goal: 5 },
-    Case { advbase: 0, advskews: [0, 1], mac: "interface", dead_time: Duration::from_micros(11_718), goal: 5 },
+/// An advert a second, or as slow; side by side.
+const SLOW: [Setting; 5] = [
+    Setting { realtime: true, ..CARPD },
+    Setting { name: "carpd, virtual MAC", realtime: true, defaults: "mac = \"virtual\"\n", ..CARPD },
+    UCARP,
+    Setting { name: "ucarp, deadratio 1", pace: Pace::Fastest, ..UCARP },
+    Setting { realtime: true, ..KEEPALIVED },
+];
+const FAST: [Setting; 2] = [
+    Setting { name: "carpd, fastest", pace: Pace::Fastest, realtime: true, ..CARPD },
+    Setting { name: "keepalived, fastest", pace: Pace::Fastest, realtime: true, ..KEEPALIVED },
 ];
 
 #[derive(Parser)]
 struct Args {
-    /// Runs of each kind
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    runs: u32,
-    /// Seconds at the shortest interval
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    steady: u64,
-    /// Also write the figures, in milliseconds, to this file
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// cargo bench says so
-    #[arg(long, hide = true)]
-    bench: bool,
+    /// Runs of each kind [default: 12; 1 in the short form]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: Option<u32>,
+    /// Seconds at the fastest interval [default: 60; 1 in the short form]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    steady: Option<u64>,
+    #[command(flatten)]
+    common: Options,
 }
 
-/// What was measured of a case, sorted, in milliseconds.
+/// What befalls the master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+enum Way {
+    NodeDeath,
+    CarrierLoss,
+    GracefulStop,
+    PlannedSwitch,
+}
+
+const WAYS: [(Way, &str); 4] = [
+    (Way::NodeDeath, "node death"),
+    (Way::CarrierLoss, "carrier loss"),
+    (Way::GracefulStop, "graceful stop"),
+    (Way::PlannedSwitch, "planned switch"),
+];
+
+/// What one run has shown, in milliseconds.
+#[derive(Clone, Copy)]
+struct Run {
+    silence: f64,
+    /// From the master's last advert to the first answer after the silence.
+    since_last_advert: f64,
+    /// From what befell it to the backup's first advert.
+    took: f64,
+}
+
+/// What all runs of a way have shown, in milliseconds.
+#[derive(Serialize)]
 struct Figures {
-    case: &'static Case,
-    death: Vec<f64>,
-    stop: Vec<f64>,
-    demotion: Vec<f64>,
+    system: &'static str,
+    way: Way,
+    dead_time_ms: f64,
+    outage_ms: Option<Spread>,
+    beyond_dead_time_ms: Option<Spread>,
+    until_takeover_ms: Option<Spread>,
+    outages: Vec<f64>,
 }
 
 fn main() -> Result<()> {
-    let args = Args::parse();
-    let figures = |case| {
-        Ok(Figures {
-            case,
-            death: measure("node death", case, args.runs, node_death)?,
-            stop: measure("graceful stop", case, args.runs, graceful_stop)?,
-            demotion: measure("demotion", case, args.runs, demotion)?,
-        })
+    let Args { runs, steady: span, common } = Args::parse();
+    let report = common.report("failover")?;
+    let runs = runs.unwrap_or(common.or_short(12, 1));
+    let span = Duration::from_secs(span.unwrap_or(common.or_short(60, 1)));
+    let (slow, fast) = (Setting::present(&SLOW)?, Setting::present(&FAST)?);
+
+    let mut measured: BTreeMap<(Way, &'static str), Vec<Run>> = BTreeMap::new();
+    // Those of one run together.
+    let jobs = |settings: &[Setting]| -> Vec<(Setting, Way, u32)> {
+        let of_run =
+            |number| WAYS.map(|(way, _)| settings.iter().map(move |setting| (*setting, way, number))).into_iter();
+        (1..=runs).flat_map(of_run).flatten().collect()
     };
-    let all: Vec<Figures> = CASES.iter().map(figures).collect::<Result<_>>()?;
-    let steady = steady(Duration::from_secs(args.steady))?;
+    // The short form shows that it works.
+    let width = common.or_short(slow.len(), WAYS.len() * slow.len());
+    for (jobs, width) in [(jobs(&slow), width), (jobs(&fast), 1)] {
+        let run = |(setting, way, number): &(Setting, Way, u32)| {
+            let run =
+                measure(setting, *way, *number).with_context(|| format!("{}: {way:?}, run {number}", setting.name))?;
+            eprintln!("{}: {way:?} {number}/{runs}: {:.2} ms", setting.name, run.silence);
+            Ok(run)
+        };
+        for ((setting, way, _), run) in jobs.iter().zip(side_by_side(&jobs, width, run)?) {
+            measured.entry((*way, setting.name)).or_default().push(run);
+        }
+    }
 
-    println!("{:<48} {:>9} {:>9} {:>9} {:>9}", "milliseconds", "min", "median", "p95", "max");
-    for Figures { case, death, stop, demotion } in &all {
-        println!("{}, dead time {:.1}", case.name(), millis(case.dead_time));
-        let beyond: Vec<f64> = death.iter().map(|took| took - millis(case.dead_time)).collect();
-        row("  node death: last advert to first answer", death);
-        row(&format!("    beyond the dead time (goal: {})", case.goal), &beyond);
-        row("  graceful stop: silence at the client (goal: 5)", stop);
-        row("  demotion: the same (goal: 5)", demotion);
+    let settings: Vec<_> = slow.iter().chain(&fast).collect();
+    let mut figures = vec![];
+    for (way, what) in WAYS {
+        let of_way: Vec<_> =
+            settings.iter().map(|setting| Figures::new(setting, way, &measured[&(way, setting.name)])).collect();
+        print!("\n{}", table(what, &of_way));
+        figures.extend(of_way);
     }
-    println!("{steady}");
-    if let Some(path) = args.json {
-        let json = all.iter().map(|Figures { case, death, stop, demotion }| {
-            format!(
-                "{{\"case\":{:?},\"dead_time\":{},\"node_death\":{death:?},\"graceful_stop\":{stop:?},\
-                 \"demotion\":{demotion:?}}}",
-                case.name(),
-                millis(case.dead_time)
-            )
-        });
-        let json: Vec<_> = json.collect();
-        fs::write(&path, format!("[{}]\n", json.join(",\n")))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+    draw(&report.plot("outage"), "Outage at the client: runs that were over by then", 2, &panels(&figures))?;
+
+    let mut steady = vec![];
+    for setting in fast.iter().chain(slow.iter().filter(|setting| setting.pace == Pace::Fastest)) {
+        steady.push(Steady::watch(setting, span)?);
     }
-    Ok(())
+    print!("\n{}", Steady::table(&steady));
+    let shown: BTreeMap<_, _> =
+        settings.iter().map(|setting| (setting.name, [true, false].map(|preferred| setting.text(preferred)))).collect();
+    report.write(shown, json!({ "outages": figures, "steady": steady }))
 }
 
-impl Case {
-    fn name(&self) -> String {
-        let [master, backup] = self.advskews;
-        let base = self.advbase;
-        format!("advbase/advskew {base}/{master} and {base}/{backup}, {} MAC", self.mac)
+impl Figures {
+    fn new(setting: &Setting, way: Way, runs: &[Run]) -> Self {
+        let sorted = |figure: fn(&Run) -> f64| sort(runs.iter().map(figure).collect());
+        let dead_time_ms = millis(setting.dead_time());
+        let beyond =
+            sorted(|run| run.since_last_advert).into_iter().map(|since| since - dead_time_ms).collect::<Vec<_>>();
+        let outages = sorted(|run| run.silence);
+        Self {
+            system: setting.name,
+            way,
+            dead_time_ms,
+            outage_ms: spread(&outages),
+            beyond_dead_time_ms: spread(&beyond).filter(|_| matches!(way, Way::NodeDeath | Way::CarrierLoss)),
+            until_takeover_ms: spread(&sorted(|run| run.took)),
+            outages,
+        }
     }
 }
 
-/// The figures of so many runs, sorted, in milliseconds.
-fn measure(what: &str, case: &'static Case, runs: u32, run: impl Fn(&Pair) -> Result<Duration>) -> Result<Vec<f64>> {
-    let mut figures = Vec::new();
-    for number in 1..=runs {
-        let took = run(&Pair::new(case)?).with_context(|| format!("{what}, run {number}"))?;
-        eprintln!("{}: {what} {number}/{runs}: {:.2} ms", case.name(), millis(took));
-        figures.push(millis(took));
-    }
-    figures.sort_by(f64::total_cmp);
-    Ok(figures)
+fn told(spread: Option<Spread>) -> String {
+    spread.map_or("-".to_owned(), |Spread { min, median, max, .. }| format!("{min:.1} / {median:.1} / {max:.1}"))
 }
 
-/// Leaves a pair alone at the shortest interval.
-fn steady(span: Duration) -> Result<String> {
-    let [.., case] = &CASES;
-    let pair = Pair::new(case)?;
-    let end = BootTime::now() + span;
-    eprintln!("{}: {} s in which nothing is to happen", case.name(), span.as_secs());
-    let cpus = thread::available_parallelism()?.get();
-    let watchers: Vec<_> = (0..cpus).map(|cpu| thread::spawn(move || stalls(cpu, end))).collect();
-    let mut stalls = Vec::new();
-    for watcher in watchers {
-        stalls.extend(watcher.join().expect("a watcher panics never")?);
+fn table(what: &str, figures: &[Figures]) -> Table {
+    let mut table = Table::new(&[
+        what,
+        "runs",
+        "dead time, ms",
+        "outage at the client, ms: min / median / max",
+        "beyond the dead time",
+        "until the takeover",
+    ]);
+    for Figures { system, dead_time_ms, outage_ms, beyond_dead_time_ms, until_takeover_ms, outages, .. } in figures {
+        table.row(vec![
+            (*system).to_owned(),
+            outages.len().to_string(),
+            format!("{dead_time_ms:.1}"),
+            told(*outage_ms),
+            told(*beyond_dead_time_ms),
+            told(*until_takeover_ms),
+        ]);
     }
-    let takeovers = pair.takeovers();
-    // What kept the last three adverts of the master from being sent, or heard.
-    let before = |takeover: BootTime| {
-        let decisive =
-            move |stall: &&Stall| stall.end <= takeover + STALL && takeover.since(stall.end) < case.dead_time;
-        stalls.iter().filter(decisive).collect::<Vec<_>>()
-    };
-    let (explained, unexplained): (Vec<_>, Vec<_>) =
-        takeovers.into_iter().partition(|takeover| before(*takeover).iter().any(|stall| stall.length > STALL));
-    let mut line = format!(
-        "{}, {} s in which nothing happened: {} takeovers, {} of them just after one of {} stalls over {} ms (the longest: {:.1} ms)",
-        case.name(),
-        span.as_secs(),
-        explained.len() + unexplained.len(),
-        explained.len(),
-        stalls.iter().filter(|stall| stall.length > STALL).count(),
-        STALL.as_millis(),
-        stalls.iter().map(|stall| millis(stall.length)).fold(0.0, f64::max),
-    );
-    for takeover in unexplained {
-        let ago = |at: BootTime| format!("{:.1}", millis(takeover.since(at)));
-        let stalls = before(takeover);
-        let stalls = stalls
+    table
+}
+
+fn panels(figures: &[Figures]) -> Vec<Panel> {
+    let panel = |(way, what): (Way, &str)| Panel {
+        title: what.to_owned(),
+        x: ("milliseconds without an answer", Scale::Log),
+        y: ("of the runs, %", Scale::Linear),
+        lines: figures
             .iter()
-            .map(|stall| format!("{:.1} on CPU {} until {} before", millis(stall.length), stall.cpu, ago(stall.end)));
-        let stalls: Vec<_> = stalls.collect();
-        let adverts: Vec<_> = pair.adverts_before(takeover, 5).into_iter().map(ago).collect();
-        line += &format!(
-            "\n  another: the master's adverts came {} ms before it; stalls in ms: {}",
-            adverts.join(", "),
-            if stalls.is_empty() { "none over 1".to_owned() } else { stalls.join(", ") }
-        );
+            .filter(|figures| figures.way == way)
+            .map(|figures| Line { name: figures.system.to_owned(), points: cdf(&figures.outages) })
+            .collect(),
+    };
+    WAYS.into_iter().map(panel).collect()
+}
+
+fn measure(setting: &Setting, way: Way, number: u32) -> Result<Run> {
+    let pair = Pair::new(setting)?;
+    // The same moments for all.
+    let random = SplitMix64::new(u64::from(number)).next() % 1000;
+    pair.next_advert()?;
+    thread::sleep(setting.interval() * random as u32 / 1000);
+    let begin = BootTime::now();
+    match way {
+        Way::NodeDeath => pair.master.unplug()?,
+        Way::CarrierLoss => pair.master.set_carrier(false)?,
+        Way::GracefulStop => pair.master_member.stop()?,
+        Way::PlannedSwitch => pair.master_member.hand_over()?,
     }
-    Ok(line)
+    let is_takeover = |frame: &Frame| frame.at > begin && source(frame) == Some(pair.backup.ip());
+    let takeover = pair.wire.wait_for("the backup's first advert", PATIENCE, is_takeover)?.at;
+    // What comes after it belongs to it, such as a late word of the other.
+    thread::sleep(AFTER);
+    let last = pair.probe.wait_for_answer("after the takeover", PATIENCE, |answer| answer.at > takeover + AFTER)?.at;
+    let answers: Vec<_> = pair.probe.answers().iter().map(|answer| answer.at).filter(|at| *at <= last).collect();
+    let gaps = answers.windows(2).filter(|gap| gap[1] > begin);
+    let longest = gaps.max_by_key(|gap| gap[1].since(gap[0])).context("no answer before")?;
+    let frames = pair.wire.frames();
+    // At the fastest intervals more adverts leave before the switch forwards nothing.
+    let masters = frames.iter().rfind(|frame| source(frame) == Some(pair.master.ip()) && frame.at < longest[1]);
+    Ok(Run {
+        silence: millis(longest[1].since(longest[0])),
+        since_last_advert: millis(longest[1].since(masters.context("no advert of the master")?.at)),
+        took: millis(takeover.since(begin)),
+    })
+}
+
+/// Whose frame of protocol 112 it is: of either protocol.
+fn source(frame: &Frame) -> Option<Ipv4Addr> {
+    Some(Ipv4Addr::from(*frame.bytes.get(26..)?.first_chunk::<4>()?))
 }
 
 /// A span in which a CPU did not even run what comes before all else.
 struct Stall {
-    cpu: usize,
     end: BootTime,
     length: Duration,
+}
+
+/// What became of a pair in a span in which nothing happened.
+#[derive(Serialize)]
+struct Steady {
+    system: &'static str,
+    seconds: u64,
+    dead_time_ms: f64,
+    /// Takeovers, and how many of them came just after a stall of the machine.
+    takeovers: usize,
+    after_stalls: usize,
+    longest_stall_ms: f64,
+}
+
+impl Steady {
+    fn watch(setting: &Setting, span: Duration) -> Result<Self> {
+        let pair = Pair::new(setting)?;
+        let dead_time = setting.dead_time();
+        let begin = BootTime::now();
+        eprintln!("{}: {} s in which nothing is to happen", setting.name, span.as_secs());
+        let cpus = thread::available_parallelism()?.get();
+        let watchers: Vec<_> = (0..cpus).map(|cpu| thread::spawn(move || stalls(cpu, begin + span))).collect();
+        let mut stalls = Vec::new();
+        for watcher in watchers {
+            stalls.extend(watcher.join().expect("a watcher panics never")?);
+        }
+        let changes = pair.backup_member.changes();
+        let takeovers: Vec<_> = changes.iter().filter(|(at, is_master)| *at > begin && *is_master).collect();
+        // One that kept the last adverts of the master from being sent, or heard.
+        let is_explained = |takeover: BootTime| {
+            let long = stalls.iter().filter(|stall| stall.length > dead_time * 6 / 10);
+            long.into_iter().any(|stall| stall.end <= takeover + dead_time && takeover.since(stall.end) < dead_time)
+        };
+        Ok(Self {
+            system: setting.name,
+            seconds: span.as_secs(),
+            dead_time_ms: millis(dead_time),
+            takeovers: takeovers.len(),
+            after_stalls: takeovers.iter().filter(|(at, _)| is_explained(*at)).count(),
+            longest_stall_ms: stalls.iter().map(|stall| millis(stall.length)).fold(0.0, f64::max),
+        })
+    }
+
+    fn table(all: &[Self]) -> Table {
+        let mut table = Table::new(&[
+            "nothing happens",
+            "dead time, ms",
+            "seconds",
+            "takeovers",
+            "of them just after a stall of a CPU",
+            "longest stall, ms",
+        ]);
+        for Self { system, seconds, dead_time_ms, takeovers, after_stalls, longest_stall_ms } in all {
+            table.row(vec![
+                (*system).to_owned(),
+                format!("{dead_time_ms:.1}"),
+                seconds.to_string(),
+                takeovers.to_string(),
+                after_stalls.to_string(),
+                format!("{longest_stall_ms:.1}"),
+            ]);
+        }
+        table
+    }
 }
 
 /// Looks at the clock on one CPU, every half millisecond.
@@ -194,7 +324,7 @@ fn stalls(cpu: usize, until: BootTime) -> Result<Vec<Stall>> {
     sched_setaffinity(Pid::from_raw(0), &only)?;
     // SAFETY: for this struct of integers all bytes zero is valid.
     let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-    parameters.sched_priority = 50;
+    parameters.sched_priority = 60;
     // SAFETY: 0 is this thread, and the parameters live until the call returns.
     Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) })?;
     let mut stalls = Vec::new();
@@ -204,7 +334,7 @@ fn stalls(cpu: usize, until: BootTime) -> Result<Vec<Stall>> {
         let now = BootTime::now();
         let length = now.since(last);
         if length > NOTABLE {
-            stalls.push(Stall { cpu, end: now, length });
+            stalls.push(Stall { end: now, length });
         }
         last = now;
     }
@@ -215,116 +345,34 @@ fn stalls(cpu: usize, until: BootTime) -> Result<Vec<Stall>> {
 struct Pair {
     master: Host,
     backup: Host,
-    master_agent: Agent,
-    backup_agent: Agent,
+    master_member: Member,
+    backup_member: Member,
     wire: Capture,
     probe: Probe,
-    /// With the master's socket.
-    folder: Folder,
     _client: Host,
     _lab: Lab,
 }
 
 impl Pair {
-    fn new(case: &Case) -> Result<Self> {
+    fn new(setting: &Setting) -> Result<Self> {
         let lab = Lab::new()?;
-        let folder = Folder::new("failover")?;
         let [master, backup, client] = lab.hosts(["master", "backup", "client"])?;
         let wire = Capture::start(client.ns(), ETH0, Filter::Carp)?;
         let probe = Probe::start(&client, VIP, Duration::from_millis(1))?;
-        let start = |host: &Host, skew, more: &[String]| {
-            let agent = start(host, case, skew, more)?;
-            agent.wait_for_line("native XDP", PATIENCE)?;
-            Ok::<_, anyhow::Error>(agent)
-        };
-        let [preferred, other] = case.advskews;
-        let master_agent =
-            start(&master, preferred, &[format!("--socket={}", folder.path().join("socket").display())])?;
+        let master_member = Member::start(&master, setting, true)?;
         probe.wait_for_answer("of the master", PATIENCE, |_| true)?;
-        let backup_agent = start(&backup, other, &[])?;
-        backup_agent.wait_for_line("INIT -> BACKUP", PATIENCE)?;
-        Ok(Self { master, backup, master_agent, backup_agent, wire, probe, folder, _client: client, _lab: lab })
+        let backup_member = Member::start(&backup, setting, false)?;
+        let pair = Self { master, backup, master_member, backup_member, wire, probe, _client: client, _lab: lab };
+        // It has heard one when the next one comes.
+        pair.next_advert()?;
+        pair.next_advert()?;
+        Ok(pair)
     }
 
     /// The arrival of the next advert of the master.
     fn next_advert(&self) -> Result<BootTime> {
         let after = BootTime::now();
-        let is_next = |frame: &Frame| frame.at > after && self.is_masters(frame);
+        let is_next = |frame: &Frame| frame.at > after && source(frame) == Some(self.master.ip());
         Ok(self.wire.wait_for("the master's next advert", PATIENCE, is_next)?.at)
     }
-
-    /// The longest time without an answer at the client while the VIP moves, just after an advert: its last answer before, and
-    /// the first after.
-    fn silence(&self, hand_over: impl FnOnce() -> Result<()>) -> Result<(BootTime, BootTime)> {
-        self.next_advert()?;
-        let begin = BootTime::now();
-        hand_over()?;
-        let takeover = self.backup_agent.wait_for_line("-> MASTER", PATIENCE)?.at;
-        let last = self.probe.wait_for_answer("of the backup", PATIENCE, |answer| answer.at > takeover)?;
-        let answers: Vec<_> = self.probe.answers().iter().map(|answer| answer.at).filter(|at| *at <= last.at).collect();
-        let gaps = answers.windows(2).filter(|gap| gap[1] > begin);
-        let longest = gaps.max_by_key(|gap| gap[1].since(gap[0])).context("no answer before")?;
-        Ok((longest[0], longest[1]))
-    }
-
-    /// When the backup has begun to advertise.
-    fn takeovers(&self) -> Vec<BootTime> {
-        let frames = self.wire.frames();
-        let masters =
-            frames.iter().filter_map(|frame| Some((frame.at, adverts::parse(frame)?.source == self.backup.ip())));
-        let masters: Vec<_> = masters.collect();
-        let begins = masters.windows(2).filter(|pair| !pair[0].1 && pair[1].1);
-        begins.map(|pair| pair[1].0).collect()
-    }
-
-    /// When the last adverts of the master came before this time, the last one first.
-    fn adverts_before(&self, time: BootTime, count: usize) -> Vec<BootTime> {
-        let frames = self.wire.frames();
-        let before = frames.iter().rev().filter(|frame| frame.at < time && self.is_masters(frame));
-        before.take(count).map(|frame| frame.at).collect()
-    }
-
-    fn is_masters(&self, frame: &Frame) -> bool {
-        adverts::parse(frame).is_some_and(|advert| advert.source == self.master.ip())
-    }
-}
-
-fn node_death(pair: &Pair) -> Result<Duration> {
-    let (_, answer) = pair.silence(|| pair.master.unplug())?;
-    // At the shortest intervals more adverts leave before the switch forwards nothing.
-    let last_advert = pair.wire.frames().into_iter().rfind(|frame| pair.is_masters(frame)).context("no advert")?;
-    Ok(answer.since(last_advert.at))
-}
-
-fn graceful_stop(pair: &Pair) -> Result<Duration> {
-    let (begin, end) = pair.silence(|| pair.master_agent.signal(Signal::SIGTERM))?;
-    Ok(end.since(begin))
-}
-
-fn demotion(pair: &Pair) -> Result<Duration> {
-    let (begin, end) = pair.silence(|| {
-        let mut carpctl = Command::new(carpd_path()?.with_file_name("carpctl"));
-        let done = carpctl.arg("--socket").arg(pair.folder.path().join("socket")).arg("demote").output()?;
-        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        Ok(())
-    })?;
-    Ok(end.since(begin))
-}
-
-fn start(host: &Host, case: &Case, skew: u8, more: &[String]) -> Result<Agent> {
-    let mut command = host.command(carpd_path()?);
-    command.args(["--interface=eth0", "--pass=benchmark", "--preempt", "--vhid=1", "--realtime"]);
-    command.args([format!("--srcip={}", host.ip()), format!("--addr={VIP}")]);
-    command.args([format!("--advbase={}", case.advbase), format!("--advskew={skew}"), format!("--mac={}", case.mac)]);
-    command.args(more);
-    Agent::spawn(host.name(), command)
-}
-
-fn row(what: &str, sorted: &[f64]) {
-    let at = |part: f64| sorted[((sorted.len() - 1) as f64 * part).round() as usize];
-    println!("{what:<48} {:>9.2} {:>9.2} {:>9.2} {:>9.2}", at(0.0), at(0.5), at(0.95), at(1.0));
-}
-
-fn millis(span: Duration) -> f64 {
-    span.as_secs_f64() * 1000.0
 }

@@ -4,58 +4,75 @@
 //! hosts answered for the VIP, and for how long none. Then how long it takes a carpd that is started after a `kill -9` until its
 //! first advert. Then four faults at the usual timers, an advert a second, beside ucarp and keepalived.
 
-use std::{collections::BTreeMap, fs, thread, time::Duration};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use carp_tests::{
-    Agent, ArpWatch, BootTime, Host, Keepalived, LONG, Lab, Node, PASSPHRASE, Ucarp, VIP, Vrrp, Wire, carpd_path,
+    ArpWatch, BootTime, LONG, Lab, Node, VIP, Wire,
+    bench::{CARPD, KEEPALIVED, Member, Options, Setting, Spread, Table, UCARP, millis, side_by_side, sort, spread},
     eventually,
     faults::{ELECTION, Fault, Kind, Pair, QUICK, Seen, USUAL, hog},
-    is_missing,
     random::SplitMix64,
 };
 use clap::Parser;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
+use serde::Serialize;
+use serde_json::json;
 
-/// How long each of the four lasts, and how long it takes at the most until all is well again.
-const LASTS: Duration = Duration::from_secs(10);
-const AFTER: Duration = Duration::from_secs(10);
-const RESTARTS: usize = 20;
 /// How often the client asks.
 const PERIOD: Duration = Duration::from_millis(1);
+/// In an advert every second, and three missed.
+const COMPARED: [Setting; 4] =
+    [CARPD, Setting { name: "carpd, no bpffs", options: &["--bpffs=/nowhere"], ..CARPD }, UCARP, KEEPALIVED];
 
 #[derive(Parser)]
 struct Args {
-    /// Faults of the schedule
-    #[arg(long, default_value_t = 50)]
-    count: usize,
+    /// Faults of the schedule [default: 50; 4 in the short form]
+    #[arg(long)]
+    count: Option<usize>,
     /// What decides which
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Leave out the other programs
     #[arg(long)]
     alone: bool,
-    /// cargo bench says so
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    common: Options,
 }
 
 fn main() -> Result<()> {
-    let args = Args::parse();
-    let worst = schedule(args.count, args.seed)?;
-    restart()?;
-    if !args.alone && !is_missing("ucarp")? && !is_missing("keepalived")? {
-        compare()?;
-    }
-    ensure!(worst <= ELECTION, "two hosts answered for {:.1} ms: seed {} replays it", millis(worst), args.seed);
+    let Args { count, seed, alone, common } = Args::parse();
+    let report = common.report("faults")?;
+    let (worst, scheduled) = schedule(count.unwrap_or(common.or_short(50, 4)), seed)?;
+    let restart = restart(common.or_short(20, 3))?;
+    let settings = if alone { vec![] } else { Setting::present(&COMPARED)? };
+    let compared = compare(&settings, &common)?;
+    let shown: BTreeMap<_, _> =
+        settings.iter().map(|setting| (setting.name, [true, false].map(|preferred| setting.text(preferred)))).collect();
+    report.write(
+        json!({ "schedule": { "seed": seed, "carpd": QUICK }, "compared": shown }),
+        json!({ "schedule": scheduled, "kill_to_next_advert_ms": restart, "compared": compared }),
+    )?;
+    // A busy CI shows that it works.
+    ensure!(
+        common.short || worst <= ELECTION,
+        "two hosts answered for {:.1} ms: seed {seed} replays it",
+        millis(worst)
+    );
     Ok(())
 }
 
+/// What one kind of fault has cost, in milliseconds.
+#[derive(Serialize)]
+struct Figures {
+    fault: String,
+    two_owners_ms: Option<Spread>,
+    no_owner_ms: Option<Spread>,
+    back_after_ms: Option<Spread>,
+}
+
 /// For how long two hosts answered at most.
-fn schedule(count: usize, seed: u64) -> Result<Duration> {
+fn schedule(count: usize, seed: u64) -> Result<(Duration, Vec<Figures>)> {
     let lab = Lab::new()?;
     let [a, b, client] = lab.hosts(["a", "b", "client"])?;
     let mut pair = Pair::start([&a, &b], &client, QUICK)?;
@@ -70,41 +87,49 @@ fn schedule(count: usize, seed: u64) -> Result<Duration> {
         eprintln!("{number}/{count}: {fault:?}: none {:.1} ms, two {:.1} ms{two}", millis(seen.none), millis(seen.two));
         kinds.entry((fault.kind, fault.on_master)).or_default().push(seen);
     }
-    println!("seed {seed}, {count} faults, adverts every 234 and 312 ms; milliseconds");
-    println!(
-        "{:<28} {:>5} {:>10} {:>12} {:>10} {:>10}",
-        "fault", "runs", "two, max", "none, median", "none, max", "back, max"
-    );
+    let mut table = Table::new(&[
+        "fault, milliseconds",
+        "runs",
+        "two owners, max",
+        "no owner, median",
+        "no owner, max",
+        "back after it, max",
+    ]);
+    let mut all = vec![];
     for ((kind, on_master), seen) in kinds {
-        let sorted = |of: fn(&Seen) -> Duration| {
-            let mut spans: Vec<f64> = seen.iter().map(|seen| millis(of(seen))).collect();
-            spans.sort_by(f64::total_cmp);
-            spans
+        let spread = |of: fn(&Seen) -> Duration| spread(&sort(seen.iter().map(|seen| millis(of(seen))).collect()));
+        let figures = Figures {
+            fault: format!("{kind:?}, {}", if on_master { "master" } else { "backup" }),
+            two_owners_ms: spread(|seen| seen.two),
+            no_owner_ms: spread(|seen| seen.none),
+            back_after_ms: spread(|seen| seen.back),
         };
-        let (two, none, back) = (sorted(|seen| seen.two), sorted(|seen| seen.none), sorted(|seen| seen.back));
-        let last = seen.len() - 1;
-        println!(
-            "{:<28} {:>5} {:>10.1} {:>12.1} {:>10.1} {:>10.1}",
-            format!("{kind:?}, {}", if on_master { "master" } else { "backup" }),
-            seen.len(),
-            two[last],
-            none[last / 2],
-            none[last],
-            back[last]
-        );
+        let told = |spread: Option<Spread>, figure: fn(Spread) -> f64| {
+            spread.map_or("-".to_owned(), |spread| format!("{:.1}", figure(spread)))
+        };
+        table.row(vec![
+            figures.fault.clone(),
+            seen.len().to_string(),
+            told(figures.two_owners_ms, |spread| spread.max),
+            told(figures.no_owner_ms, |spread| spread.median),
+            told(figures.no_owner_ms, |spread| spread.max),
+            told(figures.back_after_ms, |spread| spread.max),
+        ]);
+        all.push(figures);
     }
-    Ok(worst)
+    println!("\nseed {seed}, {count} faults, adverts every 234 and 312 ms\n\n{table}");
+    Ok((worst, all))
 }
 
 /// From the `kill -9` of a master to the first advert of the one that is started at once.
-fn restart() -> Result<()> {
+fn restart(runs: usize) -> Result<Option<Spread>> {
     let lab = Lab::new()?;
     let [a, client] = lab.hosts(["a", "client"])?;
     let wire = Wire::at(&client)?;
     let mut node = Node::start(&a, USUAL[0])?;
     node.wait_for("BACKUP -> MASTER")?;
     let mut took = vec![];
-    for _ in 0..RESTARTS {
+    for _ in 0..runs {
         wire.wait_for_adverts(a.ip(), 1)?;
         let killed = BootTime::now();
         node.agent_mut().kill()?;
@@ -114,16 +139,17 @@ fn restart() -> Result<()> {
         eventually("its first advert", LONG, || Ok(first().is_some()))?;
         took.push(millis(first().context("it was there")?.since(killed)));
     }
-    took.sort_by(f64::total_cmp);
-    let [min, median, max] = [0, RESTARTS / 2, RESTARTS - 1].map(|at| took[at]);
-    println!(
-        "\nkill -9 of a master to its next advert, {RESTARTS} runs (goal: 100 ms): {min:.1} / {median:.1} / {max:.1} ms"
-    );
-    Ok(())
+    let spread = spread(&sort(took));
+    if let Some(Spread { count, min, median, max, .. }) = spread {
+        println!(
+            "kill -9 of a master to its next advert, {count} runs (goal: 100 ms): {min:.1} / {median:.1} / {max:.1} ms"
+        );
+    }
+    Ok(spread)
 }
 
 /// What befalls a master at the usual timers.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Befalls {
     KillAndStart,
     Kill,
@@ -131,89 +157,78 @@ enum Befalls {
     Hogs,
 }
 
-/// One of the programs, on the preferred host or on the other.
-type Start<'s> = &'s dyn Fn(&Host, bool) -> Result<Running>;
-
-/// Something that runs as long as this lives, and its first process.
-struct Running {
-    pid: u32,
-    _alive: Box<dyn std::any::Any>,
+/// What it cost.
+#[derive(Serialize)]
+struct Compared {
+    fault: &'static str,
+    system: &'static str,
+    two_owners_ms: f64,
+    no_owner_ms: f64,
 }
 
-fn compare() -> Result<()> {
-    let carpd_with = |host: &Host, preferred: bool, option: &str| {
-        let mut command = host.command(carpd_path()?);
-        command.args([
-            "--interface=eth0",
-            "--vhid=1",
-            &format!("--pass={PASSPHRASE}"),
-            &format!("--addr={VIP}"),
-            option,
-        ]);
-        command.args(USUAL[usize::from(!preferred)].split_whitespace());
-        let agent = Agent::spawn(host.name(), command)?;
-        Ok(Running { pid: agent.pid(), _alive: Box::new(agent) })
-    };
-    let carpd = |host: &Host, preferred: bool| carpd_with(host, preferred, "--fence=auto");
-    let unpinned = |host: &Host, preferred: bool| carpd_with(host, preferred, "--bpffs=/nowhere");
-    let ucarp = |host: &Host, preferred: bool| {
-        let agent = Ucarp::spawn(host, if preferred { "--advskew=0" } else { "--advskew=50" })?;
-        Ok(Running { pid: agent.pid(), _alive: Box::new(agent) })
-    };
-    let keepalived = |host: &Host, preferred: bool| {
-        let priority = if preferred { 200 } else { 100 };
-        let keepalived = Keepalived::start(host, Vrrp { version: 2, id: 51, priority, addresses: &[VIP] })?;
-        Ok(Running { pid: keepalived.pid(), _alive: Box::new(keepalived) })
-    };
-    println!("\nadverts every second; the fault lasts {} s; milliseconds with two owners / with none", LASTS.as_secs());
-    println!(
-        "{:<36} {:>18} {:>18} {:>18} {:>18}",
-        "fault of the master", "carpd", "carpd, no bpffs", "ucarp", "keepalived"
-    );
-    for (name, befalls) in [
+/// The same faults, which befall all of them, each on hosts of its own.
+fn compare(settings: &[Setting], common: &Options) -> Result<Vec<Compared>> {
+    let lasts = common.or_short(Duration::from_secs(10), Duration::from_secs(5));
+    let faults = [
         ("kill -9, started again at once", Befalls::KillAndStart),
-        ("kill -9, started again 10 s later", Befalls::Kill),
-        ("SIGSTOP for 10 s", Befalls::Stop),
+        ("kill -9, started again later", Befalls::Kill),
+        ("SIGSTOP, SIGCONT later", Befalls::Stop),
         ("four CPU hogs a core", Befalls::Hogs),
-    ] {
-        let cells = [&carpd as Start<'_>, &unpinned, &ucarp, &keepalived].map(|start| {
-            let (two, none) = befall(befalls, start)?;
-            anyhow::Ok(format!("{:.0} / {:.0}", millis(two), millis(none)))
-        });
-        let [carpd, unpinned, ucarp, keepalived] = cells;
-        println!("{name:<36} {:>18} {:>18} {:>18} {:>18}", carpd?, unpinned?, ucarp?, keepalived?);
+    ];
+    // The short form shows that it works.
+    let faults = if common.short { &faults[2..3] } else { &faults[..] };
+    let names: Vec<_> = settings.iter().map(|setting| setting.name).collect();
+    let mut table = Table::new(&[&["two owners / no owner, ms"][..], &names].concat());
+    let mut compared = vec![];
+    for &(fault, befalls) in faults {
+        eprintln!("{fault}: {names:?}");
+        // Hogs befall the whole machine.
+        let width = if befalls == Befalls::Hogs { 1 } else { settings.len().max(1) };
+        let seen = side_by_side(settings, width, |setting| {
+            befall(befalls, setting, lasts).with_context(|| format!("{}: {fault}", setting.name))
+        })?;
+        let cells = seen.iter().map(|(two, none)| format!("{:.0} / {:.0}", millis(*two), millis(*none)));
+        table.row([fault.to_owned()].into_iter().chain(cells).collect());
+        compared.extend(names.iter().zip(seen).map(|(&system, (two, none))| Compared {
+            fault,
+            system,
+            two_owners_ms: millis(two),
+            no_owner_ms: millis(none),
+        }));
     }
-    Ok(())
+    println!("\nadverts every second; a fault lasts {} s\n\n{table}", lasts.as_secs());
+    Ok(compared)
 }
 
-fn befall(befalls: Befalls, start: Start<'_>) -> Result<(Duration, Duration)> {
+fn befall(befalls: Befalls, setting: &Setting, lasts: Duration) -> Result<(Duration, Duration)> {
     let lab = Lab::new()?;
     let [a, b, client] = lab.hosts(["a", "b", "client"])?;
     let watch = ArpWatch::start(&client, VIP, PERIOD)?;
-    let mut first = start(&a, true)?;
-    watch.wait_for_owner(a.mac(), 2 * LASTS)?;
-    let _second = start(&b, false)?;
+    let mut first = Member::start(&a, setting, true)?;
+    watch.wait_for_owner(a.mac(), LONG)?;
+    let _second = Member::start(&b, setting, false)?;
     thread::sleep(Duration::from_secs(2));
     let begin = BootTime::now();
     match befalls {
         Befalls::KillAndStart | Befalls::Kill => {
-            signal(first.pid, Signal::SIGKILL)?;
-            if matches!(befalls, Befalls::Kill) {
-                thread::sleep(LASTS);
+            first.signal(Signal::SIGKILL)?;
+            if befalls == Befalls::Kill {
+                thread::sleep(lasts);
             }
-            first = start(&a, true)?;
+            first = Member::start(&a, setting, true)?;
         }
         Befalls::Stop => {
-            signal(first.pid, Signal::SIGSTOP)?;
-            thread::sleep(LASTS);
-            signal(first.pid, Signal::SIGCONT)?;
+            first.signal(Signal::SIGSTOP)?;
+            thread::sleep(lasts);
+            first.signal(Signal::SIGCONT)?;
         }
-        Befalls::Hogs => hog(LASTS),
+        Befalls::Hogs => hog(lasts),
     }
-    thread::sleep(AFTER);
+    // Until all is well again.
+    thread::sleep(lasts);
     drop(first);
     let report = watch.stop()?;
-    let end = begin + LASTS + AFTER;
+    let end = begin + 2 * lasts;
     let (mut two, mut none) = (Duration::ZERO, Duration::ZERO);
     for ownership in report.timeline().into_iter().filter(|ownership| ownership.to > begin && ownership.from < end) {
         let lasted = ownership.to.min(end).since(ownership.from.max(begin));
@@ -224,15 +239,4 @@ fn befall(befalls: Befalls, start: Start<'_>) -> Result<(Duration, Duration)> {
         }
     }
     Ok((two, none))
-}
-
-/// To a process and all that it has started.
-fn signal(process: u32, what: Signal) -> Result<()> {
-    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
-    kill(Pid::from_raw(process.try_into()?), what)?;
-    children.split_whitespace().try_for_each(|child| signal(child.parse()?, what))
-}
-
-fn millis(span: Duration) -> f64 {
-    span.as_secs_f64() * 1000.0
 }

@@ -1,211 +1,406 @@
-//! What a flood costs: `cargo xtask bench flood [--runs N] [--datapath ROAD] [--json FILE]`.
+//! What a flood costs: `cargo xtask bench flood`.
 //!
-//! Two hosts with carpd (advbase 1, advskew 0 and 50), and a third that sends as many frames as its cable carries,
-//! for five seconds and until the takeover that follows. Measured are, on the backup: genuine adverts lost, the
-//! agent's CPU time (of one core) and lines of log; then the master's port goes down, and measured is from its last
-//! advert to the backup's first, beyond the backup's dead time.
+//! Two hosts with carpd, ucarp or keepalived at one advert a second, and a third that sends frames to both, in steps up to as many as
+//! its cable carries (against seals, two of them). While it does, measured are, on the backup: genuine adverts lost, where the program
+//! counts them; changes of state on both hosts, which are false, for nothing has happened; CPU time of the program (of one core) and
+//! of the whole machine, sender included; lines of carpd's log; memory at the end. Then, with the flood still going on, the
+//! master dies, and measured is from its last advert to the backup's first, beyond the backup's dead time.
+//!
+//! Frames are well-formed: Ethernet and IP are right, to the group that the protocol has. A forged advert of CARP has a digest
+//! that is wrong, one of VRRP, for keepalived, a password that is wrong.
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use carp_tests::adverts::{self, Election};
-use carp_tests::{Agent, Capture, ETH0, Filter, Flood, FloodPlan, Host, Lab, VHID, VIP, carpd_path};
+use carp_common::checksum;
+use carp_tests::{
+    BootTime, Capture, ETH0, Filter, Flood, FloodPlan, Host, Lab, VHID,
+    adverts::{self, Election},
+    attacks,
+    bench::{
+        CARPD, Goal, KEEPALIVED, Line, MachineTime, Member, Options, Panel, SEALED, Scale, Setting, Spread, System,
+        Table, UCARP, Usage, draw, millis, sort, spread,
+    },
+};
 use clap::Parser;
-use nix::sys::signal::Signal;
+use serde::Serialize;
 
 const PATIENCE: Duration = Duration::from_secs(15);
-/// For how long CPU time and losses are measured.
-const MEASURED: Duration = Duration::from_secs(5);
-/// advskew of the backup, and its dead time.
-const BACKUP_SKEW: u8 = 50;
-const DEAD_TIME: Duration = Duration::from_micros(3_195_312);
-
-#[derive(Parser)]
-struct Args {
-    /// Runs of each kind
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    runs: u32,
-    /// The road that adverts take
-    #[arg(long, default_value = "native")]
-    datapath: String,
-    /// Also write the figures to this file
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// cargo bench says so
-    #[arg(long, hide = true)]
-    bench: bool,
-}
-
-/// Makes the frames of a flood, from attacker, backup and an advert of the master.
-type Frames = fn(&Host, &Host, &[u8]) -> Vec<Vec<u8>>;
-
-/// The one flood of adverts that are valid.
-const REPLAY: &str = "a captured advert, repeated";
+/// Frames a second that are tried, besides as many as it takes.
+const RATES: [u32; 5] = [1_000, 10_000, 50_000, 100_000, 200_000];
 /// What an agent says of each advert that woke it, if it is to say more.
 const HEARD: &str = ": heard ";
 
-const FLOODS: [(&str, Frames); 6] = [
-    ("none", |_, _, _| vec![]),
-    ("forged adverts", |attacker, _, _| vec![forged(attacker)]),
-    (REPLAY, |_, _, advert| vec![advert.to_vec()]),
-    ("forged adverts, unicast", |attacker, backup, _| {
-        let mut frame = forged(attacker);
-        frame[..6].copy_from_slice(&backup.mac().0);
-        vec![frame]
-    }),
-    ("garbage on protocol 112", |attacker, _, _| {
-        let mut frame = forged(attacker);
-        frame[34..].iter_mut().zip(0u8..).for_each(|(byte, number)| *byte = number.wrapping_mul(151));
-        vec![frame]
-    }),
-    ("UDP", |attacker, _, _| {
-        let mut frame = forged(attacker);
-        frame[14 + 9] = 17;
-        vec![frame]
-    }),
-];
+#[derive(Parser)]
+struct Args {
+    /// Runs without a flood, and of those at the highest rate [default: 3; 1 in the short form]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: Option<u32>,
+    /// Seconds that are measured before the takeover [default: 5; 2 in the short form]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: Option<u64>,
+    /// Only floods whose names contain this
+    #[arg(long, default_value = "")]
+    only: String,
+    #[command(flatten)]
+    common: Options,
+}
 
-fn forged(attacker: &Host) -> Vec<u8> {
-    adverts::forge(attacker.ip(), VHID, Election::new(0, 1), 1)
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+enum Kind {
+    None,
+    Forged,
+    Garbage,
+    Udp,
+    /// The one flood of adverts that are valid: of one that the master has sent.
+    Repeated,
+    /// Forged ones to the backup's own MAC.
+    Unicast,
+    /// Against adverts that are sealed: forged ones, with a tag that is wrong, by two senders.
+    Sealed,
+}
+
+/// Those that all are flooded with, in steps.
+const KINDS: [Kind; 3] = [Kind::Forged, Kind::Garbage, Kind::Udp];
+/// Those that are for carpd alone, at the highest rate.
+const OWN: [(Setting, Kind); 4] =
+    [(CARPD, Kind::Repeated), (CARPD, Kind::Unicast), (CARPD, Kind::Sealed), (SOCKET, Kind::Forged)];
+const SOCKET: Setting = Setting { name: "carpd, packet socket", defaults: "datapath = \"socket\"\n", ..CARPD };
+const SYSTEMS: [Setting; 3] = [CARPD, UCARP, KEEPALIVED];
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Forged => "forged adverts",
+            Self::Garbage => "garbage on protocol 112",
+            Self::Udp => "UDP",
+            Self::Repeated => "a captured advert, repeated",
+            Self::Unicast => "forged adverts, unicast",
+            Self::Sealed => "forged sealed adverts, two senders",
+        }
+    }
+
+    fn setting(self, system: Setting) -> Setting {
+        match self {
+            Self::Repeated => Setting { options: &["--debug"], ..system },
+            Self::Sealed => Setting { defaults: SEALED, ..system },
+            _ => system,
+        }
+    }
+
+    /// From attacker, backup and an advert of the master.
+    fn frame(self, system: System, attacker: &Host, backup: &Host, advert: &[u8]) -> Result<Vec<u8>> {
+        let forged = || match system {
+            System::Keepalived => forged_vrrp(attacker.ip()),
+            _ => adverts::forge(attacker.ip(), VHID, Election::new(0, 1), 1),
+        };
+        let mut frame = forged();
+        match self {
+            Self::None | Self::Forged => {}
+            Self::Garbage => {
+                frame[34..].iter_mut().zip(0u8..).for_each(|(byte, number)| *byte = number.wrapping_mul(151));
+            }
+            Self::Udp => set_protocol(&mut frame, 17),
+            Self::Repeated => frame = advert.to_vec(),
+            Self::Unicast => frame[..6].copy_from_slice(&backup.mac().0),
+            Self::Sealed => {
+                // From a source that was never heard, the tag has to be looked at.
+                frame = advert.to_vec();
+                attacks::set_source(&mut frame, Ipv4Addr::new(10, 77, 0, 250))?;
+            }
+        }
+        Ok(frame)
+    }
+}
+
+/// An advert of VRRP 2 with another password.
+fn forged_vrrp(source: Ipv4Addr) -> Vec<u8> {
+    // Version 2 and an advert, id, priority, one address, a password, seconds, and the checksum's place.
+    let mut message = [&[0x21, VHID, 254, 1, 1, 1, 0, 0], &carp_tests::VIP.octets()[..], b"mistaken"].concat();
+    let sum = checksum::internet::<20>(message[..].try_into().expect("it is that long"));
+    message[6..8].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = adverts::forge(source, VHID, Election::new(0, 1), 1);
+    frame.truncate(34);
+    frame[..6].copy_from_slice(&[0x01, 0x00, 0x5e, 0, 0, 18]);
+    frame[16..18].copy_from_slice(&(20 + message.len() as u16).to_be_bytes());
+    set_protocol(&mut frame, 112);
+    frame.extend(message);
+    frame
+}
+
+/// Sets the protocol of IPv4, and the checksum.
+fn set_protocol(frame: &mut [u8], protocol: u8) {
+    frame[23] = protocol;
+    frame[24..26].fill(0);
+    let sum = checksum::internet::<20>(frame[14..34].try_into().expect("it is that long"));
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// What one run has shown.
+#[derive(Clone, Serialize)]
 struct Run {
-    /// Frames a second.
-    rate: f64,
-    lost: i64,
-    cpu_percent: f64,
-    lines: usize,
-    /// Milliseconds beyond the dead time.
-    beyond: f64,
+    system: &'static str,
+    kind: Kind,
+    /// Frames a second that were to be sent; as many as go, if there is none.
+    offered: Option<u32>,
+    /// And were.
+    frames_per_second: f64,
+    /// None if the program does not count them.
+    lost: Option<i64>,
+    false_transitions: usize,
+    daemon_cpu_percent: f64,
+    machine_cpu_percent: f64,
+    log_lines_per_second: f64,
+    resident_mb: f64,
+    /// None if there was none in time, if the master had fallen silent before, or if the state had changed.
+    takeover_beyond_ms: Option<f64>,
+}
+
+/// The runs of one kind.
+#[derive(Serialize)]
+struct Step {
+    #[serde(flatten)]
+    worst: Run,
+    runs: usize,
+    takeover_beyond_ms_spread: Option<Spread>,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let mut rows = vec![];
-    println!(
-        "{:<28} {:>10} {:>6} {:>14} {:>12} {:>24}",
-        "flood", "frames/s", "lost", "agent CPU, %", "log lines/s", "takeover beyond, ms"
-    );
-    for (what, frames) in FLOODS {
-        let mut runs = (1..=args.runs)
-            .map(|number| run(what, frames, &args.datapath).with_context(|| format!("{what}, run {number}")))
-            .collect::<Result<Vec<_>>>()?;
-        runs.sort_by(|a, b| a.beyond.total_cmp(&b.beyond));
-        let most = |figure: fn(&Run) -> f64| runs.iter().map(figure).fold(0.0, f64::max);
-        let least_rate = runs.iter().map(|run| run.rate).fold(f64::MAX, f64::min);
-        let (lost, cpu) = (runs.iter().map(|run| run.lost).max().unwrap_or(0), most(|run| run.cpu_percent));
-        let lines = most(|run| run.lines as f64) / MEASURED.as_secs_f64();
-        let beyond = [0, runs.len() / 2, runs.len() - 1].map(|at| runs[at].beyond);
-        let told = beyond.map(|beyond| format!("{beyond:.1}")).join(" / ");
-        println!("{what:<28} {least_rate:>10.0} {lost:>6} {cpu:>14.1} {lines:>12.1} {told:>24}");
-        rows.push(format!(
-            r#"{{"flood":"{what}","frames_per_second":{least_rate:.0},"lost":{lost},"cpu_percent":{cpu:.1},"lines_per_second":{lines:.1},"beyond_ms":{beyond:?}}}"#
-        ));
+    let report = args.common.report("flood")?;
+    let steps = steps(&args)?;
+    print!("\n{}\n{}", table(&steps), Goal::table(&goals(&steps)));
+    for kind in KINDS {
+        let of_kind: Vec<_> = steps.iter().filter(|step| step.worst.kind == kind).collect();
+        let name = format!("flood-{}", format!("{kind:?}").to_lowercase());
+        draw(&report.plot(&name), &format!("Flooded with {}", kind.name()), 2, &panels(&of_kind))?;
     }
-    println!(
-        "\n{} runs each, adverts by {}; the lowest rate, the most lost, the most CPU and log, and min / median / max of the \
-         takeover.",
-        args.runs, args.datapath
-    );
-    if let Some(path) = args.json {
-        fs::write(&path, format!("[{}]\n", rows.join(",")))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    let settings: BTreeMap<_, _> =
+        SYSTEMS.map(|setting| (setting.name, [true, false].map(|preferred| setting.text(preferred)))).into();
+    report.write(settings, &steps)?;
+    // What is asked of carpd for certain; figures are none of it.
+    let is_wrong = |run: &Run| run.system == CARPD.name && (run.lost != Some(0) || run.false_transitions > 0);
+    let wrong = steps.iter().filter(|step| is_wrong(&step.worst));
+    let wrong: Vec<_> = wrong.map(|step| step.worst.kind.name()).collect();
+    ensure!(wrong.is_empty(), "carpd lost adverts, or changed its state: {}", wrong.join(", "));
     Ok(())
 }
 
-fn run(what: &str, frames: Frames, datapath: &str) -> Result<Run> {
+fn steps(args: &Args) -> Result<Vec<Step>> {
+    let Args { common, .. } = args;
+    let runs = args.runs.unwrap_or(common.or_short(3, 1));
+    let span = Duration::from_secs(args.seconds.unwrap_or(common.or_short(5, 2)));
+    let mut wanted = vec![];
+    for setting in Setting::present(&SYSTEMS)? {
+        wanted.extend((!common.short).then_some((setting, Kind::None, None, runs)));
+        let is_carpd = setting.system == System::Carpd;
+        for kind in KINDS.iter().filter(|kind| !common.short || is_carpd || **kind == Kind::Forged) {
+            let rates = RATES.iter().filter(|_| !common.short);
+            wanted.extend(rates.map(|rate| (setting, *kind, Some(*rate), 1)));
+            wanted.push((setting, *kind, None, runs));
+        }
+    }
+    wanted.extend(OWN.iter().filter(|_| !common.short).map(|(setting, kind)| (*setting, *kind, None, runs)));
+    let mut steps = vec![];
+    for (setting, kind, rate, runs) in wanted.into_iter().filter(|(_, kind, ..)| kind.name().contains(&args.only)) {
+        let mut all = vec![];
+        for number in 1..=runs {
+            let run = run(setting, kind, rate, span)
+                .with_context(|| format!("{}, {}, run {number}", setting.name, kind.name()))?;
+            eprintln!(
+                "{}: {}, {:.0} frames a second: lost {:?}, {} false transitions, {:.1} % of a core, {:?} ms beyond",
+                run.system,
+                kind.name(),
+                run.frames_per_second,
+                run.lost,
+                run.false_transitions,
+                run.daemon_cpu_percent,
+                run.takeover_beyond_ms
+            );
+            all.push(run);
+        }
+        steps.push(Step::new(&all).context("at least one run")?);
+    }
+    Ok(steps)
+}
+
+impl Step {
+    /// The worst of each, and the least rate.
+    fn new(runs: &[Run]) -> Option<Self> {
+        let most = |figure: fn(&Run) -> f64| runs.iter().map(figure).fold(0.0, f64::max);
+        let delays: Option<Vec<f64>> = runs.iter().map(|run| run.takeover_beyond_ms).collect();
+        let takeovers = delays.and_then(|delays| spread(&sort(delays)));
+        let worst = Run {
+            frames_per_second: runs.iter().map(|run| run.frames_per_second).fold(f64::MAX, f64::min),
+            lost: runs.iter().filter_map(|run| run.lost).max(),
+            false_transitions: runs.iter().map(|run| run.false_transitions).max()?,
+            daemon_cpu_percent: most(|run| run.daemon_cpu_percent),
+            machine_cpu_percent: most(|run| run.machine_cpu_percent),
+            log_lines_per_second: most(|run| run.log_lines_per_second),
+            resident_mb: most(|run| run.resident_mb),
+            takeover_beyond_ms: takeovers.map(|spread| spread.max),
+            ..runs.first()?.clone()
+        };
+        Some(Self { worst, runs: runs.len(), takeover_beyond_ms_spread: takeovers })
+    }
+}
+
+/// Over all floods of carpd with native XDP.
+fn goals(steps: &[Step]) -> Vec<Goal> {
+    let own = || steps.iter().filter(|step| step.worst.system == CARPD.name);
+    let is_flood = |step: &&Step| step.worst.kind != Kind::None;
+    let most = |figure: fn(&Run) -> f64| own().filter(is_flood).map(|step| figure(&step.worst)).fold(0.0, f64::max);
+    let mut goals = vec![
+        Goal::at_most("genuine adverts lost", most(|run| run.lost.unwrap_or(0) as f64), 0.0),
+        Goal::at_most("false transitions", most(|run| run.false_transitions as f64), 0.0),
+        Goal::at_most("CPU of the daemon, %", most(|run| run.daemon_cpu_percent), 1.0),
+    ];
+    let usual = own().find(|step| !is_flood(step)).and_then(|step| step.takeover_beyond_ms_spread);
+    if let Some(Spread { median, .. }) = usual {
+        let worst = most(|run| run.takeover_beyond_ms.unwrap_or(f64::INFINITY));
+        goals.push(Goal::at_most("a takeover's delay by a flood, ms", worst - median, 10.0));
+    }
+    goals
+}
+
+fn table(steps: &[Step]) -> Table {
+    let mut table = Table::new(&[
+        "flood",
+        "of",
+        "runs",
+        "frames a second",
+        "genuine adverts lost",
+        "false transitions",
+        "CPU of the daemon, %",
+        "of the machine, %",
+        "log lines a second",
+        "resident MB",
+        "takeover beyond the dead time, ms",
+    ]);
+    for Step { worst: run, runs, takeover_beyond_ms_spread } in steps {
+        let takeover = takeover_beyond_ms_spread.map_or("-".to_owned(), |Spread { min, median, max, .. }| {
+            if *runs == 1 { format!("{max:.1}") } else { format!("{min:.1} / {median:.1} / {max:.1}") }
+        });
+        table.row(vec![
+            run.kind.name().to_owned(),
+            run.system.to_owned(),
+            runs.to_string(),
+            format!("{:.0}", run.frames_per_second),
+            run.lost.map_or("not counted".to_owned(), |lost| lost.to_string()),
+            run.false_transitions.to_string(),
+            format!("{:.1}", run.daemon_cpu_percent),
+            format!("{:.0}", run.machine_cpu_percent),
+            if run.system.starts_with(CARPD.name) {
+                format!("{:.1}", run.log_lines_per_second)
+            } else {
+                "-".to_owned()
+            },
+            format!("{:.1}", run.resident_mb),
+            takeover,
+        ]);
+    }
+    table
+}
+
+fn panels(steps: &[&Step]) -> Vec<Panel> {
+    let panel = |title: &str, y, figure: fn(&Run) -> Option<f64>| Panel {
+        title: title.to_owned(),
+        x: ("frames a second", Scale::Log),
+        y,
+        lines: SYSTEMS
+            .iter()
+            .map(|setting| {
+                let of_system = steps.iter().map(|step| &step.worst).filter(|run| run.system == setting.name);
+                let points = of_system.filter_map(|run| Some((run.frames_per_second, figure(run)?)));
+                Line { name: setting.name.to_owned(), points: points.collect() }
+            })
+            .collect(),
+    };
+    vec![
+        panel("CPU of the daemon", ("% of a core", Scale::Linear), |run| Some(run.daemon_cpu_percent)),
+        panel("CPU of the machine, sender included", ("%", Scale::Linear), |run| Some(run.machine_cpu_percent)),
+        panel("Takeover beyond the dead time", ("ms", Scale::Log), |run| run.takeover_beyond_ms),
+        panel("Memory", ("resident MB", Scale::Linear), |run| Some(run.resident_mb)),
+    ]
+}
+
+fn run(system: Setting, kind: Kind, rate: Option<u32>, span: Duration) -> Result<Run> {
+    let setting = kind.setting(system);
     let lab = Lab::new()?;
-    let [master, backup, attacker] = lab.hosts(["master", "backup", "attacker"])?;
+    let [master, backup, attacker, second] = lab.hosts(["master", "backup", "attacker", "second"])?;
     // The attacker does not see its own flood, which may look as if it came from the master.
     let [of_master, of_backup] =
         [&master, &backup].map(|host| Capture::start(attacker.ns(), ETH0, Filter::CarpFrom(host.ip())));
     let (of_master, of_backup) = (of_master?, of_backup?);
-    let master_agent = start(&master, 0, datapath, false)?;
-    master_agent.wait_for_line("BACKUP -> MASTER", PATIENCE)?;
-    let backup_agent = start(&backup, BACKUP_SKEW, datapath, what == REPLAY)?;
+    let preferred = Member::start(&master, &setting, true)?;
+    preferred.wait_until_master(PATIENCE)?;
+    let other = Member::start(&backup, &setting, false)?;
     let advert = of_master.wait_for("the master's second advert", PATIENCE, |_| true)?;
-    let frames = frames(&attacker, &backup, &advert.bytes);
-    let flood = (!frames.is_empty())
-        .then(|| Flood::start(attacker.ns(), ETH0, FloodPlan { frames, rate: None, duration: 2 * PATIENCE }))
-        .transpose()?;
-    let heard = || heard(&backup_agent, what);
-    let before = (heard()?, sent(&master_agent)?, cpu_time(&backup_agent)?, lines(&backup_agent));
+    let frame = kind.frame(setting.system, &attacker, &backup, &advert.bytes)?;
+    let senders: &[_] = match kind {
+        Kind::None => &[],
+        Kind::Sealed => &[&attacker, &second],
+        _ => &[&attacker],
+    };
+    let plan = FloodPlan { frames: vec![frame], rate, duration: span + 2 * PATIENCE };
+    let sent = || Ok::<_, anyhow::Error>(preferred.adverts()?.map(|(sent, _)| sent));
+    let changes = || [&preferred, &other].map(|member| member.changes().len()).iter().sum::<usize>();
+    let processes = other.processes()?;
+    let (heard_before, sent_before) = (heard(&other, kind)?, sent()?);
+    let (changes_before, lines_before, flooding) = (changes(), lines(&other), BootTime::now());
+    let floods: Vec<_> =
+        senders.iter().map(|sender| Flood::start(sender.ns(), ETH0, plan.clone())).collect::<Result<_>>()?;
+    let (machine_before, usage_before, begin) = (MachineTime::now()?, Usage::of(&processes)?, BootTime::now());
     // The span that is measured, not a wait for something.
-    thread::sleep(MEASURED);
-    let told = lines(&backup_agent) - before.3;
-    let cpu = cpu_time(&backup_agent)? - before.2;
-    let lost = (sent(&master_agent)? - before.1) - (heard()? - before.0);
-    let took = takeover(&master, &of_master, &of_backup)?;
-    let sent = flood.map(Flood::stop).transpose()?.unwrap_or(0) as f64;
-    // Its advert leaves before it tells.
-    backup_agent.wait_for_line("BACKUP -> MASTER", PATIENCE)?;
-    let transitions: Vec<_> =
-        backup_agent.lines().into_iter().map(|line| line.text).filter(|line| line.contains(" -> ")).collect();
-    ensure!(transitions.len() == 2, "the backup did not wait for its master's death: {transitions:#?}");
+    thread::sleep(span);
+    let took = BootTime::now().since(begin).as_secs_f64();
+    let (usage, machine) = (Usage::of(&processes)?, MachineTime::now()?);
+    let told = lines(&other) - lines_before;
+    // In this order, an advert between the two is not taken for a lost one.
+    let (sent_after, heard_after) = (sent()?, heard(&other, kind)?);
+    let is_alive = of_master.wait_for("the master's next advert", PATIENCE, |_| true).is_ok();
+    let false_transitions = changes() - changes_before;
+    let lost = || Some(((sent_after? - sent_before?) - (heard_after? - heard_before?)).max(0));
+    let is_as_before = is_alive && false_transitions == 0;
+    let takeover = if is_as_before { takeover(&master, &of_master, &of_backup)? } else { None };
+    let flooded = BootTime::now().since(flooding).as_secs_f64();
+    let frames = floods.into_iter().map(Flood::stop).sum::<Result<u64>>()? as f64;
     Ok(Run {
-        rate: sent / (MEASURED + took).as_secs_f64(),
-        lost: lost.max(0),
-        cpu_percent: cpu.as_secs_f64() / MEASURED.as_secs_f64() * 100.0,
-        lines: told,
-        beyond: (took.as_secs_f64() - DEAD_TIME.as_secs_f64()) * 1000.0,
+        system: system.name,
+        kind,
+        offered: rate,
+        frames_per_second: frames / flooded,
+        lost: lost(),
+        false_transitions,
+        daemon_cpu_percent: (usage.cpu - usage_before.cpu).as_secs_f64() / took * 100.0,
+        machine_cpu_percent: machine.busy_since(machine_before),
+        log_lines_per_second: told as f64 / took,
+        resident_mb: usage.resident_mb,
+        takeover_beyond_ms: takeover.map(|took| millis(took) - millis(setting.dead_time())),
     })
 }
 
-/// Ends the master after its next advert; how long after that one the backup's first follows.
-fn takeover(master: &Host, of_master: &Capture, of_backup: &Capture) -> Result<Duration> {
-    of_master.wait_for("the master's next advert", PATIENCE, |_| true)?;
+/// Ends the master; how long after its last advert the backup's first follows, if one does.
+fn takeover(master: &Host, of_master: &Capture, of_backup: &Capture) -> Result<Option<Duration>> {
     master.kill_host()?;
-    let first = of_backup.wait_for("the backup's first advert", PATIENCE, |frame| adverts::parse(frame).is_some())?;
     let last = of_master.frames().into_iter().next_back().context("no advert of the master")?;
-    Ok(first.at.since(last.at))
-}
-
-fn start(host: &Host, skew: u8, datapath: &str, says_more: bool) -> Result<Agent> {
-    let mut command = host.command(carpd_path()?);
-    command.args(["--interface=eth0", "--pass=benchmark", &format!("--vhid={VHID}"), &format!("--addr={VIP}")]);
-    command.args([format!("--advskew={skew}"), format!("--datapath={datapath}")]);
-    if says_more {
-        command.arg("--debug");
-    }
-    let agent = Agent::spawn(host.name(), command)?;
-    agent.wait_for_line("INIT -> BACKUP", PATIENCE)?;
-    Ok(agent)
-}
-
-/// What the agent says after this word when it is asked for its state.
-fn told(agent: &Agent, word: &str) -> Result<i64> {
-    agent.signal(Signal::SIGUSR1)?;
-    let line = agent.wait_for_line("; received: ", PATIENCE)?.text;
-    let number = line.split_once(word).and_then(|(_, rest)| rest.split([',', ';']).next());
-    Ok(number.and_then(|number| number.trim().parse().ok()).unwrap_or(0))
+    let first = of_backup.wait_for("the backup's first advert", PATIENCE, |frame| frame.at > last.at);
+    Ok(first.ok().map(|first| first.at.since(last.at)))
 }
 
 /// Genuine adverts that the backup has heard. A report is not of one moment, so among valid adverts that are
-/// replayed those are counted that woke it: each genuine one, and after it the replayed one, which is new once.
-fn heard(agent: &Agent, flood: &str) -> Result<i64> {
-    if flood != REPLAY {
-        return told(agent, "ipackets ");
+/// repeated those are counted that woke it: each genuine one, and after it the repeated one, which is new once.
+fn heard(member: &Member, kind: Kind) -> Result<Option<i64>> {
+    if kind == Kind::Repeated {
+        return Ok(Some(member.lines().iter().filter(|line| line.text.contains(HEARD)).count() as i64 / 2));
     }
-    Ok(agent.lines().iter().filter(|line| line.text.contains(HEARD)).count() as i64 / 2)
+    Ok(member.adverts()?.map(|(_, heard)| heard))
 }
 
 /// What a flood is told of by.
-fn lines(agent: &Agent) -> usize {
-    agent.lines().iter().filter(|line| !line.text.contains(HEARD)).count()
-}
-
-fn sent(agent: &Agent) -> Result<i64> {
-    told(agent, "adverts sent: ")
-}
-
-/// CPU time that a process has used, all its threads.
-fn cpu_time(agent: &Agent) -> Result<Duration> {
-    let mut nanos = 0;
-    for thread in fs::read_dir(format!("/proc/{}/task", agent.pid())).context("listing threads")? {
-        let told = fs::read_to_string(thread?.path().join("schedstat")).context("reading a thread's time")?;
-        nanos += told.split(' ').next().unwrap_or_default().parse::<u64>().context("no time of a thread")?;
-    }
-    Ok(Duration::from_nanos(nanos))
+fn lines(member: &Member) -> usize {
+    let is_debug = |text: &str| text.contains(HEARD) || text.contains("an event came ");
+    member.lines().iter().filter(|line| !is_debug(&line.text)).count()
 }

@@ -19,32 +19,34 @@
 mod xdp_support;
 
 use std::{
-    fmt::Write as _,
     net::{IpAddr, Ipv6Addr},
-    path::PathBuf,
     time::Duration,
 };
 
-use anyhow::{Context, Result};
-use carp_common::abi::{AddressKey, Deadline, Held, address_bytes};
+use anyhow::Result;
+use carp_common::abi::{AddressKey, Deadline, Held, SealCheck, address_bytes};
+use carp_tests::bench::{Options, Table};
 use clap::Parser;
+use serde::Serialize;
+use serde_json::json;
 use xdp_support::{
     Family::{self, V4, V6},
     IFINDEX, TestVhost,
     fence_table::{OWN, VIRTUAL, ip},
-    frames::{DIGEST_AT, EthernetFrame, Fields, OUR_VHID, PASSPHRASE, source_of, vips},
+    frames::{DIGEST_AT, EthernetFrame, Fields, OUR_VHID, PASSPHRASE, SEAL_ID, SEAL_KEY, source_of, vips},
     program::Program,
     row_of,
 };
 
-/// Samples of each case, and runs in each.
-const SAMPLES: usize = 100;
+/// Runs in each sample of a case.
 const REPEAT: u32 = 20_000;
 /// Single runs, for what cannot be repeated.
 const SINGLE_RUNS: usize = 3_000;
 /// The ring holds some 1,000 events.
 const EVENTS_AT_ONCE: usize = 500;
 const VERIFIED_INSTRUCTIONS_GOAL: u32 = 25_000;
+/// A key that seals are not made with.
+const OTHER_KEY: &[u8] = b"another key of 24 bytes.";
 /// VIPs that are held.
 const VIPS: u8 = 64;
 /// What a frame may cost more for the fence: one that has nothing to do with a VIP, and one to or from a held VIP.
@@ -53,54 +55,51 @@ const HELD_GOAL: u32 = 40;
 
 /// What the kernel spends on a frame.
 #[derive(Parser)]
-struct Options {
-    /// Write the figures to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Passed by `cargo bench`
-    #[arg(long, hide = true)]
-    bench: bool,
+struct Args {
+    /// Samples of each case [default: 100; 10 in the short form]
+    #[arg(long)]
+    samples: Option<usize>,
+    #[command(flatten)]
+    common: Options,
 }
 
 /// Nanoseconds a frame, of one case.
+#[derive(Serialize)]
 struct Figures {
     case: String,
     /// At most this, if there is a goal.
-    goal: Option<u32>,
-    min: i64,
-    median: i64,
-    p99: i64,
+    goal_ns: Option<u32>,
+    min_ns: i64,
+    median_ns: i64,
+    p99_ns: i64,
 }
 
 impl Figures {
-    fn new(case: String, goal: Option<u32>, mut samples: Vec<i64>) -> Self {
+    fn new(case: String, goal_ns: Option<u32>, mut samples: Vec<i64>) -> Self {
         samples.sort_unstable();
         let at = |percent: usize| samples[(samples.len() - 1) * percent / 100];
-        Self { case, goal, min: at(0), median: at(50), p99: at(99) }
+        Self { case, goal_ns, min_ns: at(0), median_ns: at(50), p99_ns: at(99) }
     }
 
-    fn row(&self) -> String {
-        let Self { case, goal, min, median, p99 } = self;
-        let goal = match goal {
-            Some(goal) if *median <= i64::from(*goal) => format!("{goal:>6}  met"),
-            Some(goal) => format!("{goal:>6}  MISSED"),
-            None => "     -".to_owned(),
-        };
-        format!("{case:<40}{min:>6}{median:>8}{p99:>7}{goal}")
-    }
-
-    fn json(&self) -> String {
-        let Self { case, goal, min, median, p99 } = self;
-        let goal = goal.map_or("null".to_owned(), |goal| goal.to_string());
-        format!(r#"{{"case":"{case}","min_ns":{min},"median_ns":{median},"p99_ns":{p99},"goal_ns":{goal}}}"#)
+    fn row(&self) -> Vec<String> {
+        let Self { case, goal_ns, min_ns, median_ns, p99_ns } = self;
+        let goal = goal_ns.map_or("-".to_owned(), |goal| {
+            format!("{goal}, {}", if *median_ns <= i64::from(goal) { "reached" } else { "missed" })
+        });
+        let mut row = vec![case.clone()];
+        row.extend([min_ns, median_ns, p99_ns].map(i64::to_string));
+        row.push(goal);
+        row
     }
 }
 
 fn main() -> Result<()> {
-    let options = Options::parse();
+    let Args { samples, common } = Args::parse();
+    let report = common.report("xdp")?;
+    let samples = samples.unwrap_or(common.or_short(100, 10));
     let mut figures = vec![];
     for (set, vips, has_goals) in [("2 VIPs", vips().to_vec(), true), ("12 VIPs", twelve_vips(), false)] {
-        let mut bench = Bench::new(&vips);
+        let mut bench = Bench::new(&vips, samples);
         let families: &[Family] = if has_goals { &[V4, V6] } else { &[V4] };
         for family in families {
             let label = |what: &str| format!("{family:?}, {set}: {what}");
@@ -108,7 +107,7 @@ fn main() -> Result<()> {
                 let goal = goal.filter(|_| has_goals);
                 figures.push(Figures::new(label(what), goal, bench.warm(&frame.bytes)));
             }
-            let repeat = figures.last().expect("the repeat is the last case").median;
+            let repeat = figures.last().expect("the repeat is the last case").median_ns;
             let goal = has_goals.then_some(350);
             let event = bench.events(*family, repeat, EVENTS_AT_ONCE);
             figures.push(Figures::new(label("valid, event"), goal, event));
@@ -117,28 +116,29 @@ fn main() -> Result<()> {
         }
     }
     for family in [V4, V6] {
-        figures.extend(fence(family));
+        figures.extend(seals(family, samples));
+        figures.extend(fence(family, samples));
     }
     let program = Program::load();
     let verified = program.info().verified_instruction_count();
     let verified_egress = program.egress_info().verified_instruction_count();
 
-    println!("\nnanoseconds a frame{:>27}{:>8}{:>7}{:>6}", "min", "median", "p99", "goal");
-    for figure in &figures {
-        println!("{}", figure.row());
-    }
+    let mut table = Table::new(&["nanoseconds a frame", "min", "median", "p99", "goal for the median"]);
+    figures.iter().for_each(|figure| table.row(figure.row()));
+    print!("\n{table}");
     let [count, egress] = [verified, verified_egress]
         .map(|count| count.map_or("unknown: the kernel does not say".to_owned(), |count| count.to_string()));
-    println!("\nverified instructions: {count} (goal: {VERIFIED_INSTRUCTIONS_GOAL}); of the egress program: {egress}");
+    println!("verified instructions: {count} (goal: {VERIFIED_INSTRUCTIONS_GOAL}); of the egress program: {egress}");
     println!(
-        "\nEach sample is the mean of {REPEAT} runs over one frame in one BPF_PROG_TEST_RUN, {SAMPLES} samples; the goal is for \
-         the median.\nEvents: the median of a repeat, plus single runs with an event less the median of single runs with \
-         a repeat, {SINGLE_RUNS} of each."
+        "\nEach sample is the mean of {REPEAT} runs over one frame in one BPF_PROG_TEST_RUN, {samples} samples.\n\
+         Events: the median of a repeat, plus single runs with an event less the median of single runs with a repeat, \
+         {SINGLE_RUNS} of each."
     );
-    if let Some(path) = options.json {
-        std::fs::write(&path, json(&figures, verified)).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    let settings = json!({ "runs_a_sample": REPEAT, "samples": samples, "single_runs": SINGLE_RUNS });
+    let verified = json!({
+        "ingress": verified, "egress": verified_egress, "goal": VERIFIED_INSTRUCTIONS_GOAL,
+    });
+    report.write(settings, json!({ "cases": figures, "verified_instructions": verified }))
 }
 
 /// The program, configured for a virtual host.
@@ -147,14 +147,15 @@ struct Bench {
     vhost: TestVhost,
     /// No two adverts have the same.
     counter: u64,
+    samples: usize,
 }
 
 impl Bench {
-    fn new(vips: &[IpAddr]) -> Self {
+    fn new(vips: &[IpAddr], samples: usize) -> Self {
         let vhost = TestVhost::new(OUR_VHID, PASSPHRASE, vips);
         let mut program = Program::load();
         program.serve(&vhost);
-        Self { program, vhost, counter: 1 }
+        Self { program, vhost, counter: 1, samples }
     }
 
     /// What is measured warm, with its goal; last the valid advert, which repeats itself.
@@ -184,7 +185,7 @@ impl Bench {
 
     /// Mean nanoseconds of many runs, many times.
     fn warm(&self, frame: &[u8]) -> Vec<i64> {
-        warm(|repeat| self.program.run_repeatedly(frame, repeat).1)
+        warm(self.samples, |repeat| self.program.run_repeatedly(frame, repeat).1)
     }
 
     /// Nanoseconds of valid adverts with an event: `repeat`, plus what single runs say. The ring is emptied
@@ -209,8 +210,52 @@ impl Bench {
     }
 }
 
+/// What seals cost where every advert must have one: those that are refused, and good ones, each with its event.
+fn seals(family: Family, samples: usize) -> Vec<Figures> {
+    let mut program = Program::load();
+    let vhost = TestVhost { seal: (SealCheck::Enforce, 0), ..TestVhost::ours() };
+    program.serve(&vhost);
+    let fields = |counter| Fields { advbase: 255, counter, ..Fields::default() };
+    let advert = |counter| EthernetFrame::signed(family, fields(counter), &vhost.digest(counter));
+    let good = |sequence| advert(sequence).sealed(SEAL_ID, SEAL_KEY, sequence);
+    let [forged, unknown] = [(SEAL_ID, OTHER_KEY), (SEAL_ID + 1, SEAL_KEY)].map(|(id, key)| {
+        // A sequence that is always new.
+        advert(1).sealed(id, key, u64::MAX)
+    });
+    let mut figures = vec![];
+    let mut refused = |program: &Program, what: &str, goal: u32, frame: &EthernetFrame| {
+        let samples = warm(samples, |repeat| program.run_repeatedly(&frame.bytes, repeat).1);
+        figures.push(Figures::new(format!("{family:?}, sealed: {what}"), Some(goal), samples));
+        figures.last().expect("it was pushed").median_ns
+    };
+    let no_digest = EthernetFrame::signed(family, fields(1), &[0x5a; 20]).sealed(SEAL_ID, OTHER_KEY, u64::MAX);
+    refused(&program, "not sealed", 50, &advert(1));
+    refused(&program, "unknown key", 60, &unknown);
+    refused(&program, "wrong digest", 450, &no_digest);
+    refused(&program, "right digest, bad seal", 1_300, &forged);
+    program.run(&good(1).bytes);
+    let replayed = refused(&program, "replayed", 80, &good(1));
+    let elsewhere = if family == V4 { "10.77.0.9" } else { "fe80::9" }.parse().expect("an address");
+    let made_of_heard = advert(1).with_source(elsewhere).sealed(SEAL_ID, OTHER_KEY, u64::MAX);
+    refused(&program, "made of one that was heard, flood", 200, &made_of_heard);
+    let [mut singles, mut replays] = [vec![], vec![]];
+    for sequence in 2..2 + SINGLE_RUNS as u64 {
+        if sequence % EVENTS_AT_ONCE as u64 == 0 {
+            program.events();
+        }
+        let frame = good(sequence).bytes;
+        singles.push(nanos(&program, &frame, 1));
+        replays.push(nanos(&program, &frame, 1));
+    }
+    replays.sort_unstable();
+    let single = replays[replays.len() / 2];
+    let valid = singles.into_iter().map(|with_event| with_event - single + replayed).collect();
+    figures.push(Figures::new(format!("{family:?}, sealed: valid, event"), Some(1_700), valid));
+    figures
+}
+
 /// What the fence costs in both programs.
-fn fence(family: Family) -> Vec<Figures> {
+fn fence(family: Family, samples: usize) -> Vec<Figures> {
     let mut program = Program::load();
     program.serve(&TestVhost::ours());
     let held: Vec<IpAddr> = (100..100 + VIPS).map(|last| address(family, last)).collect();
@@ -237,9 +282,9 @@ fn fence(family: Family) -> Vec<Figures> {
         for ((what, more), frame) in whats.into_iter().zip(frames) {
             let goal = more.map(|more| floor + more);
             let case = format!("{family:?}, {VIPS} held, {name}: {what}");
-            let figure = Figures::new(case, goal, warm(|repeat| run(&program, frame, repeat).1));
+            let figure = Figures::new(case, goal, warm(samples, |repeat| run(&program, frame, repeat).1));
             if more.is_none() {
-                floor = u32::try_from(figure.median).expect("a short time");
+                floor = u32::try_from(figure.median_ns).expect("a short time");
             }
             figures.push(figure);
         }
@@ -256,9 +301,9 @@ fn address(family: Family, last: u8) -> IpAddr {
 }
 
 /// Mean nanoseconds of many runs, many times.
-fn warm(run: impl Fn(u32) -> Duration) -> Vec<i64> {
+fn warm(samples: usize, run: impl Fn(u32) -> Duration) -> Vec<i64> {
     run(REPEAT);
-    (0..SAMPLES).map(|_| run(REPEAT).as_nanos() as i64).collect()
+    (0..samples).map(|_| run(REPEAT).as_nanos() as i64).collect()
 }
 
 fn nanos(program: &Program, frame: &[u8], repeat: u32) -> i64 {
@@ -268,19 +313,4 @@ fn nanos(program: &Program, frame: &[u8], repeat: u32) -> i64 {
 /// From 12 IPv4 VIPs on, the inner hash has two blocks left.
 fn twelve_vips() -> Vec<IpAddr> {
     (100..112).map(|last| IpAddr::from([10, 77, 0, last])).collect()
-}
-
-fn json(figures: &[Figures], verified: Option<u32>) -> String {
-    let mut text = String::from("{\"figures\":[\n");
-    for (at, figure) in figures.iter().enumerate() {
-        let comma = if at + 1 < figures.len() { "," } else { "" };
-        writeln!(text, "  {}{comma}", figure.json()).expect("a String takes everything");
-    }
-    let verified = verified.map_or("null".to_owned(), |count| count.to_string());
-    writeln!(
-        text,
-        "],\"verified_instructions\":{verified},\"verified_instructions_goal\":{VERIFIED_INSTRUCTIONS_GOAL}}}"
-    )
-    .expect("a String takes everything");
-    text
 }

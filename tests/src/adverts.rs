@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, bail, ensure};
 use carp_common::checksum;
-use carp_common::digest::{DigestKey, Passphrase};
+use carp_common::digest::{DigestKey, Passphrase, Scratch};
 use carp_common::wire::{
     ADVERT_LEN, AdvertFrame, BOW_OUT, Destination, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, GROUP_V4, Header,
     IPV4_LEN, IPV6_LEN, PROTOCOL, virtual_mac,
@@ -50,7 +50,7 @@ impl Signer {
 
     /// A valid advert from this source.
     pub fn advert(&self, source: Ipv4Addr, election: Election, counter: u64) -> Vec<u8> {
-        let words = self.key.digest(counter, &mut [[0; 16]; 2]);
+        let words = self.key.digest(counter, &mut Scratch::default());
         let mut digest = [0; 20];
         for (bytes, word) in digest.as_chunks_mut().0.iter_mut().zip(words) {
             *bytes = word.to_be_bytes();

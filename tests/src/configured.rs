@@ -14,6 +14,7 @@ use crate::clock::eventually;
 use crate::folder::Folder;
 use crate::host::Host;
 use crate::node::{LONG, ROAD};
+use crate::preload::Preload;
 
 /// An advert every 234 ms, unless a virtual host says otherwise; and the road of the other scenarios.
 pub const DEFAULTS: &str =
@@ -40,7 +41,15 @@ pub fn virtual_host(vhid: u8, address: Ipv4Addr, more: &str) -> String {
 
 /// Starts an agent with the folder's configuration; its socket and its state are there, too.
 pub fn start(host: &Host, folder: &Folder) -> Result<Agent> {
+    start_with(None, host, folder)
+}
+
+/// The same, and it loads this.
+pub fn start_with(preload: Option<&Preload>, host: &Host, folder: &Folder) -> Result<Agent> {
     let mut carpd = host.command(carpd_path()?);
+    if let Some(preload) = preload {
+        preload.add_to(&mut carpd);
+    }
     add_options(&mut carpd, folder, &folder.path().join("socket")).env("STATE_DIRECTORY", folder.path());
     Agent::spawn(host.name(), carpd)
 }

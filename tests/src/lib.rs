@@ -5,11 +5,13 @@
 //! a user sees, namely frames, addresses, log lines and answers to a ping.
 //! Everything lives in anonymous namespaces and vanishes with the process.
 //!
-//! The [`models`] of other peers need no host: they are pure. On a host, [`live`] puts them.
+//! The [`models`] of other peers need no host: they are pure. On a host, [`live`] puts them. What is fuzzed is in [`fuzzing`].
 
 pub mod adverts;
 pub mod agent;
 pub mod arp_watch;
+pub mod attacks;
+pub mod bench;
 pub mod capture;
 pub mod clock;
 pub mod configured;
@@ -18,6 +20,7 @@ mod filter;
 pub mod flood;
 pub mod folder;
 pub mod foreign;
+pub mod fuzzing;
 mod guard;
 pub mod host;
 pub mod lab;

@@ -5,13 +5,14 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use carp_common::abi::{Family, LastHeard, Sent, SourceKey, Vhost, VhostKey};
+use carp_common::abi::{Family, LastHeard, Policy, Sent, SourceKey, Vhost, VhostKey};
 use carp_common::checksum;
-use carp_common::digest::{Blocks, DigestKey, Passphrase};
+use carp_common::digest::{DigestKey, Passphrase, Scratch};
 use carp_common::engine::{
     self, Action, Advbase, AdvertFields, Advskew, Announcements, DeadRatio, Engine, HeardAdvert, Input, LinkFault,
     Profile,
 };
+use carp_common::seal::SealMemory;
 use carp_common::time::Time;
 use carp_common::verdict::{Tables, Verdict, judge};
 use carp_common::wire::{ADVERT_LEN, AdvertFrame, Destination, ETHERNET_LEN, GROUP_V4, Header, IPV4_LEN, virtual_mac};
@@ -49,8 +50,8 @@ impl Tables for OneHost {
         (*key == self.key).then_some(&self.vhost)
     }
 
-    fn is_peer(&self, _source: &SourceKey) -> bool {
-        false
+    fn peer(&self, _source: &SourceKey) -> Option<&Policy> {
+        None
     }
 
     fn sent(&self, key: &VhostKey) -> Option<&Sent> {
@@ -86,6 +87,7 @@ impl Ours {
             bow_out_last: false,
             profile,
             preempt_delay: Duration::ZERO,
+            doubt: Duration::ZERO,
         };
         let passphrase = Passphrase::new(config.passphrase.as_bytes()).expect(valid);
         let digest = DigestKey::new(&passphrase, config.vhid, &config.vips);
@@ -146,7 +148,7 @@ impl Ours {
         self.counter += COUNTER_STEP;
         self.tables.sent = Sent::new(self.config.source.into(), self.counter);
         let mut digest = [0; 20];
-        let words = self.digest.digest(self.counter, &mut Blocks::default());
+        let words = self.digest.digest(self.counter, &mut Scratch::default());
         for (bytes, word) in digest.as_chunks_mut().0.iter_mut().zip(words) {
             *bytes = word.to_be_bytes();
         }
@@ -172,8 +174,8 @@ impl Peer for Ours {
 
     fn receive(&mut self, now: Duration, source: IpAddr, ttl: u8, payload: &[u8]) {
         let Some(frame) = frame(source, ttl, payload) else { return };
-        let mut blocks = Blocks::default();
-        let verdict = judge(frame.as_slice(), IFINDEX, &self.tables, || Some(&mut blocks));
+        let mut scratch = Scratch::default();
+        let verdict = judge(frame.as_slice(), IFINDEX, &self.tables, &SealMemory::default(), || Some(&mut scratch));
         let Verdict::Valid(_, advert) = verdict else { return };
         let (last, wakes) = LastHeard::hear(self.heard.get(&advert.source), &advert, time(now).as_nanos());
         self.heard.insert(advert.source, last);

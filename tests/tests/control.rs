@@ -3,7 +3,9 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -373,6 +375,63 @@ fn hostile_clients_hold_up_neither_adverts_nor_other_clients() -> Result<()> {
     drop(clients);
     eventually("all is well", LONG, || Ok(carpctl(of_a, &["status"])?.status.success()))?;
     assert_eq!(changes(on_a, "eth0 vhid 1"), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
+/// `nobody` of Debian.
+const NOBODY: u32 = 65534;
+
+#[test]
+fn who_is_neither_root_nor_in_the_group_is_not_answered_and_cannot_hold_carpds_locks() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let of_a = folder()?;
+    write(&of_a, &[virtual_host(1, VIP, "")])?;
+    let agent = start(&a, &of_a)?;
+    wait_for_change(&agent, "eth0 vhid 1", "INIT -> BACKUP")?;
+    let socket = of_a.path().join("socket");
+    // What a mode keeps out may come in by a mode that somebody has changed.
+    fs::set_permissions(of_a.path(), fs::Permissions::from_mode(0o755))?;
+    for mode in [None, Some(0o666)] {
+        ensure!(mode.is_some() || fs::metadata(&socket)?.mode() & 0o777 == 0o660, "everybody may open it");
+        if let Some(mode) = mode {
+            fs::set_permissions(&socket, fs::Permissions::from_mode(mode))?;
+        }
+        let asked = Command::new(carpd_path()?.with_file_name("carpctl"))
+            .arg("--socket")
+            .arg(&socket)
+            .arg("status")
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .output()?;
+        let told = String::from_utf8_lossy(&asked.stderr);
+        ensure!(!asked.status.success() && asked.stdout.is_empty(), "{mode:?}: {told}");
+        ensure!(mode.is_none() || told.contains("only root and the members of the group"), "{told}");
+    }
+    let locks = fs::read_dir("/run/carp")?.filter_map(|entry| Some(entry.ok()?.path()));
+    let pid = agent.pid().to_string();
+    let own: Vec<_> = locks.filter(|lock| fs::read_to_string(lock).is_ok_and(|text| text.starts_with(&pid))).collect();
+    ensure!(!own.is_empty(), "no lock of {pid}");
+    for lock in own {
+        let mode = fs::metadata(&lock)?.mode();
+        ensure!(mode & 0o077 == 0, "{}: {mode:o}", lock.display());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_link_in_place_of_the_maintenance_file_is_not_followed() -> Result<()> {
+    let lab = Lab::new()?;
+    let a = lab.host("a")?;
+    let of_a = folder()?;
+    write(&of_a, &[virtual_host(1, VIP, "")])?;
+    let agent = start(&a, &of_a)?;
+    wait_for_change(&agent, "eth0 vhid 1", "INIT -> BACKUP")?;
+    let elsewhere = of_a.path().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, of_a.path().join("maintenance"))?;
+    let asked = carpctl(&of_a, &["maintenance", "on"])?;
+    ensure!(!asked.status.success(), "{}", String::from_utf8_lossy(&asked.stdout));
+    ensure!(!elsewhere.exists(), "it was made");
     Ok(())
 }
 

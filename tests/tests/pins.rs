@@ -54,24 +54,34 @@ fn the_next_carpd_goes_on_with_the_program_and_the_maps_of_one_that_was_killed()
     eventually("adverts are counted", LONG, || Ok(backup.report()?.count("ipackets") > 2))?;
     let (counted, maps, program) = (backup.report()?.count("ipackets"), ids(&folder(&b)?)?, b.xdp_program()?);
 
-    let restarted = AtomicBool::new(false);
-    let (backup, looks) = thread::scope(|scope| {
-        let looks = scope.spawn(|| {
-            let mut looks = vec![];
-            while !restarted.load(Ordering::Relaxed) {
-                looks.push(b.xdp_program()?);
+    let pinned = names(&folder(&b)?)?;
+    for is_same in [true, false] {
+        let restarted = AtomicBool::new(false);
+        let looks;
+        (backup, looks) = thread::scope(|scope| {
+            let looks = scope.spawn(|| {
+                let mut looks = vec![];
+                while !restarted.load(Ordering::Relaxed) {
+                    looks.push(b.xdp_program()?);
+                }
+                anyhow::Ok(looks)
+            });
+            backup.agent_mut().kill()?;
+            if !is_same {
+                // As if those had been made of another object.
+                for name in pinned.iter().filter(|name| name.starts_with("program-")) {
+                    fs::rename(folder(&b)?.join(name), folder(&b)?.join(format!("{name}0")))?;
+                }
             }
-            anyhow::Ok(looks)
-        });
-        backup.agent_mut().kill()?;
-        let next = Node::start(&b, OTHER);
-        restarted.store(true, Ordering::Relaxed);
-        let looks = looks.join().map_err(|_| anyhow::anyhow!("the thread that looks"))??;
-        anyhow::Ok((next?, looks))
-    })?;
-    assert!(looks.len() > 5 && looks.iter().all(Option::is_some), "it was gone: {looks:?}");
-    assert_ne!(b.xdp_program()?, program, "it is the present carpd's own");
-    assert_eq!(ids(&folder(&b)?)?, maps);
+            let next = Node::start(&b, OTHER);
+            restarted.store(true, Ordering::Relaxed);
+            let looks = looks.join().map_err(|_| anyhow::anyhow!("the thread that looks"))??;
+            anyhow::Ok((next?, looks))
+        })?;
+        assert!(!looks.is_empty() && looks.iter().all(Option::is_some), "it was gone: {looks:?}");
+        assert_eq!(b.xdp_program()? == program, is_same, "the same goes on, and no other");
+        assert_eq!((names(&folder(&b)?)?, ids(&folder(&b)?)?), (pinned.clone(), maps.clone()));
+    }
     let goes_on = backup.report()?.count("ipackets");
     assert!(goes_on >= counted, "the count goes on from {counted}, and not with {goes_on}");
     assert!(backup.lines_with("refused adverts").is_empty());
@@ -187,7 +197,30 @@ fn pins_with_another_layout_are_removed_and_told() -> Result<()> {
     let node = Node::start(&a, PREFERRED)?;
     assert_eq!(node.lines_with("CARP_SENT is not as this carpd has it: removing it, and beginning anew").len(), 1);
     node.wait_for("BACKUP -> MASTER")?;
-    ensure!(MapData::from_pin(&path)?.info()?.value_size() == 24);
+    ensure!(MapData::from_pin(&path)?.info()?.value_size() == size_of::<Sent>() as u32);
+    Ok(())
+}
+
+#[test]
+fn programs_that_work_with_other_maps_than_those_that_are_there_do_not_go_on() -> Result<()> {
+    if !has_xdp() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    for kind in ["program-xdp-", "program-tc-"] {
+        let mut nodes = [Node::start(&a, PREFERRED)?, Node::start(&b, OTHER)?];
+        for node in &mut nodes {
+            node.agent_mut().kill()?;
+        }
+        let [of_a, of_b] = [folder(&a)?, folder(&b)?];
+        let name = names(&of_a)?.into_iter().find(|name| name.starts_with(kind)).context("no program is pinned")?;
+        fs::rename(of_b.join(&name), of_a.join(&name))?;
+
+        let [node, other] = [Node::start(&a, PREFERRED)?, Node::start(&b, OTHER)?];
+        assert_eq!(node.lines_with("work with other maps than those that are: loading them anew").len(), 1, "{kind}");
+        eventually("adverts are heard", LONG, || Ok(other.report()?.count("ipackets") > 2))?;
+    }
     Ok(())
 }
 

@@ -47,16 +47,26 @@ fn installed(host: &Host, folder: &Folder) -> Result<Command> {
 
 /// Starts it.
 fn start_installed(host: &Host, folder: &Folder) -> Result<Agent> {
+    start_installed_with("info", host, folder)
+}
+
+/// The same; it logs so much.
+fn start_installed_with(level: &str, host: &Host, folder: &Folder) -> Result<Agent> {
     let mut carpd = installed(host, folder)?;
-    carpd.env("STATE_DIRECTORY", folder.path());
+    carpd.env("STATE_DIRECTORY", folder.path()).env("RUST_LOG", level);
     Agent::spawn(host.name(), carpd)
 }
 
 /// A master whose carpd is in its folder, and a backup.
 fn pair(a: &Host, b: &Host, of_a: &Folder, of_b: &Folder) -> Result<[Agent; 2]> {
+    pair_with("info", a, b, of_a, of_b)
+}
+
+/// The same; the master logs so much.
+fn pair_with(level: &str, a: &Host, b: &Host, of_a: &Folder, of_b: &Folder) -> Result<[Agent; 2]> {
     write(of_a, &[virtual_host(1, VIP, PREFERRED)])?;
     write(of_b, &[virtual_host(1, VIP, SLOWER)])?;
-    let on_a = start_installed(a, of_a)?;
+    let on_a = start_installed_with(level, a, of_a)?;
     wait_for_change(&on_a, "eth0 vhid 1", "BACKUP -> MASTER")?;
     let on_b = start(b, of_b)?;
     wait_for_change(&on_b, "eth0 vhid 1", "INIT -> BACKUP")?;
@@ -83,31 +93,34 @@ fn a_master_is_upgraded_without_a_transition_and_without_a_lost_probe() -> Resul
     if !has_xdp() {
         return Ok(());
     }
-    let lab = Lab::new()?;
-    let [a, b, client] = lab.hosts(["a", "b", "client"])?;
-    let [of_a, of_b] = [folder()?, folder()?];
-    let [on_a, on_b] = pair(&a, &b, &of_a, &of_b)?;
-    let probe = Probe::start(&client, VIP, Duration::from_millis(1))?;
-    probe.wait_for_answer_from(a.mac(), LONG)?;
-    let wire = Wire::at(&client)?;
-    for _ in 0..2 {
-        let program = a.xdp_program()?;
-        install(&of_a)?;
-        assert!(program_of(&on_a)?.to_string_lossy().ends_with(" (deleted)"));
-        let told = upgrade(&of_a)?;
-        assert!(told.contains("no virtual host hands over") && told.contains("eth0 vhid 1: MASTER"), "{told}");
-        assert_eq!(program_of(&on_a)?, of_a.path().join("carpd"));
-        assert_ne!(a.xdp_program()?, program);
-        // Longer than the lease.
-        wire.wait_for_adverts(a.ip(), 5)?;
+    // The same program goes on, unless what it has to say is to be logged.
+    for (level, is_loaded) in [("info", false), ("debug", true)] {
+        let lab = Lab::new()?;
+        let [a, b, client] = lab.hosts(["a", "b", "client"])?;
+        let [of_a, of_b] = [folder()?, folder()?];
+        let [on_a, on_b] = pair_with(level, &a, &b, &of_a, &of_b)?;
+        let probe = Probe::start(&client, VIP, Duration::from_millis(1))?;
+        probe.wait_for_answer_from(a.mac(), LONG)?;
+        let wire = Wire::at(&client)?;
+        for _ in 0..2 {
+            let program = a.xdp_program()?;
+            install(&of_a)?;
+            assert!(program_of(&on_a)?.to_string_lossy().ends_with(" (deleted)"));
+            let told = upgrade(&of_a)?;
+            assert!(told.contains("no virtual host hands over") && told.contains("eth0 vhid 1: MASTER"), "{told}");
+            assert_eq!(program_of(&on_a)?, of_a.path().join("carpd"));
+            assert_eq!(a.xdp_program()? != program, is_loaded);
+            // Longer than the lease.
+            wire.wait_for_adverts(a.ip(), 5)?;
+        }
+        assert_eq!(changes(&on_b, "eth0 vhid 1"), ["INIT -> BACKUP"]);
+        let of_a = ["INIT -> BACKUP", "BACKUP -> MASTER", "INIT -> MASTER", "INIT -> MASTER"];
+        assert_eq!(changes(&on_a, "eth0 vhid 1"), of_a);
+        let counters: Vec<u64> = wire.adverts_of(a.ip()).iter().map(|(_, advert)| advert.counter).collect();
+        assert!(counters.is_sorted_by(|one, next| one < next));
+        let report = probe.stop()?;
+        assert_eq!(report.sent(), report.answered(), "{:?}", report.outages());
     }
-    assert_eq!(changes(&on_b, "eth0 vhid 1"), ["INIT -> BACKUP"]);
-    let of_a = ["INIT -> BACKUP", "BACKUP -> MASTER", "INIT -> MASTER", "INIT -> MASTER"];
-    assert_eq!(changes(&on_a, "eth0 vhid 1"), of_a);
-    let counters: Vec<u64> = wire.adverts_of(a.ip()).iter().map(|(_, advert)| advert.counter).collect();
-    assert!(counters.is_sorted_by(|one, next| one < next));
-    let report = probe.stop()?;
-    assert_eq!(report.sent(), report.answered(), "{:?}", report.outages());
     Ok(())
 }
 

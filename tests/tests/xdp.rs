@@ -10,6 +10,7 @@ mod xdp_cases {
     mod bpftool;
     mod events;
     mod fence;
+    mod seals;
     mod table;
     mod vectors;
 }

@@ -5,7 +5,9 @@
 mod bench;
 mod build;
 mod dist;
+mod fuzz;
 mod lint;
+mod mutants;
 mod root;
 mod run;
 mod steps;
@@ -26,10 +28,14 @@ enum Command {
     Run(run::Options),
     /// Run all the tests; those that need a kernel run as root
     Test(test::Options),
-    /// Run a benchmark as root
+    /// Run the benchmarks as root, beside ucarp and keepalived; tables, JSON and plots
     Bench(bench::Options),
     /// Have faults befall two servers, as a seed decides, and some beside ucarp and keepalived: who answers meanwhile
     Faults(bench::Faults),
+    /// Fuzz what reads what others write
+    Fuzz(fuzz::Options),
+    /// Break carp-common's rules in every small way, one after the other, and see whether its tests notice
+    Mutants(mutants::Options),
     /// Make a Debian package, with unit, manual pages and completions, in target/dist
     Dist,
     /// Run clippy, on the host's code and on the kernel's, and cargo doc, with warnings denied
@@ -54,6 +60,8 @@ fn run(command: Command) -> Result<()> {
         Command::Test(options) => test::test(&options),
         Command::Bench(options) => bench::bench(&options),
         Command::Faults(options) => bench::faults(&options),
+        Command::Fuzz(options) => fuzz::fuzz(&options),
+        Command::Mutants(options) => mutants::mutants(&options),
         Command::Dist => dist::dist(),
         Command::Lint => lint::lint(),
     }

@@ -22,11 +22,15 @@ pub fn cargo() -> Command {
 /// [`cargo`] for a build of its own kind: it knows nothing of the flags, wrappers and profiles of the build around
 /// this process, be it cargo, clippy or an editor.
 pub fn cargo_apart() -> Command {
-    let mut cargo = cargo();
+    apart(cargo())
+}
+
+/// The same for a program that runs cargo itself.
+pub fn apart(mut command: Command) -> Command {
     for (name, _) in env::vars_os().filter(|(name, _)| is_of_outer_build(name)) {
-        cargo.env_remove(name);
+        command.env_remove(name);
     }
-    cargo
+    command
 }
 
 /// `program` as root, through sudo if this process is not root's.

@@ -28,7 +28,7 @@
 //! ucarp is lost if an advert of ours is replayed to it and its answer to us, both as floods.
 
 use super::Advert;
-use crate::time::Time;
+use crate::{reason::Reason, time::Time};
 
 /// From this score on, a source is one whose counter changes: with 1, an OpenBSD that has just been restarted
 /// would be.
@@ -46,7 +46,9 @@ pub struct Heard {
     advbase: u8,
     advskew: u8,
     demote: u8,
-    reserved: [u8; 5],
+    key_id: u8,
+    objection: u8,
+    reserved: [u8; 3],
 }
 
 impl Heard {
@@ -80,6 +82,18 @@ impl Heard {
         self.demote
     }
 
+    /// The key that it is sealed with; 0 if it is not, or nobody has looked.
+    #[must_use]
+    pub const fn key_id(&self) -> u8 {
+        self.key_id
+    }
+
+    /// Why it is not well sealed, where it need not be.
+    #[must_use]
+    pub fn objection(&self) -> Option<Reason> {
+        Reason::ALL.get(usize::from(self.objection)).copied().filter(|_| self.objection != 0)
+    }
+
     #[inline(always)]
     const fn new(advert: &Advert, arrival: u64) -> Self {
         Self {
@@ -88,7 +102,9 @@ impl Heard {
             advbase: advert.advbase,
             advskew: advert.advskew,
             demote: advert.demote,
-            reserved: [0; 5],
+            key_id: advert.key_id,
+            objection: advert.objection,
+            reserved: [0; 3],
         }
     }
 

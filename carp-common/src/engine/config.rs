@@ -105,6 +105,9 @@ pub struct Config {
     /// How long a backup that preempts bears with a worse master, from when it hears that first, and from when it
     /// leaves INIT; a dead one is not waited for.
     pub preempt_delay: Duration,
+    /// How much longer than a dead time a host that has just started lets others be silent of which it hears that they have
+    /// the key, but cannot tell whether that is of now (see [`seal`](crate::seal)).
+    pub doubt: Duration,
 }
 
 impl Config {
@@ -165,6 +168,7 @@ mod tests {
             bow_out_last: false,
             profile: Profile::OpenBsd,
             preempt_delay: Duration::ZERO,
+            doubt: Duration::ZERO,
         }
     }
 

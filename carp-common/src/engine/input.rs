@@ -17,6 +17,9 @@ pub enum Input {
     LinkUp,
     /// One of these is missing.
     LinkDown(LinkFault),
+    /// An advert of a host that has the key, and was never heard before, arrived at this time: it may be an old one, for that
+    /// host's clock and ours are apart.
+    Doubtful(Time),
     /// What was sent until now could not be heard: it was no silence.
     Deaf,
     /// The interface has another hardware address.

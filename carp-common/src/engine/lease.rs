@@ -10,7 +10,8 @@
 //!   is configured for a peer or was heard. (`carp_setrun` in `ip_carp.c`.) What a peer advertised last counts, until this host
 //!   has been in INIT: one advert that is wrong, or was edited, must not end the lease for good.
 //! * A carpd that has just yielded to an equal waits for two intervals only, which is less: if this host hangs in exactly these,
-//!   both may answer for the rest of the lease.
+//!   both may answer for the rest of the lease. So they may if it hangs just when another takes over by what it has heard of it:
+//!   it does not hear that any more.
 //! * Nobody is MASTER before an advert has left: others might never hear of that one. A BACKUP whose turn has come has a
 //!   claim; it sends an advert, which the kernel lets out while the VIPs stay fenced, and is MASTER if that has left. If not,
 //!   it tries again and again, and no transition tells of it.
@@ -55,6 +56,16 @@ pub(super) struct Claim {
 }
 
 impl Claim {
+    /// One whose advert is sent later.
+    pub(super) const fn that_waits(cause: Cause) -> Self {
+        Self { cause, is_under_way: false }
+    }
+
+    /// Whether it is against a master that was heard, and whose next advert may be another.
+    const fn is_against_rival(self) -> bool {
+        matches!(self.cause, Cause::Preempt(_) | Cause::DemotedMaster(_) | Cause::SlowMaster(_))
+    }
+
     /// The cause, unless it is silence, which has lasted longer by now.
     pub(super) const fn heard_cause(self) -> Option<Cause> {
         if let Cause::MasterDown(_) = self.cause { None } else { Some(self.cause) }
@@ -153,6 +164,15 @@ impl Engine {
         if let Some(claim) = self.claim.as_mut().filter(|claim| claim.is_under_way) {
             claim.is_under_way = false;
             self.end_lease();
+            self.drop_claim_against_rival();
+        }
+    }
+
+    /// Who of the two is the better is asked anew, with the other's next advert.
+    pub(super) fn drop_claim_against_rival(&mut self) {
+        if self.claim.take_if(|claim| !claim.is_under_way && claim.is_against_rival()).is_some() {
+            let heard = self.last_arrival.unwrap_or(self.since);
+            self.timers.restart(self.config.families, heard.after(self.dead_time()));
         }
     }
 

@@ -15,7 +15,8 @@
 //! Dm = Dp = 0, FreeBSD's; a FreeBSD, NetBSD or ucarp peer always sends demote 0,
 //! with which they are theirs. One addition: on a tie the first to hear yields, as in the BSDs, but if two
 //! adverts cross, both do, and their timers would end together for ever; so after yielding to an equal, the
-//! next master-down time is two intervals and a span that differs from host to host and from try to try.
+//! next master-down time is two intervals and a span that differs from host to host and from try to try. A worse master that
+//! is heard meanwhile is taken over from after such a span, too: all who tied hear it at once.
 //!
 //! The order of things:
 //!
@@ -31,6 +32,7 @@
 mod action;
 mod config;
 mod demotion;
+mod hearing;
 mod input;
 mod lease;
 mod profile;
@@ -40,11 +42,7 @@ mod tests;
 mod timers;
 
 use alloc::collections::VecDeque;
-use core::{
-    hash::{Hash, Hasher},
-    net::IpAddr,
-    time::Duration,
-};
+use core::{net::IpAddr, time::Duration};
 
 pub use self::{
     action::{Action, AdvertFields},
@@ -56,8 +54,8 @@ pub use self::{
     state::{Cause, State, Transition},
 };
 use self::{
+    hearing::{Followed, MOST_ANSWERS},
     lease::{Claim, LeaseTerms},
-    profile::Standing,
     timers::Timers,
 };
 use crate::{time::Time, wire::BOW_OUT};
@@ -70,9 +68,6 @@ const SEND_ERRORS_LAST: Duration = Duration::from_secs(60);
 const NO_VIPS_LASTS: Duration = Duration::from_secs(600);
 /// Each repetition of the announcement goes with the second next advert.
 const ANNOUNCE_AGAIN_AFTER: u8 = 2;
-/// A tie lengthens the next master-down time by less than this (at advbase 0: by less than a quarter of
-/// the advert interval).
-const TIE_SPREAD: Duration = Duration::from_millis(250);
 
 /// The state machine of one virtual host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +86,8 @@ pub struct Engine {
     last_arrival: Option<Time>,
     /// Yields to an equal since a master was last heard in peace.
     ties: u32,
+    /// BACKUP: the masters that need no other.
+    followed: Followed,
     /// Until when this host does not preempt.
     hold: Option<Time>,
     /// BACKUP: until when it bears with a worse master, once that is known.
@@ -101,12 +98,16 @@ pub struct Engine {
     announce_in: u8,
     /// How many repetitions follow that one, before announcements are only refreshed.
     repeats_left: u8,
-    /// MASTER: before this time another master's advert is not answered once more.
+    /// MASTER: before this time it is not announced once more that the VIPs are here and not at another master.
     announced_until: Time,
+    /// MASTER: how many adverts of others are answered until the next one is due.
+    answers_left: u8,
     /// A release of the VIPs is under way.
     releasing: bool,
     /// The bow-out is due when they are gone.
     bow_out_due: bool,
+    /// The first time that it is BACKUP: until when it bears with hosts of which it cannot tell whether they live.
+    doubt_until: Option<Time>,
     /// No way back.
     stopping: bool,
     actions: VecDeque<Action>,
@@ -144,14 +145,17 @@ impl Engine {
             demotion: Demotion::default(),
             last_arrival: None,
             ties: 0,
+            followed: Followed::default(),
             hold: None,
             preempt_at: None,
             vips_here: false,
             announce_in: 0,
             repeats_left: 0,
             announced_until: now,
+            answers_left: MOST_ANSWERS,
             releasing: false,
             bow_out_due: false,
+            doubt_until: None,
             stopping: false,
             actions: VecDeque::new(),
         }
@@ -207,6 +211,7 @@ impl Engine {
             Input::Advert(advert) => self.handle_advert(&advert, now),
             Input::LinkUp => self.handle_link_up(now),
             Input::LinkDown(fault) => self.set_state(State::Init, Cause::LinkDown(fault), now),
+            Input::Doubtful(arrival) => self.handle_doubtful(arrival),
             Input::Deaf => self.handle_deaf(now),
             Input::MacChanged => self.handle_mac_changed(),
             Input::Fence(enforced) => self.handle_fence(enforced),
@@ -241,6 +246,7 @@ impl Engine {
             // From when it was due, so that a late timer does not shift those after it; but no burst.
             let next = due.after(self.interval());
             self.timers.advert = Some(if next > now { next } else { now.after(self.interval()) });
+            self.answers_left = MOST_ANSWERS;
             self.send_advert();
             self.announce_when_due();
         }
@@ -319,133 +325,6 @@ impl Engine {
         }
     }
 
-    fn hear_as_backup(&mut self, advert: &HeardAdvert, now: Time) {
-        let backup_for = now.since(self.since);
-        if backup_for >= SEND_ERRORS_LAST {
-            self.demote(now, Demotion::reset_send_errors);
-        }
-        if backup_for >= NO_VIPS_LASTS {
-            self.demote(now, |demotion| demotion.set_no_vips(false));
-        }
-        let cause = if advert.is_bow_out() {
-            Some(Cause::BowOut(advert.source))
-        } else if self.hold.is_some_and(|until| now < until) {
-            None
-        } else {
-            self.reason_to_take_over(advert, now)
-        };
-        if let Some(cause) = cause {
-            self.take_over(cause, now);
-            return;
-        }
-        self.claim = None;
-        // Not by the last word of an equal that yields as well, as a ucarp does within an interval.
-        if advert.arrival.since(self.since) >= self.interval() * 3 / 2 {
-            self.ties = 0;
-        }
-        let [mine, peers] = self.standings(advert);
-        let is_tied = self.ties > 0 && mine.rank == peers.rank;
-        let patience = if is_tied { self.tie_patience() } else { self.dead_time() };
-        // If this host has stepped down, this is the first word of its successor.
-        let is_first = self.timers.nobody.take().is_some();
-        let alive = if self.config.any_family || is_first { self.config.families } else { &[advert.family][..] };
-        for family in alive {
-            self.timers.start_master_down(*family, advert.arrival.after(patience));
-        }
-    }
-
-    fn reason_to_take_over(&mut self, advert: &HeardAdvert, now: Time) -> Option<Cause> {
-        let [mine, peers] = self.standings(advert);
-        let is_worse = self.config.preempt && mine.rank < peers.rank && mine.demotion <= peers.demotion;
-        if is_worse && self.has_waited(now) {
-            return Some(Cause::Preempt(*advert));
-        }
-        if !is_worse {
-            // The next one that is worse is waited for anew.
-            self.preempt_at = None;
-        }
-        if mine.demotion < peers.demotion {
-            Some(Cause::DemotedMaster(*advert))
-        } else if self.config.advbase.get() != 0 && self.dead_time() < peers.rank {
-            Some(Cause::SlowMaster(*advert))
-        } else {
-            None
-        }
-    }
-
-    /// Whether a worse master, which is heard now, has been borne with for long enough.
-    fn has_waited(&mut self, now: Time) -> bool {
-        now >= *self.preempt_at.get_or_insert(now.after(self.config.preempt_delay))
-    }
-
-    /// What decides between this host and the one that is heard.
-    fn standings(&self, advert: &HeardAdvert) -> [Standing; 2] {
-        let profile = self.config.profile;
-        [Standing::own(profile, self.fields()), Standing::peer(profile, advert)]
-    }
-
-    fn hear_as_master(&mut self, advert: &HeardAdvert, now: Time) {
-        let [mine, peers] = self.standings(advert);
-        if advert.is_bow_out() {
-            // It leaves: nothing to yield to, but its announcements may have been the last.
-            self.announce_to_rival(advert.source, now);
-        } else if mine > peers {
-            // A last word: the better master hears that there was another one, stays, and announces.
-            self.speak_up(now);
-            self.set_state(State::Backup, Cause::BetterMaster(*advert), now);
-        } else if mine == peers {
-            self.ties = self.ties.saturating_add(1);
-            self.set_state(State::Backup, Cause::EqualMaster(*advert), now);
-        } else {
-            if now >= self.announced_until {
-                // It yields when it hears this one, and not an interval later.
-                self.speak_up(now);
-            }
-            self.announce_to_rival(advert.source, now);
-        }
-    }
-
-    /// An advert between two. Not if one is long overdue: then this host was stalled, and may not speak as a master any
-    /// more; if it is one still, that advert goes anyway. (That one is due at this very time means nothing: inputs come before
-    /// timers.)
-    fn speak_up(&mut self, now: Time) {
-        let late = self.interval() / 4;
-        if self.timers.advert.is_some_and(|due| now < due.after(late)) {
-            self.send_advert();
-        }
-    }
-
-    /// Another master was heard, and this one stays: says where the VIPs are, if they are here, and repeats it, for the
-    /// other may announce once more before it hears of us. The administrator is told, too. Once in an interval.
-    fn announce_to_rival(&mut self, rival: IpAddr, now: Time) {
-        if now >= self.announced_until {
-            self.announced_until = now.after(self.interval());
-            if self.vips_here {
-                self.announce();
-                self.actions.push_back(Action::Rival(rival));
-            }
-        }
-    }
-
-    /// How long an equal may be silent that this host has yielded to: if its next advert does not come, it has yielded as
-    /// well. (A ucarp that has yielded would be a master again about a dead time later, and read what it missed only
-    /// then: there must be one that it cannot overlook by that time.)
-    fn tie_patience(&self) -> Duration {
-        (self.interval() * 2).min(self.dead_time()) + self.tie_delay()
-    }
-
-    /// What differs from host to host, and from one tie
-    /// to the next, in case two hosts come out too close together.
-    fn tie_delay(&self) -> Duration {
-        let spread = match self.config.advbase.get() {
-            0 => self.interval() / 4,
-            _ => TIE_SPREAD,
-        };
-        let mut hasher = Fnv1a::new();
-        (self.config.source, self.ties).hash(&mut hasher);
-        spread * (hasher.finish() >> 48) as u32 / (1 << 16)
-    }
-
     fn handle_link_up(&mut self, now: Time) {
         if self.state != State::Init || self.stopping {
             return;
@@ -473,6 +352,14 @@ impl Engine {
         }
     }
 
+    /// The same then, unless a better master, or an equal, is heard until then.
+    fn take_over_at(&mut self, due: Time, cause: Cause) {
+        if self.claim.is_none() {
+            self.claim = Some(Claim::that_waits(cause));
+            self.timers.restart(self.config.families, due);
+        }
+    }
+
     fn become_master(&mut self, cause: Cause, now: Time) {
         self.send_advert();
         self.set_state(State::Master, cause, now);
@@ -483,6 +370,25 @@ impl Engine {
         if self.state == State::Master && self.lease.is_over(now) {
             self.set_state(State::Backup, Cause::LeaseOver, now);
         }
+    }
+
+    /// Who has just started takes the master's place neither from one whose clock is apart, nor for long from one whose adverts
+    /// somebody only repeats: nobody can tell the two from one another. From the second start of a link on, there is no doubt.
+    fn handle_doubtful(&mut self, arrival: Time) {
+        if self.state != State::Backup || arrival < self.listens_since || self.timers.nobody.is_some() {
+            return;
+        }
+        if let Some(until) = self.doubt_until.filter(|until| arrival < *until) {
+            for family in self.config.families {
+                self.timers.start_master_down(*family, until.min(arrival.after(self.dead_time())));
+            }
+        }
+    }
+
+    /// Until when such a host is not taken for silent, if it may be that there is one.
+    #[must_use]
+    pub const fn doubt_until(&self) -> Option<Time> {
+        self.doubt_until
     }
 
     /// Listens anew for as long as a silence takes.
@@ -575,6 +481,7 @@ impl Engine {
         let dead_time = self.dead_time();
         if change(&mut self.demotion) {
             self.move_timers(dead_time, now);
+            self.drop_claim_against_rival();
             self.actions.push_back(Action::Demoted(self.demotion));
         }
     }
@@ -624,15 +531,19 @@ impl Engine {
         self.preempt_at = waits.then(|| now.after(self.config.preempt_delay));
         if from == State::Init {
             self.listens_since = now;
+            let doubt = if waits { self.dead_time() + self.config.doubt } else { Duration::ZERO };
+            self.doubt_until.get_or_insert(now.after(doubt));
         }
         if to == State::Init {
             self.lease.forget_heard();
+            self.followed = Followed::default();
         }
         self.bow_out_due = false;
         self.claim = None;
         self.set_timers(cause, now);
         if to == State::Master {
             self.releasing = false;
+            self.answers_left = MOST_ANSWERS;
             self.actions.push_back(Action::TakeVips);
         }
         if from == State::Master {
@@ -749,27 +660,5 @@ impl Engine {
             }
             None => self.config.announcements.refresh,
         };
-    }
-}
-
-/// FNV-1a with a final mix: a small hash that is the same on every host.
-struct Fnv1a(u64);
-
-impl Fnv1a {
-    const fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Hasher for Fnv1a {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        let mixed = (self.0 ^ (self.0 >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        mixed ^ (mixed >> 33)
     }
 }

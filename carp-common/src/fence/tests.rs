@@ -11,7 +11,7 @@ use table::{OWN, TABLE, VIRTUAL, vip};
 
 use super::{Leases, arrives, leaves};
 use crate::{
-    abi::{AddressKey, Deadline, Family, Held, Sent, SourceKey, Vhost, VhostKey, address_bytes},
+    abi::{AddressKey, Deadline, Family, Held, Policy, Sent, SourceKey, Vhost, VhostKey, address_bytes},
     digest::{DigestKey, Passphrase},
     verdict::{Frame, Tables, tests::frames},
 };
@@ -72,7 +72,7 @@ impl Tables for Host {
         self.vhosts.get(key)
     }
 
-    fn is_peer(&self, _source: &SourceKey) -> bool {
+    fn peer(&self, _source: &SourceKey) -> Option<&Policy> {
         unreachable!("the fence does not ask for peers")
     }
 

@@ -2,10 +2,11 @@
 
 pub(crate) mod frames;
 mod properties;
+mod seals;
 mod table;
 
 use core::net::IpAddr;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use Expect::{Foreign, Other, OtherOfOurs, Refused, Valid};
 use Family::{V4, V6};
@@ -14,9 +15,10 @@ use table::{Expect, TABLE, from, good};
 
 use super::{Frame, Tables, Verdict, judge};
 use crate::{
-    abi::{Advert, Family, Sent, SourceKey, Vhost, VhostKey, address_bytes},
-    digest::{Blocks, DigestKey, Passphrase},
+    abi::{Advert, Family, Policy, Sent, SourceKey, Vhost, VhostKey, address_bytes},
+    digest::{DigestKey, Passphrase, Scratch},
     reason::Reason,
+    seal::SealMemory,
 };
 
 const IFINDEX: u32 = 3;
@@ -26,8 +28,9 @@ const ROWS: [(Family, u32); 2] = [(V4, 5), (V6, 6)];
 /// The tables on a host: a virtual host in both families.
 struct HostTables {
     vhosts: HashMap<VhostKey, Vhost>,
-    peers: HashSet<SourceKey>,
+    peers: HashMap<SourceKey, Policy>,
     sent: HashMap<VhostKey, Sent>,
+    seals: SealMemory,
 }
 
 impl Tables for HostTables {
@@ -35,8 +38,8 @@ impl Tables for HostTables {
         self.vhosts.get(key)
     }
 
-    fn is_peer(&self, source: &SourceKey) -> bool {
-        self.peers.contains(source)
+    fn peer(&self, source: &SourceKey) -> Option<&Policy> {
+        self.peers.get(source)
     }
 
     fn sent(&self, key: &VhostKey) -> Option<&Sent> {
@@ -65,12 +68,12 @@ fn digest(counter: u64) -> [u8; 20] {
 fn tables() -> HostTables {
     let key = DigestKey::new(&Passphrase::new(PASSPHRASE).unwrap(), OUR_VHID, &vips());
     let vhosts = ROWS.map(|(family, row)| (VhostKey::new(IFINDEX, OUR_VHID, family), Vhost::new(key, row))).into();
-    HostTables { vhosts, peers: HashSet::new(), sent: HashMap::new() }
+    HostTables { vhosts, peers: HashMap::new(), sent: HashMap::new(), seals: SealMemory::default() }
 }
 
 fn judge_with(frame: &EthernetFrame, ifindex: u32, tables: &HostTables) -> Verdict {
-    let mut blocks = Blocks::default();
-    judge(frame.bytes.as_slice(), ifindex, tables, || Some(&mut blocks))
+    let mut scratch = Scratch::default();
+    judge(frame.bytes.as_slice(), ifindex, tables, &tables.seals, || Some(&mut scratch))
 }
 
 fn row_of(family: Family) -> u32 {
@@ -108,7 +111,16 @@ fn a_valid_advert_is_reported_with_all_it_says() {
         let key = VhostKey::new(IFINDEX, OUR_VHID, family);
         let source = SourceKey::new(key, address_bytes(source_of(family)));
         let mac = [0, 0, 0x5e, 0, 1, OUR_VHID];
-        let advert = Advert { source, mac, counter: fields.counter, advbase: 2, advskew: 100, demote: 3 };
+        let advert = Advert {
+            source,
+            mac,
+            counter: fields.counter,
+            advbase: 2,
+            advskew: 100,
+            demote: 3,
+            key_id: 0,
+            objection: 0,
+        };
         assert_eq!(judged(&frame), Verdict::Valid(row_of(family), advert));
     }
 }
@@ -203,8 +215,27 @@ fn where_there_are_peers_only_they_are_heard() {
         tables.vhosts.insert(key, tables.vhosts[&key].of_peers());
         let verdict = judge_with(&good(family), IFINDEX, &tables);
         assert!(matches!(verdict, Verdict::Refused(_, Reason::BadAddrs, _)), "{verdict:?}");
-        tables.peers.insert(SourceKey::new(key, address_bytes(source_of(family))));
+        let peer = SourceKey::new(key, address_bytes(source_of(family)));
+        tables.peers.insert(peer, Policy::ANY);
         assert!(matches!(judge_with(&good(family), IFINDEX, &tables), Verdict::Valid(..)));
+        // And of these, what they may say.
+        let fields = Fields { demote: 3, ..Fields::default() };
+        let (Fields { advbase, advskew, demote, .. }, frame) = (fields, EthernetFrame::advert(family, fields));
+        let exactly = Policy { advbase: [advbase; 2], advskew: [advskew; 2], demote, ..Policy::ANY };
+        tables.peers.insert(peer, exactly);
+        assert!(matches!(judge_with(&frame, IFINDEX, &tables), Verdict::Valid(..)));
+        for policy in [
+            Policy { advbase: [advbase + 1, 254], ..exactly },
+            Policy { advskew: [advskew + 1, 254], ..exactly },
+            Policy { demote: demote - 1, ..exactly },
+        ] {
+            tables.peers.insert(peer, policy);
+            let verdict = judge_with(&frame, IFINDEX, &tables);
+            assert!(matches!(verdict, Verdict::Refused(_, Reason::Policy, _)), "{policy:?}: {verdict:?}");
+            let forged = frame.clone().spoilt(DIGEST_AT).with_checksum();
+            let verdict = judge_with(&forged, IFINDEX, &tables);
+            assert!(matches!(verdict, Verdict::Refused(_, Reason::BadAuth, _)), "{policy:?}: {verdict:?}");
+        }
     }
 }
 

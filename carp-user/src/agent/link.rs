@@ -139,6 +139,9 @@ impl Link {
     ) -> (Presence<'a>, Result<(), DatapathError>) {
         let Some(interface) = interface else { return (Presence::Missing, Ok(())) };
         let is_detached = self.is_detached(datapath);
+        if is_detached && !interface.is_there(&self.interface) {
+            return (Presence::Missing, Ok(()));
+        }
         if is_detached {
             warn!("{}: something else detached the XDP program from {}", self.name, self.interface);
         }
@@ -149,6 +152,9 @@ impl Link {
             let former = former.map(|attached| attached.choice).filter(|former| *former != self.choice);
             self.leave(datapath);
             if let Err(error) = self.enter(datapath, self.choice, interface) {
+                if !interface.is_there(&self.interface) {
+                    return (Presence::Missing, Ok(()));
+                }
                 // Worse than the road that was asked for is none.
                 if former.is_some_and(|former| self.enter(datapath, former, interface).is_ok()) {
                     self.join(interface);

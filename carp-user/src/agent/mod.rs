@@ -33,12 +33,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use carp_common::{
-    abi::{Heard, SourceKey, VhostKey},
+    abi::{Heard, SealCheck, SourceKey, VhostKey},
     engine::{Input, State},
     reason::Reason,
     time::Time,
 };
-use log::{info, warn};
+use log::{debug, info, warn};
 use tokio::{
     select,
     sync::{mpsc, watch},
@@ -358,9 +358,30 @@ impl Agent {
             let attachments = self.datapath.attachments();
             self.looking = Some((now, spawn_blocking(move || attachments.lost())));
         }
+        if self.judges_seals() {
+            self.datapath.set_wall();
+        }
+        self.look_at_clocks();
         if now >= self.look_at_pins {
             self.look_at_pins = now.after(LOOK_AT_PINS);
             self.datapath.mend_pins();
+        }
+    }
+
+    fn judges_seals(&self) -> bool {
+        self.hosts.values().any(|host| host.settings().seal.mode.check() != SealCheck::Off)
+    }
+
+    /// Looks whose sealed adverts were not believed for the time that their clocks are set to.
+    fn look_at_clocks(&mut self) {
+        if !self.judges_seals() {
+            return;
+        }
+        for (source, apart, was_believed) in self.datapath.take_apart() {
+            let row = self.entered.get(&source.vhost());
+            if let Some(host) = row.and_then(|row| self.hosts.get_mut(row)) {
+                host.note_apart(source, apart, was_believed);
+            }
         }
     }
 
@@ -403,7 +424,9 @@ impl Agent {
         {
             if let Some(event) = next {
                 // Not for what the last-heard map tells: a repeat may stay there for long, and is not late.
-                self.shared.metrics.observe_event(now().since(event.heard().arrival()).as_secs_f64());
+                let latency = now().since(event.heard().arrival());
+                self.shared.metrics.observe_event(latency.as_secs_f64());
+                debug!("an event came {} ns after its advert", latency.as_nanos());
                 self.hear(event.source(), event.heard());
             }
             left -= 1;
@@ -458,6 +481,7 @@ impl Agent {
                 self.hear(source, heard);
             }
         }
+        self.look_at_clocks();
     }
 
     /// What another agent has heard says how patient the others are.
@@ -504,6 +528,10 @@ impl Agent {
         let left: BTreeSet<String> = self.links.iter_mut().filter_map(left).collect();
         for host in self.hosts.values_mut().filter(|host| left.contains(host.interface())) {
             host.leave(&mut self.datapath);
+        }
+        if !left.is_empty() {
+            let there: BTreeSet<u32> = looks.indices().collect();
+            self.datapath.forget_sequences(|key| !there.contains(&key.ifindex()));
         }
         // One that a reload has brought is looked for first.
         for (name, link) in self.links.iter_mut().filter(|(name, _)| looks.knows(name)) {

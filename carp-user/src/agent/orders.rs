@@ -62,6 +62,7 @@ impl Agent {
             Command::Status(reply) => drop(reply.send(Box::new(self.status()))),
             Command::Demote { target, demotion, reply } => drop(reply.send(self.demote(&target, demotion))),
             Command::Maintenance { on, reply } => drop(reply.send(Ok(self.set_maintenance(on)))),
+            Command::SealWith { target, id, reply } => drop(reply.send(self.seal_with(&target, id))),
             Command::Apply { hosts, reply } => self.replace(hosts, reply),
             Command::PlanUpgrade { about, reply } => drop(reply.send(self.plan_upgrade(&about))),
             Command::Upgrade { about, failed } => self.begin_upgrade(about, failed),
@@ -106,6 +107,21 @@ impl Agent {
         } else {
             format!("{names}: demoted by {demotion}")
         })
+    }
+
+    fn seal_with(&mut self, target: &Target, id: u8) -> Result<String, String> {
+        let meant = |host: &&mut VirtualHost| target.is(host.interface(), host.settings().vhid);
+        let (mut done, mut others) = (vec![], vec![]);
+        for host in self.hosts.values_mut().filter(meant) {
+            let list = if host.seal_with(id) { &mut done } else { &mut others };
+            list.push(host.name());
+        }
+        if done.is_empty() {
+            return Err(format!("no virtual host that is meant seals, and has a key {id}: `carpctl key list`"));
+        }
+        let others = if others.is_empty() { String::new() } else { format!("; not {}", others.join(", ")) };
+        let lasting = format!("until a reload changes it, or a restart: seal_with = {id} makes it last");
+        Ok(format!("{}: adverts are sealed with key {id}{others}; {lasting}", done.join(", ")))
     }
 
     fn set_maintenance(&mut self, on: bool) -> String {

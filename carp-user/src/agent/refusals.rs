@@ -47,9 +47,10 @@ impl Pace {
 pub(super) struct Refusals {
     row: u32,
     told: [u64; Reason::COUNT],
-    /// When adverts with a wrong digest came first and last, since there was one with a right one.
-    wrong: Option<[Time; 2]>,
-    /// Whether one with a right one came since the last look.
+    /// Why and when adverts were refused first and last that may be a server's which is set up in another way, since there was
+    /// a valid one.
+    wrong: Option<(Reason, [Time; 2])>,
+    /// Whether a valid one came since the last look.
     hears: bool,
     pace: Pace,
 }
@@ -71,13 +72,13 @@ impl Refusals {
         self.hears = true;
     }
 
-    /// Since when there are adverts with a wrong digest, and none with a right one.
-    pub(super) fn deaf_since(&self) -> Option<Time> {
-        self.wrong.map(|[first, _]| first)
+    /// Since when there are such, and none that is valid; and why the last were refused.
+    pub(super) fn deaf_since(&self) -> Option<(Reason, Time)> {
+        self.wrong.map(|(reason, [first, _])| (reason, first))
     }
 
-    /// Looks at the counters, if it is time, and logs what was refused since the last look. No advert with a wrong
-    /// digest for `silence` ends the deafness, too: a backup that has been put right is silent.
+    /// Looks at the counters, if it is time, and logs what was refused since the last look. None of these for `silence` ends
+    /// the deafness, too: a backup that has been put right is silent.
     pub(super) fn look(&mut self, datapath: &Datapath, ifindex: u32, name: &str, silence: Duration, now: Time) {
         if !self.pace.is_due(now) {
             return;
@@ -87,8 +88,8 @@ impl Refusals {
             let count = datapath.counter(self.row, reason);
             let told = mem::replace(&mut self.told[reason.index()], count);
             if count > told {
-                if reason == Reason::BadAuth && !self.hears {
-                    self.wrong = Some([self.deaf_since().unwrap_or(now), now]);
+                if is_misunderstood(reason) && !self.hears {
+                    self.wrong = Some((reason, [self.deaf_since().map_or(now, |(_, first)| first), now]));
                 }
                 let separator = if line.is_empty() { "" } else { "; " };
                 write!(line, "{separator}{} {}", count - told, describe(reason)).ok();
@@ -98,12 +99,18 @@ impl Refusals {
             }
         }
         self.hears = false;
-        self.wrong = self.wrong.filter(|[_, last]| now.since(*last) <= silence);
+        self.wrong = self.wrong.filter(|(_, [_, last])| now.since(*last) <= silence);
         if !line.is_empty() {
             warn!("{name}: refused adverts: {line}");
         }
         self.pace.looked(!line.is_empty(), now);
     }
+}
+
+/// Whether adverts may be refused for this because a server is set up in another way than this one. (That a clock is, is told
+/// by itself.)
+const fn is_misunderstood(reason: Reason) -> bool {
+    matches!(reason, Reason::BadAuth | Reason::Unsealed | Reason::UnknownKey | Reason::BadSeal | Reason::Replayed)
 }
 
 /// A MAC address as people write it.
@@ -118,6 +125,14 @@ fn describe(reason: Reason) -> &'static str {
         Reason::BadSum => "badsum (damaged)",
         Reason::BadAddrs => "badaddrs (impossible source, or no peer)",
         Reason::Echo => "echo (our own, reflected by a switch)",
+        Reason::Unsealed => "unsealed (a server without `seal`, or somebody without the key)",
+        Reason::UnknownKey => "unknownkey (sealed with a key that is not among `seal_keys`)",
+        Reason::BadSeal => "badseal (another key with the same id, or altered on the way)",
+        Reason::Replayed => "replayed (heard before, or its server's clock was set back)",
+        Reason::Stale => "stale (kept back, or its server's clock is another one)",
+        Reason::Tampered => "tampered (somebody has changed one of our own adverts)",
+        Reason::Flood => "flood (made of adverts that were heard: too many to look at their seals)",
+        Reason::Policy => "policy (no peer says this, see `peer_policy`: misconfigured, or somebody has changed it)",
         Reason::Ipackets
         | Reason::Ipackets6
         | Reason::Other

@@ -3,6 +3,7 @@
 mod demotion;
 mod lease;
 mod profiles;
+mod seal;
 mod status;
 
 use std::{
@@ -14,9 +15,10 @@ use std::{
 };
 
 use carp_common::{
-    abi::{Family, Heard, Sent, SourceKey, Vhost, VhostKey, address_bytes},
+    abi::{Family, Heard, Said, SealCheck, Sent, SourceKey, Vhost, VhostKey, address_bytes},
     digest::DigestKey,
     engine::{self, Action, AdvertFields, Advskew, Cause, Engine, HeardAdvert, Input, LinkFault, State, Transition},
+    seal::Sequence,
     time::Time,
     wire::{Destination, virtual_mac},
 };
@@ -24,18 +26,18 @@ use log::{debug, error, info, warn};
 use tokio::sync::{mpsc, watch};
 use zeroize::Zeroize;
 
-use self::profiles::Profiles;
+use self::{profiles::Profiles, seal::Seals};
 use super::{link::Presence, refusals::Refusals};
 use crate::{
     clock::now,
     config::{Digests, Settings, VipMac, family_of},
     control::protocol::{Source, What},
-    datapath::{Datapath, DatapathError, Inherited},
+    datapath::{Datapath, DatapathError, Inherited, Known},
     history::History,
     lock::Lock,
     metrics::Metrics,
     net::{
-        Netlink, PacketSocket,
+        self, Netlink, PacketSocket,
         advert::AdvertSender,
         arp,
         interface::Interface,
@@ -93,6 +95,8 @@ pub(super) struct VirtualHost {
     fault: Option<LinkFault>,
     /// Adverts that have left.
     sent: u64,
+    /// What the datapath knows of these, by family.
+    known_sent: [Option<Sent>; 2],
     /// The last error of sending an advert, so that it is said once.
     send_error: Option<io::ErrorKind>,
     refusals: Refusals,
@@ -107,6 +111,7 @@ pub(super) struct VirtualHost {
     /// The member of the failover group on whose account this one is demoted.
     group_cause: Option<String>,
     profiles: Profiles,
+    seals: Seals,
     /// Why the kernel cannot enforce a lease, if it cannot; `None` while nothing is known of the interface.
     no_fence: Option<Option<String>>,
     /// Why the fence would go with carpd, if it would.
@@ -143,6 +148,9 @@ impl VirtualHost {
         let name = format!("{interface} vhid {}", settings.vhid.get());
         let owner = owner(row, &name, &interface, &settings, &shared);
         let gate = demotion::closed_gate(&settings.failover);
+        // Without a lock there is no virtual host, and that lies in the same folder.
+        let sequence_file = net::seal::file(&interface, settings.vhid.get()).unwrap_or_default();
+        let adverts = AdvertSender::new(Rc::clone(&shared.socket), &settings, sequence_file);
         let mut engine = Engine::new(engine_config(&settings, in_maintenance), now);
         engine.handle(Input::Maintenance(in_maintenance), now);
         Self {
@@ -150,7 +158,7 @@ impl VirtualHost {
             name,
             row,
             engine,
-            adverts: AdvertSender::new(Rc::clone(&shared.socket), &settings),
+            adverts,
             digests: settings.digests(),
             vips: VipKeeper::start(netlink, owner, Arc::clone(&settings), reports, Leftovers::default()),
             leftovers: Leftovers::default(),
@@ -166,6 +174,7 @@ impl VirtualHost {
             is_router: false,
             fault: None,
             sent: 0,
+            known_sent: [None; 2],
             send_error: None,
             heard: None,
             arrivals: [Time::default(); 2],
@@ -173,6 +182,7 @@ impl VirtualHost {
             wrong: vec![],
             group_cause: None,
             profiles: Profiles::default(),
+            seals: Seals::default(),
             no_fence: None,
             mortal_fence: None,
             held: BTreeSet::new(),
@@ -206,8 +216,14 @@ impl VirtualHost {
         let before = mem::replace(&mut self.settings, Arc::clone(&settings));
         let digests = mem::replace(&mut self.digests, settings.digests());
         self.adverts.set(&settings);
-        if (&before.passphrase, &before.peers, before.min_ttl)
-            != (&settings.passphrase, &settings.peers, settings.min_ttl)
+        self.seal_as_configured(before.seal != settings.seal);
+        let judging = |settings: &Settings| match settings.seal.mode.check() {
+            SealCheck::Off => None,
+            check => Some((check, settings.seal_window(), settings.seal.keys.clone())),
+        };
+        if (&before.passphrase, &before.peers, &before.policies, before.min_ttl)
+            != (&settings.passphrase, &settings.peers, &settings.policies, settings.min_ttl)
+            || judging(&before) != judging(&settings)
             || digests != self.digests
         {
             // It enters anew with the next look at the interface, which follows at once.
@@ -328,6 +344,7 @@ impl VirtualHost {
         debug!("{}: heard {}/{} from {}", self.name, advert.advbase, advert.advskew, advert.source);
         self.refusals.heard();
         self.profiles.hear(&advert, self.settings.failover.profile, &self.name);
+        self.hear_seal(&advert, heard);
         self.heard = Some(advert);
         let arrival = &mut self.arrivals[place(advert.family)];
         *arrival = (*arrival).max(advert.arrival);
@@ -407,6 +424,9 @@ impl VirtualHost {
         let fault = match presence {
             Presence::Attached { interface, attachment } => {
                 let fault = self.enter(datapath, interface, attachment, vips).unwrap_or_else(|error| {
+                    if !interface.is_there(&self.interface) {
+                        return Some(LinkFault::NoInterface);
+                    }
                     if self.fault != Some(LinkFault::NotAttached) {
                         warn!("{}: {error}", self.name);
                     }
@@ -458,7 +478,9 @@ impl VirtualHost {
 
     /// It is over: its row is to be another's.
     pub(super) fn forget(mut self, datapath: &mut Datapath) {
+        let keys = [Family::V4, Family::V6].map(|family| self.key(self.ifindex, family));
         self.leave(datapath);
+        datapath.forget_sequences(|key| keys.contains(key));
         for (ifindex, address) in self.held {
             datapath.release(ifindex, address, self.row);
         }
@@ -478,7 +500,11 @@ impl VirtualHost {
                 Action::ReleaseVips => self.vips.want(self.ifindex, false),
                 Action::Announce => self.announce(),
                 Action::Transition(transition) => self.tell(&transition),
-                Action::Rival(rival) => self.notify(Word::beside(rival)),
+                Action::Rival(rival) => {
+                    // Heard, and it does not yield: perhaps it does not believe what this host sends.
+                    self.adverts.renew_sequences(self.settings.seal_window());
+                    self.notify(Word::beside(rival));
+                }
                 Action::Demoted(demotion) => {
                     has_changed = true;
                     self.tell_demotion(demotion);
@@ -502,37 +528,38 @@ impl VirtualHost {
         attachment: u32,
         vips: &BTreeSet<IpAddr>,
     ) -> Result<Option<LinkFault>, DatapathError> {
-        if self.entered.as_ref().is_none_or(|entered| entered.attachment != attachment) {
+        let is_new = self.entered.as_ref().is_none_or(|entered| entered.attachment != attachment);
+        if is_new {
             self.leave(datapath);
-            self.make_known(datapath, interface.index)?;
             self.ifindex = interface.index;
-            self.entered = Some(Entered { ifindex: interface.index, attachment, sources: vec![] });
         }
-        let Some(entered) = &mut self.entered else { return Ok(Some(LinkFault::NoInterface)) };
-        let sources = match interface.sources(&self.settings, vips) {
-            Ok(sources) => sources,
-            Err(fault) => {
-                entered.sources.clear();
-                return Ok(Some(fault));
-            }
-        };
-        if entered.sources != sources {
-            // Unless all is well, all of it again with the next look.
-            entered.sources.clear();
-            let mut known = Ok(());
-            for source in &sources {
-                // Known before the first advert: what comes from this address so far is ours from another life.
-                let sent = Sent::new(*source, self.adverts.next_counter());
+        let sources = interface.sources(&self.settings, vips);
+        let found = sources.as_deref().unwrap_or_default();
+        let entered = self.entered.as_ref().map_or(&[][..], |entered| &entered.sources);
+        let mut known = Ok(());
+        if is_new || entered != found {
+            for source in found {
+                // Known before the first advert, and before any is judged: what comes from this address so far is ours.
+                let sent = self.recognise(datapath, *source);
                 // One family that fails does not hold up the other.
                 known = known.and(datapath.set_sent(self.key(interface.index, family_of(*source)), &sent));
             }
-            known?;
-            if let Some(entered) = &mut self.entered {
-                entered.sources.clone_from(&sources);
-            }
-            // What tells equal hosts apart: one of them is enough.
-            self.engine.set_source(sources[0]);
         }
+        if is_new {
+            self.make_known(datapath, interface.index)?;
+            self.entered = Some(Entered { ifindex: interface.index, attachment, sources: vec![] });
+        }
+        let Some(entered) = &mut self.entered else { return Ok(Some(LinkFault::NoInterface)) };
+        // Unless all is well, all of it again with the next look.
+        entered.sources.clear();
+        let sources = match sources {
+            Ok(sources) => sources,
+            Err(fault) => return Ok(Some(fault)),
+        };
+        known?;
+        // What tells equal hosts apart: one of them is enough.
+        self.engine.set_source(sources[0]);
+        entered.sources = sources;
         self.is_router = interface.is_router;
         if mem::replace(&mut self.mac, interface.mac) != interface.mac {
             self.engine.handle(Input::MacChanged, now());
@@ -543,6 +570,26 @@ impl VirtualHost {
         Ok(None)
     }
 
+    /// All that was sent from this address is an echo from now on; and what was sent from the one before is not another's, as
+    /// far as a seal tells.
+    fn recognise(&mut self, datapath: &mut Datapath, source: IpAddr) -> Sent {
+        let counter = self.adverts.next_counter();
+        let family = family_of(source);
+        let known = self.known_sent[place(family)];
+        if let (Some(former), Some(ahead)) = (known.map(|sent| sent.source()), self.adverts.sequences_ahead())
+            && former != source
+        {
+            let arrival = now().as_nanos();
+            let last = Sequence { last: arrival.wrapping_add(ahead), arrival };
+            let key = SourceKey::new(self.key(self.ifindex, family), address_bytes(former));
+            datapath.set_sequence(&key, last).unwrap_or_else(|error| warn!("{}: {error}", self.name));
+        }
+        let known = known.filter(|sent| sent.source() == source);
+        let sent = known.map_or(Sent::new(source, counter), |sent| sent.until(counter));
+        self.known_sent[place(family)] = Some(sent);
+        sent
+    }
+
     /// Tells the datapath whose adverts to judge, and how.
     fn make_known(&self, datapath: &mut Datapath, ifindex: u32) -> Result<(), DatapathError> {
         let settings = &self.settings;
@@ -550,17 +597,21 @@ impl VirtualHost {
             self.digests.accepted.iter().map(|vips| DigestKey::new(&settings.passphrase, settings.vhid.get(), vips));
         let Some(digest) = digests.next() else { return Ok(()) };
         let mut vhost = Vhost::new(digest, self.row).with_min_ttl(settings.min_ttl);
+        vhost = vhost.sealed(settings.seal.mode.check(), settings.seal_window());
         vhost = digests.next().map_or(vhost, |other| vhost.accepting(other));
+        let mut seals = settings.seal.prepared();
         let known = settings.families().iter().try_for_each(|family| {
             let key = self.key(ifindex, *family);
-            let peers: Vec<_> =
-                settings.peers_in(*family).map(|peer| SourceKey::new(key, address_bytes(peer))).collect();
+            let peers = settings.heard_in(*family).into_iter();
+            let peers = peers.map(|(peer, policy)| (SourceKey::new(key, address_bytes(peer)), policy));
+            let peers: Vec<_> = peers.collect();
             let mut vhost = if peers.is_empty() { vhost } else { vhost.of_peers() };
-            let known = datapath.set_vhost(key, &vhost, &peers);
+            let known = datapath.set_vhost(key, Known { vhost: &vhost, peers: &peers, seals: &seals });
             vhost.zeroize();
             known
         });
         vhost.zeroize();
+        seals.iter_mut().for_each(|(_, key)| key.zeroize());
         if known.is_err() {
             // Nor by half: an advert of the one family would be for a virtual host that is not here.
             [Family::V4, Family::V6].iter().for_each(|family| datapath.remove_vhost(self.key(ifindex, *family)));
@@ -605,7 +656,8 @@ impl VirtualHost {
     }
 
     fn try_send_advert(&mut self, datapath: &mut Datapath, fields: AdvertFields) -> io::Result<()> {
-        let Some(Entered { ifindex, sources, .. }) = &self.entered else {
+        let Some((ifindex, sources)) = self.entered.as_ref().map(|entered| (entered.ifindex, entered.sources.clone()))
+        else {
             return Err(io::ErrorKind::NetworkDown.into());
         };
         if sources.is_empty() {
@@ -616,11 +668,18 @@ impl VirtualHost {
         for source in sources {
             let counter = self.adverts.next_counter();
             // Before it leaves: a reflection may be faster than this process.
-            let key = self.key(*ifindex, family_of(*source));
-            let known = datapath.set_sent(key, &Sent::new(*source, counter)).map_err(io::Error::other);
-            let destinations = self.destinations(*ifindex, family_of(*source));
+            let family = family_of(source);
+            let known = self.known_sent[place(family)].get_or_insert(Sent::new(source, counter));
+            let AdvertFields { advbase, advskew, demote } = fields;
+            *known = known.and(counter, Said { advbase, advskew, demote });
+            let mut known = datapath.set_sent(VhostKey::new(ifindex, self.settings.vhid.get(), family), known);
+            if self.settings.seal.mode.check() != SealCheck::Off {
+                known = known.and(datapath.set_newest(ifindex, self.row, counter));
+            }
+            let known = known.map_err(io::Error::other);
+            let destinations = self.destinations(ifindex, family);
             has_left |= !destinations.is_empty();
-            let send = |()| self.adverts.send(*ifindex, self.mac, *source, &destinations, fields, counter);
+            let send = |()| self.adverts.send(ifindex, self.mac, source, &destinations, fields, counter);
             // One family that fails does not hold up the other.
             sent = sent.and(known.and_then(send));
         }

@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod connection;
+mod key;
 mod status;
 mod upgrade;
 mod watch;
@@ -84,6 +85,9 @@ enum Command {
         /// Whether it is to be
         state: Switch,
     },
+    /// Make, tell or choose the keys that adverts are sealed with
+    #[command(subcommand)]
+    Key(key::Command),
     /// Read the configuration file again, and apply what is different
     Reload,
     /// Have the program that is on disk by now go on in the running carpd's process: masters stay masters
@@ -164,6 +168,12 @@ fn run(socket: &Path, command: Command) -> Result<ExitCode> {
         Command::Watch => watch::run(socket)?,
         Command::Events { json, follow } => tell_events(socket, json, follow, &mut out)?,
         Command::Counters => write!(out, "{}", status::counters(&status(socket)?))?,
+        Command::Key(key::Command::New { file }) => key::new(file.as_deref(), &mut out)?,
+        Command::Key(key::Command::List) => key::list(&status(socket)?, &mut out)?,
+        Command::Key(key::Command::Use { id, which }) => {
+            let request = Request::SealWith { target: which.into(), id };
+            writeln!(out, "{}", done(ask(socket, &request)?)?)?;
+        }
         Command::Demote { which, by } => {
             let request = Request::Demote { target: which.into(), demotion: by };
             writeln!(out, "{}", done(ask(socket, &request)?)?)?;

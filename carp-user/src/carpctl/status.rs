@@ -124,7 +124,7 @@ fn short(seconds: f64) -> String {
 }
 
 /// Rows of as many columns, each as wide as its widest cell.
-fn columns(rows: &[Vec<String>]) -> String {
+pub(super) fn columns(rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     let widths = widths(rows);
     for row in rows {

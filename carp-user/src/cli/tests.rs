@@ -232,6 +232,13 @@ fn a_value_may_begin_with_a_hyphen() {
     for words in [["-p", "-secret"], ["--pass", "-secret"], ["-p-secret", "-z"], ["--pass=-secret", "-z"]] {
         assert!(is_key(&with(&words), b"-secret"), "{words:?}");
     }
+    // Also if it looks like an option that has one.
+    for words in [["-p", "-p=x"], ["--pass", "-p=x"]] {
+        assert!(is_key(&with(&words), b"-p=x"), "{words:?}");
+    }
+    let got = with(&["-u", UP, "--xpar", "-p=x"]);
+    assert!(scripts(&got).xparam.as_deref() == Some("-p=x".as_ref()) && is_key(&got, b"secret"));
+    assert!(is_key(&with(&["--interface", "-x", "-p=x"]), b"=x"));
     for words in [["-x", "--table"], ["--xparam", "--table"]] {
         let got = with(&[&["-u", UP], &words[..]].concat());
         assert_eq!(scripts(&got).xparam.as_deref(), Some("--table".as_ref()), "{words:?}");

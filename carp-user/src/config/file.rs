@@ -15,6 +15,8 @@
 //! advskew = 100
 //! ```
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod reader;
 
 use std::{
@@ -174,7 +176,6 @@ fn add_errors(mistakes: &mut Notes, text: &str, errors: &[SyntaxError]) {
     let broken: HashSet<usize> = errors.iter().map(|(at, _)| line(*at)).collect();
     mistakes.retain(|(at, _)| !broken.contains(&line(*at)));
     mistakes.extend(errors);
-    mistakes.sort();
 }
 
 fn mistake(text: &str, at: usize, what: String) -> Mistake {

@@ -6,7 +6,7 @@
 mod peer;
 pub(crate) mod protocol;
 mod reload;
-mod server;
+pub(crate) mod server;
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::protocol::{Status, Target};
 pub(crate) use self::{
     reload::Reload,
-    server::{Desk, listen},
+    server::{Desk, GROUP, listen},
 };
 use crate::{config::Settings, upgrade::About};
 
@@ -33,6 +33,15 @@ pub(crate) enum Command {
         target: Target,
         /// By how much.
         demotion: u8,
+        /// What was done, or why not.
+        reply: Answer,
+    },
+    /// Seal adverts with another of their keys.
+    SealWith {
+        /// Which virtual hosts.
+        target: Target,
+        /// The key's id.
+        id: u8,
         /// What was done, or why not.
         reply: Answer,
     },

@@ -31,6 +31,13 @@ pub(crate) enum Request {
         /// 0 to 254.
         demotion: u8,
     },
+    /// Seal adverts with another key, of those that are configured, until the settings change.
+    SealWith {
+        /// The virtual hosts: all of them, an interface's, or one.
+        target: Target,
+        /// 1 to 255.
+        id: u8,
+    },
     /// Make this server the last resort, or no longer; kept over restarts.
     Maintenance {
         /// Whether it is to be.
@@ -140,6 +147,9 @@ pub(crate) struct VirtualHost {
     /// `lease`, or `none` and why: whether the kernel stops answering for the VIPs when this host could not advertise.
     #[serde(default)]
     pub(crate) fence: String,
+    /// What it does about seals.
+    #[serde(default)]
+    pub(crate) seal: Seal,
     /// MASTER: seconds until it would, if there is a lease.
     #[serde(default)]
     pub(crate) lease_seconds: Option<f64>,
@@ -164,6 +174,43 @@ pub(crate) struct Rollout {
     pub(crate) from: Vec<IpAddr>,
     /// Until when, RFC 3339.
     pub(crate) until: String,
+}
+
+/// Sealed adverts.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Seal {
+    /// `off`, `send`, `permissive` or `enforce`.
+    pub(crate) mode: String,
+    /// The ids of the keys that are known.
+    pub(crate) keys: Vec<u8>,
+    /// The id of the one that own adverts are sealed with; `null` if they are not.
+    pub(crate) sends_with: Option<u8>,
+    /// The other hosts, by their last adverts. (A BACKUP sends none.)
+    pub(crate) peers: Vec<SealedPeer>,
+    /// The hosts that have a key, and are not believed: their clocks are set to another time.
+    pub(crate) apart: Vec<PeerClock>,
+}
+
+/// How another host's last advert was sealed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SealedPeer {
+    /// Its source.
+    pub(crate) address: IpAddr,
+    /// The id of the key; `null` if it was not well sealed.
+    pub(crate) key: Option<u8>,
+    /// What was wrong, as the counters are named; `null` if nothing was.
+    pub(crate) why: Option<String>,
+}
+
+/// The clock of another host.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PeerClock {
+    /// Its source.
+    pub(crate) address: IpAddr,
+    /// By how many seconds its adverts were ahead of our clock.
+    pub(crate) ahead_seconds: f64,
+    /// Whether it was believed before.
+    pub(crate) was_believed: bool,
 }
 
 /// A host that gets adverts of its own.

@@ -1,5 +1,8 @@
 //! carpd's end of the control socket.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 use std::{
     fs,
     io::{self, Write},
@@ -45,7 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// After an error in accepting clients, most likely for want of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Whose members may ask.
-const GROUP: &str = "carp";
+pub(crate) const GROUP: &str = "carp";
 /// Of the socket.
 const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IRGRP).union(Mode::S_IWGRP);
 
@@ -119,13 +122,17 @@ async fn accept(listener: UnixListener, group: Gid, desk: Desk) {
         }
         let (desk, followers) = (desk.clone(), Arc::clone(&followers));
         tokio::spawn(async move {
-            let uid = client.peer_cred().map_or(u32::MAX, |peer| peer.uid());
-            let (from, to) = client.into_split();
             // An error is that the client has gone, or is too slow.
-            Client { uid, from, to, desk, followers }.serve().await.ok();
+            serve(client, desk, followers).await.ok();
             drop(place);
         });
     }
+}
+
+async fn serve(client: UnixStream, desk: Desk, followers: Arc<Semaphore>) -> io::Result<()> {
+    let uid = client.peer_cred().map_or(u32::MAX, |peer| peer.uid());
+    let (from, to) = client.into_split();
+    Client { uid, from, to, desk, followers }.serve().await
 }
 
 /// Says why, without waiting: there is room in a socket that nobody has written to.
@@ -165,6 +172,10 @@ impl Client {
             Request::Demote { target, demotion } => {
                 let demote = |reply| Command::Demote { target, demotion, reply };
                 self.noted(ask(&self.desk.commands, demote).await.flatten())
+            }
+            Request::SealWith { target, id } => {
+                let seal_with = |reply| Command::SealWith { target, id, reply };
+                self.noted(ask(&self.desk.commands, seal_with).await.flatten())
             }
             Request::Maintenance { on } => self.noted(self.set_maintenance(on).await),
             Request::Upgrade => return self.upgrade().await,

@@ -66,6 +66,24 @@ struct LinkInfo {
     attach_type: u32,
 }
 
+/// The beginning of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+    lengths: [u32; 2],
+    code: [u64; 2],
+    load_time: u64,
+    user: u32,
+    map_count: u32,
+    maps: u64,
+}
+
+/// Most maps of one program that are asked for.
+const MAPS: usize = 64;
+
 /// Attaches a program to an interface by a link, which lasts as long as something refers to it.
 ///
 /// # Errors
@@ -99,13 +117,21 @@ pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
 /// It is no link.
 pub(super) fn ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = LinkInfo::default();
-    let mut attributes = InfoByFd {
-        fd: link.as_raw_fd().cast_unsigned(),
-        length: size_of::<LinkInfo>() as u32,
-        info: std::ptr::from_mut(&mut info) as u64,
-    };
-    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    information(link, &mut info)?;
     Ok(info.ifindex)
+}
+
+/// The type of a program (`enum bpf_prog_type`), and the ids of the maps that it works with. (aya opens it by its id for that,
+/// which takes CAP_SYS_ADMIN.)
+///
+/// # Errors
+/// It is no program.
+pub(super) fn program(program: BorrowedFd<'_>) -> io::Result<(u32, Vec<u32>)> {
+    let mut maps = vec![0; MAPS];
+    let mut info = ProgramInfo { map_count: MAPS as u32, maps: maps.as_mut_ptr() as u64, ..ProgramInfo::default() };
+    information(program, &mut info)?;
+    maps.truncate(info.map_count as usize);
+    Ok((info.kind, maps))
 }
 
 /// Pins a map, program or link: it lasts as long as the file does.
@@ -125,6 +151,16 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     bpf(OBJ_GET, &mut Object { path: path.as_ptr() as u64, ..Object::default() }).and_then(owned)
+}
+
+/// What the kernel says of an object, as far as `info` goes.
+fn information<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attributes = InfoByFd {
+        fd: object.as_raw_fd().cast_unsigned(),
+        length: size_of::<T>() as u32,
+        info: std::ptr::from_mut(info) as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attributes).map(drop)
 }
 
 fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {

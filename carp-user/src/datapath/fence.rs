@@ -4,15 +4,14 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
     fs, mem,
     net::IpAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::Arc,
 };
 
 use aya::{
-    Ebpf,
     maps::{Array, HashMap, MapData, MapError},
     programs::{
-        ProgramError, SchedClassifier, TcAttachType,
+        ProgramError, TcAttachType,
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
     },
 };
@@ -24,7 +23,8 @@ use super::{
     HeldVip,
     links::{Hook, Link},
     pins::{Kind, Pins},
-    xdp::{LoadError, MapAccess, failed, os_error, refusal, take},
+    programs::{LoadError, Programs},
+    xdp::{MapAccess, failed},
 };
 
 /// The egress program with the maps that it shares with the XDP program.
@@ -57,39 +57,36 @@ enum Place {
 }
 
 impl Fence {
-    /// Takes the maps, and loads the program. That it is refused is no error: adverts come in without it.
+    /// Takes the maps. That the kernel has refused the program is no error: adverts come in without it.
     ///
     /// # Errors
     /// The object is not ours.
-    pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
-        let (held, endings, leases) = (take(ebpf, map::HELD)?, take(ebpf, map::ENDINGS)?, take(ebpf, map::LEASES)?);
-        let refused = program(ebpf)?.load().err().map(|error| refusal(&error));
+    pub(super) fn new(programs: &mut Programs) -> Result<Self, LoadError> {
+        let (held, endings, leases) =
+            (programs.take(map::HELD)?, programs.take(map::ENDINGS)?, programs.take(map::LEASES)?);
+        let refused = programs.refused_egress().map(str::to_owned);
         let (rows, ending) = (StdHashMap::new(), StdHashMap::new());
         let (links, unplaced, taken_over) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         Ok(Self { held, rows, endings, ending, leases, refused, links, unplaced, taken_over })
     }
 
     /// Takes over what another agent has left attached, which runs the present program from now on.
-    ///
-    /// # Errors
-    /// The object is not ours.
-    pub(super) fn take_over(&mut self, ebpf: &mut Ebpf, pins: &Pins) -> Result<(), LoadError> {
+    pub(super) fn take_over(&mut self, programs: &Programs, pins: &Pins) {
         self.rows = self.held.iter().filter_map(Result::ok).map(|(key, held)| (key, held.row())).collect();
         for key in self.rows.keys() {
             *self.ending.entry(key.ending()).or_default() += 1;
         }
         for (ifindex, path) in pins.links(Kind::Tc) {
             // If it is refused, the former one must not go on with leases that nobody renews.
-            let Ok(program) = program(ebpf)?.fd() else {
+            let Ok(program) = programs.egress() else {
                 fs::remove_file(path).ok();
                 continue;
             };
-            if let Some(link) = pins.take_over(&path, program.as_fd(), ifindex) {
+            if let Some(link) = pins.take_over(&path, program, ifindex) {
                 self.links.insert(ifindex, Ok(Place::Link(link)));
                 self.taken_over.insert(ifindex);
             }
         }
-        Ok(())
     }
 
     /// The VIPs that a virtual host holds, by its row, with the indices of their interfaces.
@@ -122,13 +119,13 @@ impl Fence {
 
     /// Attaches the program to an interface, unless another agent has left it there; [`Self::obstacle`] tells whether that
     /// worked.
-    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, ifindex: u32, pins: Option<&Pins>) {
+    pub(super) fn attach(&mut self, programs: &mut Programs, ifindex: u32, pins: Option<&Pins>) {
         if self.taken_over.remove(&ifindex) {
             return;
         }
         self.detach(ifindex);
         if self.refused.is_none() {
-            self.links.insert(ifindex, try_attach(ebpf, ifindex, pins));
+            self.links.insert(ifindex, try_attach(programs, ifindex, pins));
         }
     }
 
@@ -142,7 +139,7 @@ impl Fence {
     }
 
     /// Puts the program back on those of these interfaces from which somebody else has detached it.
-    pub(super) fn mend(&mut self, ebpf: &mut Ebpf, pins: Option<&Pins>, lost: &BTreeSet<u32>) {
+    pub(super) fn mend(&mut self, programs: &mut Programs, pins: Option<&Pins>, lost: &BTreeSet<u32>) {
         for (ifindex, place) in self.links.iter_mut().filter(|(ifindex, _)| lost.contains(ifindex)) {
             let Ok(Place::Link(link)) = place else { continue };
             let Ok(name) = if_indextoname(*ifindex) else { continue };
@@ -150,7 +147,7 @@ impl Fence {
                 continue;
             }
             let detached = format!("something else detached the egress program from {}", name.to_string_lossy());
-            match try_attach(ebpf, *ifindex, pins) {
+            match try_attach(programs, *ifindex, pins) {
                 Ok(found) => {
                     *place = Ok(found);
                     self.unplaced.remove(ifindex);
@@ -247,10 +244,9 @@ impl Fence {
 
 /// Attaches the program before all others, which could let a frame pass for good: by a link, else (before Linux 6.6) by a
 /// filter, which takes the first place by itself.
-fn try_attach(ebpf: &mut Ebpf, ifindex: u32, pins: Option<&Pins>) -> Result<Place, String> {
-    let program = program(ebpf).map_err(|error| error.to_string())?;
-    let tcx = program.fd().map_err(os_error).and_then(|program| Link::attach(program.as_fd(), ifindex, Hook::Egress));
-    let tcx = match tcx {
+fn try_attach(programs: &mut Programs, ifindex: u32, pins: Option<&Pins>) -> Result<Place, String> {
+    let program = programs.egress().map_err(|error| error.to_string())?;
+    let tcx = match Link::attach(program, ifindex, Hook::Egress) {
         Ok(mut link) => {
             if let Some(pins) = pins {
                 pins.pin(&mut link, Kind::Tc, ifindex);
@@ -265,15 +261,11 @@ fn try_attach(ebpf: &mut Ebpf, ifindex: u32, pins: Option<&Pins>) -> Result<Plac
     // left: its leases would be over for ever.
     tc::qdisc_add_clsact(name).ok();
     tc::qdisc_detach_program(name, TcAttachType::Egress, EGRESS_PROGRAM).ok();
-    let attached = program
-        .attach_with_options(name, TcAttachType::Egress, TcAttachOptions::Netlink(NlOptions::default()))
-        .and_then(|id| program.take_link(id));
+    let attached = programs.attach_egress(|program| {
+        let options = TcAttachOptions::Netlink(NlOptions::default());
+        program.attach_with_options(name, TcAttachType::Egress, options).and_then(|id| program.take_link(id))
+    });
     attached.map(|link| Place::Filter { _link: link }).map_err(|error| format!("tcx: {tcx}; clsact: {}", text(&error)))
-}
-
-fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, LoadError> {
-    let program = ebpf.program_mut(EGRESS_PROGRAM).and_then(|program| program.try_into().ok());
-    program.ok_or(LoadError::Missing(EGRESS_PROGRAM))
 }
 
 /// What an error says, with its cause.

@@ -5,6 +5,7 @@ mod bpf;
 mod fence;
 mod links;
 pub(crate) mod pins;
+mod programs;
 mod socket;
 mod xdp;
 
@@ -21,24 +22,28 @@ use std::{
 
 use carp_common::{
     abi::{
-        AddressKey, AdvertEvent, Deadline, Held, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey, address_bytes,
+        AddressKey, AdvertEvent, Deadline, Held, LastHeard, Policy, Refused, SealCheck, Sent, SourceKey, Vhost,
+        VhostKey, address_bytes,
     },
     reason::Reason,
+    seal::{Apart, SealKey, Sequence},
     time::Time,
 };
 use log::{debug, warn};
 use thiserror::Error;
 use tokio::io::{Interest, unix::AsyncFd};
 
-pub use self::xdp::OBJECT;
+pub use self::programs::OBJECT;
 use self::{
     fence::Fence,
     links::Hook,
     pins::{Pins, left::forsake},
+    programs::Programs,
     socket::AdvertSocket,
     xdp::Xdp,
 };
 use crate::{
+    clock::wall_ahead,
     config::Choice,
     lock::Names,
     net::{Netlink, interface::Interface},
@@ -113,6 +118,17 @@ pub(crate) struct Inherited {
     pub(crate) newest: u64,
     /// Until when it is master, if it was and had a lease.
     pub(crate) lease: Option<Time>,
+}
+
+/// What the datapath is to know of a virtual host in one family.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'a> {
+    /// How its adverts are judged.
+    pub(crate) vhost: &'a Vhost,
+    /// Its peers, and what they may say.
+    pub(crate) peers: &'a [(SourceKey, Policy)],
+    /// The keys that its adverts may be sealed with, by their ids.
+    pub(crate) seals: &'a [(u8, SealKey)],
 }
 
 /// A VIP that is held.
@@ -243,11 +259,14 @@ impl Datapath {
         }
     }
 
-    /// Makes a virtual host known, with its peers, on an interface whose adverts are let in.
-    pub(crate) fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost, peers: &[SourceKey]) -> Result<(), DatapathError> {
+    /// Makes a virtual host known on an interface whose adverts are let in.
+    pub(crate) fn set_vhost(&mut self, key: VhostKey, known: Known<'_>) -> Result<(), DatapathError> {
+        if known.vhost.seal() != SealCheck::Off {
+            self.set_wall();
+        }
         match (socket_mut(&mut self.sockets, key.ifindex()), &mut self.xdp) {
-            (Some(socket), _) => socket.set_vhost(key, *vhost, peers),
-            (None, Some(xdp)) => xdp.get_mut().set_vhost(key, vhost, peers)?,
+            (Some(socket), _) => socket.set_vhost(key, known),
+            (None, Some(xdp)) => xdp.get_mut().set_vhost(key, known)?,
             (None, None) => {}
         }
         Ok(())
@@ -260,6 +279,57 @@ impl Datapath {
         }
         if let Some(xdp) = &mut self.xdp {
             xdp.get_mut().remove_vhost(key);
+        }
+    }
+
+    /// Forgets how far the sealed adverts of these virtual hosts had come: they are not to be served any more, or not on an
+    /// interface that is there.
+    pub(crate) fn forget_sequences(&mut self, is_one: impl Fn(&VhostKey) -> bool) {
+        self.sockets.iter_mut().for_each(|socket| socket.get_mut().forget_sequences(&is_one));
+        if let Some(xdp) = &mut self.xdp {
+            xdp.get_mut().forget_sequences(is_one);
+        }
+    }
+
+    /// A sealed advert of this virtual host with this counter is about to leave: what is made of it is not looked at without end.
+    pub(crate) fn set_newest(&mut self, ifindex: u32, row: u32, counter: u64) -> Result<(), DatapathError> {
+        match (socket_mut(&mut self.sockets, ifindex), &mut self.xdp) {
+            (Some(socket), _) => socket.set_newest(row, counter),
+            (None, Some(xdp)) => xdp.get_mut().set_newest(row, counter)?,
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// Has no sequence of this source up to this one be good.
+    pub(crate) fn set_sequence(&mut self, source: &SourceKey, sequence: Sequence) -> Result<(), DatapathError> {
+        match (socket_mut(&mut self.sockets, source.vhost().ifindex()), &mut self.xdp) {
+            (Some(socket), _) => socket.set_sequence(source, sequence),
+            (None, Some(xdp)) => xdp.get_mut().set_sequence(source, sequence)?,
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// The sources that have the key, and were not believed for the time that their clocks are set to, since this was asked
+    /// last; with those that were believed before, as `true`.
+    pub(crate) fn take_apart(&mut self) -> Vec<(SourceKey, Apart, bool)> {
+        let mut all = vec![];
+        for socket in self.sockets.iter_mut().map(AsyncFd::get_mut) {
+            let apart = socket.take_apart().into_iter();
+            all.extend(apart.map(|(source, apart)| (source, apart, socket.sequence(&source).is_some())));
+        }
+        if let Some(xdp) = self.xdp.as_mut().map(AsyncFd::get_mut) {
+            let apart = xdp.take_apart().into_iter();
+            all.extend(apart.map(|(source, apart)| (source, apart, xdp.is_known(&source))));
+        }
+        all
+    }
+
+    /// Tells the XDP program what the wall clock says.
+    pub(crate) fn set_wall(&mut self) {
+        if let Some(xdp) = &mut self.xdp {
+            xdp.get_mut().set_wall(wall_ahead());
         }
     }
 
@@ -474,7 +544,7 @@ pub(crate) fn try_load(choices: impl IntoIterator<Item = Choice>) -> Result<(), 
     if choices.into_iter().all(|choice| choice == Choice::Socket) || privileges::missing_for_xdp().is_some() {
         return Ok(());
     }
-    Xdp::load(Err(String::new())).map(drop).map_err(|error| error.to_string())
+    Programs::new(None).map(drop).map_err(|error| error.to_string())
 }
 
 /// Loads the program, or says why it cannot be.
@@ -494,7 +564,7 @@ async fn load(bpffs: &Path, netlink: &Netlink, own: &Names) -> Result<AsyncFd<Xd
             Err(format!("{error:#}"))
         }
     };
-    let xdp = Xdp::load(pins).map_err(|error| error.to_string())?;
+    let xdp = Xdp::new(pins).map_err(|error| error.to_string())?;
     // SAFETY: the ring's descriptor belongs to the Xdp, which never replaces it.
     unsafe { AsyncFd::register_with_interest(xdp, Interest::READABLE) }
         .map_err(|error| format!("cannot wait for the XDP program's events: {}", io::Error::from(error)))

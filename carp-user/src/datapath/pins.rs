@@ -1,8 +1,9 @@
-//! What outlives the agent: maps and links, pinned in a folder of a bpffs. After a crash the program goes on, and with
-//! it what it knows, the counters, and the lease that ends the mastership of an agent that is gone.
+//! What outlives the agent: maps, programs and links, pinned in a folder of a bpffs. After a crash the program goes on, and
+//! with it what it knows, the counters, and the lease that ends the mastership of an agent that is gone.
 //!
-//! The folder is `<bpffs>/carp/v<ABI>-<cookie of the network namespace>`; in it are the maps by their names, and the links
-//! as `xdp-<ifindex>` and `tc-<ifindex>`. Keys are in there: nobody else may enter. One agent has it, by a lock.
+//! The folder is `<bpffs>/carp/v<ABI>-<cookie of the network namespace>`; in it are the maps by their names, the links as
+//! `xdp-<ifindex>` and `tc-<ifindex>`, and the programs as `program-xdp-<object>` and `program-tc-<object>`.
+//! Keys are in there: nobody else may enter. One agent has it, by a lock.
 
 pub(crate) mod left;
 
@@ -19,9 +20,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{MapData, MapType};
-use carp_common::abi::{
-    ABI, AddressKey, COUNTER_ROWS, COUNTERS, ENDING_WORDS, Held, LastHeard, MAX_KEYS, MAX_PEERS, MAX_SOURCES, MAX_VIPS,
-    RING_BYTES, Refused, Sent, SourceKey, Vhost, VhostKey, map,
+use carp_common::{
+    abi::{
+        ABI, AddressKey, COUNTER_ROWS, COUNTERS, ENDING_WORDS, Held, LastHeard, MAX_KEYS, MAX_PEERS, MAX_SEALS,
+        MAX_SEQUENCES, MAX_SOURCES, MAX_VIPS, Policy, RING_BYTES, Refused, SealId, Sent, SourceKey, Vhost, VhostKey,
+        map,
+    },
+    seal::{Apart, SealKey, Sequence},
 };
 use log::{debug, info, warn};
 use nix::{
@@ -31,7 +36,7 @@ use nix::{
 };
 
 use self::left::Left;
-use super::{bpf, links::Link};
+use super::{bpf, links::Link, programs};
 use crate::{
     lock::{self, Lock, Names},
     net::Netlink,
@@ -41,6 +46,9 @@ use crate::{
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// The folder in it that is ours.
 const FOLDER: &str = "carp";
+
+/// How the names of programs begin that are pinned.
+const PROGRAM: &str = "program-";
 
 /// A map that is pinned, as the present program needs it: aya takes any other for it.
 struct Layout {
@@ -55,10 +63,10 @@ const fn layout<K, V>(name: &'static str, kind: MapType, entries: u32) -> Layout
     Layout { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
 }
 
-const MAPS: [Layout; 10] = [
+const MAPS: [Layout; 15] = [
     layout::<VhostKey, Vhost>(map::VHOSTS, MapType::Hash, MAX_KEYS),
     layout::<VhostKey, Sent>(map::SENT, MapType::Hash, MAX_KEYS),
-    layout::<SourceKey, u8>(map::PEERS, MapType::Hash, MAX_PEERS),
+    layout::<SourceKey, Policy>(map::PEERS, MapType::Hash, MAX_PEERS),
     layout::<SourceKey, LastHeard>(map::LAST_HEARD, MapType::LruHash, MAX_SOURCES),
     layout::<u32, u64>(map::COUNTERS, MapType::PerCpuArray, COUNTERS),
     layout::<u32, Refused>(map::REFUSED, MapType::Array, COUNTERS),
@@ -66,6 +74,11 @@ const MAPS: [Layout; 10] = [
     layout::<AddressKey, Held>(map::HELD, MapType::Hash, MAX_VIPS),
     layout::<u32, u64>(map::ENDINGS, MapType::Array, ENDING_WORDS),
     layout::<u32, u64>(map::LEASES, MapType::Array, COUNTER_ROWS),
+    layout::<SealId, SealKey>(map::SEALS, MapType::Hash, MAX_SEALS),
+    layout::<SourceKey, Sequence>(map::SEQUENCES, MapType::Hash, MAX_SEQUENCES),
+    layout::<SourceKey, Apart>(map::APART, MapType::Hash, MAX_SEQUENCES),
+    layout::<u32, u64>(map::NEWEST, MapType::Array, COUNTER_ROWS),
+    layout::<u32, u64>(map::WALL, MapType::Array, 1),
 ];
 
 /// Which of the two programs a link attaches.
@@ -78,6 +91,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Of `enum bpf_prog_type`.
+    pub(super) const fn program_type(self) -> u32 {
+        match self {
+            Self::Xdp => 6,
+            Self::Tc => 3,
+        }
+    }
+
     const fn prefix(self) -> &'static str {
         match self {
             Self::Xdp => "xdp-",
@@ -89,8 +110,8 @@ impl Kind {
 /// The folder of this network namespace. If nothing in it is attached any more when this is dropped, it is removed.
 pub(super) struct Pins {
     folder: PathBuf,
-    /// The maps, so that they can be pinned again.
-    maps: Vec<(PathBuf, OwnedFd)>,
+    /// The maps and the programs, so that they can be pinned again.
+    held: Vec<(PathBuf, OwnedFd)>,
     /// Whether another agent left it.
     is_inherited: bool,
     /// Whether it was told that something cannot be put back.
@@ -137,7 +158,7 @@ impl Pins {
         left.remove_after_vips(netlink, own).await?;
         make(&folder, 0o700)?;
         lock.note([bpffs.display()]);
-        Ok(Ok(Self { folder, maps: vec![], is_inherited, is_losing: false, _lock: lock }))
+        Ok(Ok(Self { folder, held: vec![], is_inherited, is_losing: false, _lock: lock }))
     }
 
     /// Whether another agent left what is in it.
@@ -150,12 +171,30 @@ impl Pins {
         MAPS.iter().map(|map| (map.name, self.folder.join(map.name)))
     }
 
-    /// Takes note of the maps, which are pinned now.
+    /// Where the program of this kind is pinned that was made of the present object: another's has another name.
+    pub(super) fn program(&self, kind: Kind) -> PathBuf {
+        self.folder.join(format!("{PROGRAM}{}{}", kind.prefix(), programs::DIGEST))
+    }
+
+    /// Pins the programs, which were made of the present object, in the place of whichever were there.
+    pub(super) fn pin_programs<'p>(&mut self, programs: impl IntoIterator<Item = (Kind, BorrowedFd<'p>)>) {
+        left::entries(&self.folder).filter(|path| is_program(path)).for_each(|path| _ = fs::remove_file(path));
+        for (kind, program) in programs {
+            let path = self.program(kind);
+            bpf::pin(program, &path).unwrap_or_else(|error| {
+                warn!("cannot pin {}: {error}: the next carpd loads it anew, which takes longer", path.display());
+            });
+        }
+    }
+
+    /// Takes note of the maps and the programs, which are pinned now.
     ///
     /// # Errors
     /// One cannot be opened.
-    pub(super) fn hold_maps(&mut self) -> io::Result<()> {
-        self.maps = self.maps().map(|(_, path)| bpf::open(&path).map(|fd| (path, fd))).collect::<io::Result<_>>()?;
+    pub(super) fn hold(&mut self) -> io::Result<()> {
+        let pinned = [Kind::Xdp, Kind::Tc].map(|kind| self.program(kind)).into_iter().filter(|path| path.exists());
+        let paths = self.maps().map(|(_, path)| path).chain(pinned);
+        self.held = paths.map(|path| bpf::open(&path).map(|fd| (path, fd))).collect::<io::Result<_>>()?;
         Ok(())
     }
 
@@ -184,11 +223,11 @@ impl Pins {
             .ok()
     }
 
-    /// Puts back what somebody else has removed of the maps, and of these links.
+    /// Puts back what somebody else has removed of the maps and the programs, and of these links.
     pub(super) fn mend<'l>(&mut self, links: impl Iterator<Item = &'l mut Link>) {
         let mut lost = vec![];
-        for (path, map) in self.maps.iter().filter(|(path, _)| !path.exists()) {
-            lost.push((path.clone(), make(&self.folder, 0o700).and_then(|()| Ok(bpf::pin(map.as_fd(), path)?))));
+        for (path, held) in self.held.iter().filter(|(path, _)| !path.exists()) {
+            lost.push((path.clone(), make(&self.folder, 0o700).and_then(|()| Ok(bpf::pin(held.as_fd(), path)?))));
         }
         for link in links {
             if let Some(path) = link.lost_pin() {
@@ -217,6 +256,10 @@ impl Drop for Pins {
             remove(&self.folder);
         }
     }
+}
+
+fn is_program(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PROGRAM))
 }
 
 /// Makes sure of a bpffs. One that is mounted in a mount namespace of its own would not outlive that.

@@ -4,18 +4,19 @@
 //! genuine adverts are lost with the rest. What is lost is counted.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io::{self, IoSliceMut},
     os::fd::{AsFd, AsRawFd, RawFd},
     time::Duration,
 };
 
 use carp_common::{
-    abi::{Advert, AdvertEvent, LastHeard, MAX_SOURCES, Refused, Sent, SourceKey, Vhost, VhostKey},
-    digest::Blocks,
+    abi::{Advert, AdvertEvent, LastHeard, MAX_SOURCES, Policy, Refused, SealId, Sent, SourceKey, Vhost, VhostKey},
+    digest::Scratch,
     reason::Reason,
+    seal::{Apart, Clocks, SealMemory, Sequence},
     time::Time,
-    verdict::{Tables, Verdict, judge},
+    verdict::{Seals, Tables, Verdict, judge},
     wire::PROTOCOL,
 };
 use nix::{
@@ -30,7 +31,11 @@ use nix::{
 use socket2::{Domain, SockFilter, Socket, Type};
 use zeroize::Zeroize;
 
-use crate::{clock::now, net::link_address};
+use super::Known;
+use crate::{
+    clock::{now, wall_ahead},
+    net::link_address,
+};
 
 /// Room for frames that wait, in bytes: some milliseconds of a flood.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -42,6 +47,7 @@ pub(super) struct AdvertSocket {
     socket: Socket,
     ifindex: u32,
     tables: SocketTables,
+    seals: SealMemory,
     heard: HashMap<SourceKey, LastHeard>,
     counters: HashMap<(u32, Reason), u64>,
     refused: HashMap<(u32, Reason), Refused>,
@@ -57,7 +63,7 @@ pub(super) struct AdvertSocket {
 #[derive(Default)]
 struct SocketTables {
     vhosts: HashMap<VhostKey, Vhost>,
-    peers: HashSet<SourceKey>,
+    peers: HashMap<SourceKey, Policy>,
     sent: HashMap<VhostKey, Sent>,
 }
 
@@ -66,8 +72,8 @@ impl Tables for SocketTables {
         self.vhosts.get(key)
     }
 
-    fn is_peer(&self, source: &SourceKey) -> bool {
-        self.peers.contains(source)
+    fn peer(&self, source: &SourceKey) -> Option<&Policy> {
+        self.peers.get(source)
     }
 
     fn sent(&self, key: &VhostKey) -> Option<&Sent> {
@@ -97,6 +103,7 @@ impl AdvertSocket {
             socket,
             ifindex,
             tables: SocketTables::default(),
+            seals: SealMemory::default(),
             heard: HashMap::new(),
             counters: HashMap::new(),
             refused: HashMap::new(),
@@ -112,17 +119,44 @@ impl AdvertSocket {
         self.ifindex
     }
 
-    pub(super) fn set_vhost(&mut self, key: VhostKey, vhost: Vhost, peers: &[SourceKey]) {
-        self.tables.peers.extend(peers);
-        self.tables.vhosts.insert(key, vhost);
+    pub(super) fn set_vhost(&mut self, key: VhostKey, Known { vhost, peers, seals }: Known<'_>) {
+        self.tables.peers.extend(peers.iter().copied());
+        seals.iter().for_each(|(id, seal)| self.seals.add_key(SealId::new(key, *id), *seal));
+        self.tables.vhosts.insert(key, *vhost);
     }
 
     pub(super) fn remove_vhost(&mut self, key: VhostKey) {
         if let Some(mut vhost) = self.tables.vhosts.remove(&key) {
             vhost.zeroize();
         }
-        self.tables.peers.retain(|peer| peer.vhost() != key);
+        self.tables.peers.retain(|peer, _| peer.vhost() != key);
+        self.seals.remove_keys(key);
         self.tables.sent.remove(&key);
+    }
+
+    /// Forgets how far the sealed adverts of these virtual hosts had come.
+    pub(super) fn forget_sequences(&mut self, is_one: impl Fn(&VhostKey) -> bool) {
+        self.seals.forget(is_one);
+    }
+
+    /// Takes note of the largest counter of a row's own adverts.
+    pub(super) fn set_newest(&mut self, row: u32, counter: u64) {
+        self.seals.note_counter(row, counter);
+    }
+
+    /// Has no sequence of this source up to this one be good.
+    pub(super) fn set_sequence(&mut self, source: &SourceKey, sequence: Sequence) {
+        self.seals.advance(source, sequence);
+    }
+
+    /// The last good sequence of a source.
+    pub(super) fn sequence(&self, source: &SourceKey) -> Option<Sequence> {
+        self.seals.sequence(source)
+    }
+
+    /// The sources whose clocks were apart, since this was asked last.
+    pub(super) fn take_apart(&mut self) -> Vec<(SourceKey, Apart)> {
+        self.seals.take_apart()
     }
 
     pub(super) fn set_sent(&mut self, key: VhostKey, sent: Sent) {
@@ -138,9 +172,10 @@ impl AdvertSocket {
         };
         let arrival = self.arrival(stamp);
         self.heard_until = arrival;
-        let mut blocks = Blocks::default();
-        let verdict = judge(&self.frame[..len], self.ifindex, &self.tables, || Some(&mut blocks));
-        blocks.zeroize();
+        self.seals.clocks = Clocks { boot: arrival.as_nanos(), wall: arrival.as_nanos().wrapping_add(wall_ahead()) };
+        let mut scratch = Scratch::default();
+        let verdict = judge(&self.frame[..len], self.ifindex, &self.tables, &self.seals, || Some(&mut scratch));
+        scratch.zeroize();
         Some(match verdict {
             Verdict::Foreign => None,
             Verdict::Other(row, source) => self.refuse(row, Reason::Other, source),
@@ -163,6 +198,7 @@ impl AdvertSocket {
 
     pub(super) fn clear_counters(&mut self, row: u32) {
         self.counters.retain(|(of, _), _| *of != row);
+        self.seals.forget_counters(row);
     }
 
     pub(super) fn last_refused(&self, row: u32, reason: Reason) -> Option<Refused> {

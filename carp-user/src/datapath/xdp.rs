@@ -4,26 +4,26 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap as StdHashMap, HashSet},
     io,
     net::IpAddr,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
-    programs::{self, ProgramError, loaded_programs},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
+    programs::loaded_programs,
     util::nr_cpus,
 };
 use aya_log::EbpfLogger;
 use carp_common::{
     abi::{
-        AdvertEvent, LastHeard, MAX_VHOSTS, PROGRAM, RING_BYTES, Refused, Sent, SourceKey, Vhost, VhostKey,
+        AdvertEvent, LastHeard, MAX_VHOSTS, Policy, RING_BYTES, Refused, SealId, Sent, SourceKey, Vhost, VhostKey,
         counter_index, map,
     },
     reason::Reason,
+    seal::{Apart, SealKey, Sequence},
     time::Time,
 };
-use log::{debug, info, max_level, warn};
+use log::{info, warn};
 use nix::{
     libc::{EBUSY, EEXIST},
     net::if_::if_indextoname,
@@ -32,25 +32,12 @@ use thiserror::Error;
 use zeroize::Zeroize;
 
 use super::{
-    Inherited,
+    Inherited, Known,
     fence::Fence,
     links::{Hook, Link},
     pins::{Kind, Pins},
+    programs::{LoadError, Programs},
 };
-
-/// The kernel programs as they were compiled.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CARP_EBPF_OBJECT"));
-
-/// The program could not be loaded.
-#[derive(Debug, Error)]
-pub(super) enum LoadError {
-    /// The kernel refused the object.
-    #[error("cannot load the XDP program (it needs kernel 5.18 or newer): {0}")]
-    Refused(String),
-    /// The object is not ours.
-    #[error("the XDP object has no {0}: it was not built from this source")]
-    Missing(&'static str),
-}
 
 /// A map operation failed.
 #[derive(Debug, Error)]
@@ -83,11 +70,17 @@ impl AttachError {
 
 /// The loaded program with its maps.
 pub(super) struct Xdp {
-    ebpf: Ebpf,
+    programs: Programs,
     vhosts: HashMap<MapData, VhostKey, Vhost>,
-    peers: HashMap<MapData, SourceKey, u8>,
+    peers: HashMap<MapData, SourceKey, Policy>,
     /// What is in it, by virtual hosts: to walk through a map takes a system call for each entry.
     peers_of: StdHashMap<VhostKey, Vec<SourceKey>>,
+    seals: HashMap<MapData, SealId, SealKey>,
+    seals_of: StdHashMap<VhostKey, Vec<SealId>>,
+    sequences: HashMap<MapData, SourceKey, Sequence>,
+    apart: HashMap<MapData, SourceKey, Apart>,
+    newest: Array<MapData, u64>,
+    wall: Array<MapData, u64>,
     sent: HashMap<MapData, VhostKey, Sent>,
     heard: HashMap<MapData, SourceKey, LastHeard>,
     counters: PerCpuArray<MapData, u64>,
@@ -111,53 +104,39 @@ pub(super) struct Xdp {
 }
 
 impl Xdp {
-    /// Loads the program, against the maps of the agent that left these pins, if there are some; else it is known why not.
-    /// Needs CAP_BPF and CAP_NET_ADMIN.
+    /// The program, as the agent has left it that left these pins, or loaded. If there are no pins, it is known why not. Needs
+    /// CAP_BPF and CAP_NET_ADMIN.
     ///
     /// # Errors
     /// The kernel is too old, or refuses the program.
-    pub(super) fn load(mut pins: Result<Pins, String>) -> Result<Self, LoadError> {
-        let level = max_level() as u8;
-        let mut loader = EbpfLoader::new();
-        loader.override_global(aya_log::LEVEL, &level, true);
-        for (name, path) in pins.iter().flat_map(Pins::maps) {
-            loader.map_pin_path(name, path);
-        }
-        let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::Refused(error.to_string()))?;
+    pub(super) fn new(mut pins: Result<Pins, String>) -> Result<Self, LoadError> {
+        let mut programs = Programs::new(pins.as_mut().ok())?;
         if let Ok(pins) = &mut pins {
-            pins.hold_maps().unwrap_or_else(|error| warn!("cannot watch over the pinned maps: {error}"));
+            pins.hold().unwrap_or_else(|error| warn!("cannot watch over what is pinned: {error}"));
         }
-        // The program's log is a convenience: without it, it still works.
-        let logger =
-            EbpfLogger::init(&mut ebpf).inspect_err(|error| debug!("no log from the XDP program: {error}")).ok();
-        let vhosts = take(&mut ebpf, map::VHOSTS)?;
-        let peers = take(&mut ebpf, map::PEERS)?;
-        let sent = take(&mut ebpf, map::SENT)?;
-        let heard = take(&mut ebpf, map::LAST_HEARD)?;
-        let counters = take(&mut ebpf, map::COUNTERS)?;
-        let refused = take(&mut ebpf, map::REFUSED)?;
-        let events = take(&mut ebpf, map::EVENTS)?;
-        let failed = |error| LoadError::Refused(refusal(&error));
-        program(&mut ebpf)?.load().map_err(failed)?;
-        let fence = Fence::load(&mut ebpf)?;
-        let (links, taken_over, inherited) = (BTreeMap::new(), BTreeSet::new(), StdHashMap::new());
         let mut xdp = Self {
-            ebpf,
-            vhosts,
-            peers,
+            vhosts: programs.take(map::VHOSTS)?,
+            peers: programs.take(map::PEERS)?,
             peers_of: StdHashMap::new(),
-            sent,
-            heard,
-            counters,
-            refused,
-            events,
-            logger,
-            links,
+            seals: programs.take(map::SEALS)?,
+            seals_of: StdHashMap::new(),
+            sequences: programs.take(map::SEQUENCES)?,
+            apart: programs.take(map::APART)?,
+            newest: programs.take(map::NEWEST)?,
+            wall: programs.take(map::WALL)?,
+            sent: programs.take(map::SENT)?,
+            heard: programs.take(map::LAST_HEARD)?,
+            counters: programs.take(map::COUNTERS)?,
+            refused: programs.take(map::REFUSED)?,
+            events: programs.take(map::EVENTS)?,
+            logger: programs.logger(),
+            links: BTreeMap::new(),
             hooks: BTreeMap::new(),
             lost: BTreeSet::new(),
-            taken_over,
-            inherited,
-            fence,
+            taken_over: BTreeSet::new(),
+            inherited: StdHashMap::new(),
+            fence: Fence::new(&mut programs)?,
+            programs,
             pins,
         };
         xdp.take_over()?;
@@ -167,15 +146,13 @@ impl Xdp {
     /// Goes on with what another agent has left: its links run the present program from now on.
     fn take_over(&mut self) -> Result<(), LoadError> {
         let Some(pins) = self.pins.as_ref().ok().filter(|pins| pins.is_inherited()) else { return Ok(()) };
-        let failed = |error| LoadError::Refused(refusal(&error));
         for (ifindex, path) in pins.links(Kind::Xdp) {
-            let program = program(&mut self.ebpf)?.fd().map_err(failed)?;
-            if let Some(link) = pins.take_over(&path, program.as_fd(), ifindex) {
+            if let Some(link) = pins.take_over(&path, self.programs.advert()?, ifindex) {
                 self.links.insert(ifindex, link);
                 self.taken_over.insert(ifindex);
             }
         }
-        self.fence.take_over(&mut self.ebpf, pins)?;
+        self.fence.take_over(&self.programs, pins);
         for (key, mut vhost) in self.vhosts.iter().filter_map(Result::ok) {
             let row = vhost.row();
             vhost.zeroize();
@@ -187,6 +164,9 @@ impl Xdp {
         }
         for peer in self.peers.keys().filter_map(Result::ok) {
             self.peers_of.entry(peer.vhost()).or_default().push(peer);
+        }
+        for seal in self.seals.keys().filter_map(Result::ok) {
+            self.seals_of.entry(seal.vhost()).or_default().push(seal);
         }
         // They are old; what counts of them is in the last-heard map.
         (0..RING_BYTES as usize / size_of::<AdvertEvent>()).all(|_| self.events.next().is_some());
@@ -220,9 +200,10 @@ impl Xdp {
         }
         self.inherited.clear();
         let known = self.vhosts.keys().chain(self.sent.keys()).filter_map(Result::ok);
-        let known = known.chain(self.peers_of.keys().copied());
+        let known = known.chain(self.peers_of.keys().chain(self.seals_of.keys()).copied());
         let others: Vec<_> = known.filter(|key| !keys.contains(key)).collect();
         others.into_iter().for_each(|key| self.remove_vhost(key));
+        self.forget_sequences(|key| !keys.contains(key));
     }
 
     /// Attaches the program to an interface. `present` is the program that the interface has, for the message if
@@ -251,7 +232,7 @@ impl Xdp {
 
     /// Attaches the program that looks at what leaves; [`Fence::obstacle`] tells whether that worked.
     pub(super) fn attach_egress(&mut self, ifindex: u32) {
-        self.fence.attach(&mut self.ebpf, ifindex, self.pins.as_ref().ok());
+        self.fence.attach(&mut self.programs, ifindex, self.pins.as_ref().ok());
     }
 
     /// Detaches both programs from an interface.
@@ -292,7 +273,7 @@ impl Xdp {
                 self.lost.insert(*ifindex);
             }
         }
-        self.fence.mend(&mut self.ebpf, self.pins.as_ref().ok(), lost);
+        self.fence.mend(&mut self.programs, self.pins.as_ref().ok(), lost);
     }
 
     /// Why it does not outlive this process, if so.
@@ -311,27 +292,90 @@ impl Xdp {
     ///
     /// # Errors
     /// The map is full.
-    pub(super) fn set_vhost(&mut self, key: VhostKey, vhost: &Vhost, peers: &[SourceKey]) -> Result<(), MapAccess> {
+    pub(super) fn set_vhost(&mut self, key: VhostKey, known: Known<'_>) -> Result<(), MapAccess> {
+        let Known { vhost, peers, seals } = known;
         for former in self.peers_of.remove(&key).unwrap_or_default() {
-            if !peers.contains(&former) {
+            if peers.iter().all(|(peer, _)| *peer != former) {
                 self.peers.remove(&former).ok();
             }
         }
-        self.peers_of.insert(key, peers.to_vec());
-        for peer in peers {
-            self.peers.insert(peer, 1, 0).map_err(failed("tell the XDP program of a peer"))?;
+        self.peers_of.insert(key, peers.iter().map(|(peer, _)| *peer).collect());
+        for (peer, policy) in peers {
+            self.peers.insert(peer, policy, 0).map_err(failed("tell the XDP program of a peer"))?;
+        }
+        let ids: Vec<_> = seals.iter().map(|(id, _)| SealId::new(key, *id)).collect();
+        for former in self.seals_of.remove(&key).unwrap_or_default() {
+            if !ids.contains(&former) {
+                self.seals.remove(&former).ok();
+            }
+        }
+        // First, so that none is overlooked when it is forgotten.
+        self.seals_of.insert(key, ids.clone());
+        for (id, (_, seal)) in ids.iter().zip(seals) {
+            self.seals.insert(id, seal, 0).map_err(failed("tell the XDP program of a seal key"))?;
         }
         self.vhosts.insert(key, vhost, 0).map_err(failed("tell the XDP program of the virtual host"))
     }
 
     /// Forgets a virtual host.
     pub(super) fn remove_vhost(&mut self, key: VhostKey) {
+        // First, or an advert would be judged by half of it. It may never have been set.
+        self.vhosts.remove(&key).ok();
         for peer in self.peers_of.remove(&key).unwrap_or_default() {
             self.peers.remove(&peer).ok();
         }
-        // It may never have been set.
-        self.vhosts.remove(&key).ok();
+        for seal in self.seals_of.remove(&key).unwrap_or_default() {
+            self.seals.remove(&seal).ok();
+        }
         self.sent.remove(&key).ok();
+    }
+
+    /// Forgets how far the sealed adverts of these virtual hosts had come.
+    pub(super) fn forget_sequences(&mut self, is_one: impl Fn(&VhostKey) -> bool) {
+        let known = self.sequences.keys().filter_map(Result::ok).filter(|source| is_one(&source.vhost()));
+        let known: Vec<_> = known.collect();
+        let apart = self.apart.keys().filter_map(Result::ok).filter(|source| is_one(&source.vhost()));
+        let apart: Vec<_> = apart.collect();
+        known.iter().for_each(|source| drop(self.sequences.remove(source)));
+        apart.iter().for_each(|source| drop(self.apart.remove(source)));
+    }
+
+    /// Has no sequence of this source up to this one be good.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub(super) fn set_sequence(&mut self, source: &SourceKey, sequence: Sequence) -> Result<(), MapAccess> {
+        if self.sequences.get(source, 0).is_ok_and(|known| known.last >= sequence.last) {
+            return Ok(());
+        }
+        self.sequences.insert(source, sequence, 0).map_err(failed("tell the XDP program of a sequence"))
+    }
+
+    /// Whether a sealed advert of this source was good.
+    pub(super) fn is_known(&self, source: &SourceKey) -> bool {
+        self.sequences.get(source, 0).is_ok()
+    }
+
+    /// The sources whose clocks were apart, since this was asked last.
+    pub(super) fn take_apart(&mut self) -> Vec<(SourceKey, Apart)> {
+        let apart: Vec<_> = self.apart.iter().filter_map(Result::ok).collect();
+        apart.iter().for_each(|(source, _)| drop(self.apart.remove(source)));
+        apart
+    }
+
+    /// Tells the program the largest counter of a row's own adverts.
+    ///
+    /// # Errors
+    /// The kernel refuses to change the map.
+    pub(super) fn set_newest(&mut self, row: u32, counter: u64) -> Result<(), MapAccess> {
+        self.newest.set(row, counter, 0).map_err(failed("tell the XDP program what was sent"))
+    }
+
+    /// Tells the program by how much the wall clock is ahead of CLOCK_BOOTTIME.
+    pub(super) fn set_wall(&mut self, ahead: u64) {
+        if let Err(error) = self.wall.set(0, ahead, 0) {
+            warn!("cannot tell the XDP program what the wall clock says: {error}");
+        }
     }
 
     /// Tells the program what we sent ourselves.
@@ -384,7 +428,7 @@ impl Xdp {
             let cleared = zeros.and_then(|zeros| self.counters.set(counter_index(row, reason), zeros, 0));
             cleared.map_err(failed("clear a counter"))?;
         }
-        Ok(())
+        self.set_newest(row, 0)
     }
 
     /// The source of the last advert that was refused for this reason.
@@ -396,8 +440,7 @@ impl Xdp {
     }
 
     fn try_attach(&mut self, ifindex: u32, hook: Hook) -> io::Result<()> {
-        let program = program(&mut self.ebpf).map_err(io::Error::other)?;
-        let mut link = Link::attach(program.fd().map_err(os_error)?.as_fd(), ifindex, hook)?;
+        let mut link = Link::attach(self.programs.advert().map_err(io::Error::other)?, ifindex, hook)?;
         if let Ok(pins) = &self.pins {
             pins.pin(&mut link, Kind::Xdp, ifindex);
         }
@@ -414,28 +457,6 @@ impl AsRawFd for Xdp {
     }
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut programs::Xdp, LoadError> {
-    ebpf.program_mut(PROGRAM).and_then(|program| program.try_into().ok()).ok_or(LoadError::Missing(PROGRAM))
-}
-
-pub(super) fn take<T: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError> {
-    ebpf.take_map(name).and_then(|map| map.try_into().ok()).ok_or(LoadError::Missing(name))
-}
-
-/// Why the kernel refuses the program, in one line; the verifier's log, of hundreds, goes to the debug log.
-pub(super) fn refusal(error: &ProgramError) -> String {
-    let ProgramError::LoadError { io_error, verifier_log } = error else { return error.to_string() };
-    let log = verifier_log.to_string();
-    debug!("the verifier says:\n{log}");
-    let is_verdict = |line: &&str| {
-        !["processed ", "verification time", "stack depth"].iter().any(|statistics| line.starts_with(statistics))
-    };
-    match log.lines().filter(|line| !line.is_empty()).rfind(is_verdict) {
-        Some(line) => format!("{io_error}: {line}"),
-        None => io_error.to_string(),
-    }
-}
-
 pub(super) fn failed(what: &'static str) -> impl FnOnce(MapError) -> MapAccess {
     move |source| MapAccess { what, source }
 }
@@ -445,12 +466,4 @@ fn program_name(id: Option<u32>) -> String {
     let found = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
     let name = found.as_ref().and_then(|program| program.name_as_str()).unwrap_or("?");
     format!("{name:?} (id {id})")
-}
-
-/// The system call's error, which aya wraps.
-pub(super) fn os_error(error: ProgramError) -> io::Error {
-    match error {
-        ProgramError::SyscallError(error) => error.io_error,
-        error => io::Error::other(error),
-    }
 }

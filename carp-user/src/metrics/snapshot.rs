@@ -113,7 +113,19 @@ impl Snapshot {
             let counter = match reason {
                 Reason::Ipackets => self.of_family(&host, "ipv4"),
                 Reason::Ipackets6 => self.of_family(&host, "ipv6"),
-                Reason::BadTtl | Reason::BadSum | Reason::BadAddrs | Reason::BadAuth | Reason::Echo => {
+                Reason::BadTtl
+                | Reason::BadSum
+                | Reason::BadAddrs
+                | Reason::BadAuth
+                | Reason::Echo
+                | Reason::Unsealed
+                | Reason::UnknownKey
+                | Reason::BadSeal
+                | Reason::Replayed
+                | Reason::Stale
+                | Reason::Tampered
+                | Reason::Policy
+                | Reason::Flood => {
                     self.dropped.get_or_create_owned(&OfReason { host: host.clone(), reason: reason.name() })
                 }
                 Reason::Other => self.ignored.get_or_create_owned(&host),

@@ -1,11 +1,6 @@
-//! Sending adverts: counter, digest, frame.
+//! Sending adverts: counter, digest, seal, frame.
 
-use std::{
-    io,
-    net::IpAddr,
-    rc::Rc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{io, net::IpAddr, path::PathBuf, rc::Rc, time::Duration};
 
 use carp_common::{
     digest::message_prefix,
@@ -13,10 +8,20 @@ use carp_common::{
     wire::{AdvertFrame, Destination, Header, virtual_mac},
 };
 use hmac::{Hmac, KeyInit, Mac};
+use log::warn;
 use sha1::Sha1;
 
-use super::PacketSocket;
-use crate::config::{AdvertMac, Settings};
+use super::{
+    PacketSocket,
+    seal::{self, Sealer, Sequences},
+};
+use crate::{
+    clock::{now, wall, wall_ahead},
+    config::{
+        AdvertMac, Settings,
+        seal::{Freshness, Key},
+    },
+};
 
 /// By how much the counter rises at least: a peer that adopts it and adds one never meets it.
 const COUNTER_STEP: u64 = 1 << 16;
@@ -29,24 +34,70 @@ pub(crate) struct AdvertSender {
     /// The HMACs over everything before the counter: an advert is sent once with each.
     prefixes: Vec<Hmac<Sha1>>,
     counter: u64,
+    sealer: Option<Sealer>,
+    freshness: Freshness,
+    sequences: Sequences,
+    /// After which they may begin anew.
+    silence: Duration,
+    /// Where it is kept how they go on.
+    sequence_file: PathBuf,
 }
 
 impl AdvertSender {
-    /// Prepares the adverts of a virtual host.
-    pub(crate) fn new(socket: Rc<PacketSocket>, settings: &Settings) -> Self {
+    /// Prepares the adverts of a virtual host, whose sequences go on as this file says.
+    pub(crate) fn new(socket: Rc<PacketSocket>, settings: &Settings, sequence_file: PathBuf) -> Self {
         let vhid = settings.vhid.get();
-        Self { socket, vhid, mac: settings.advert_mac, prefixes: prefixes(settings), counter: 0 }
+        let mut sequences = Sequences::default();
+        if let Some(ahead) = seal::kept(&sequence_file) {
+            sequences.go_on(ahead, now());
+        }
+        Self {
+            socket,
+            vhid,
+            mac: settings.advert_mac,
+            prefixes: prefixes(settings),
+            counter: 0,
+            sealer: settings.seal.sending().map(Sealer::new),
+            freshness: settings.seal.freshness,
+            silence: silence(settings),
+            sequences,
+            sequence_file,
+        }
     }
 
-    /// Goes on with other settings, and with its counter.
+    /// Goes on with other settings, and with its counter; with the key that it has, until [`Self::seal_with`] is called.
     pub(crate) fn set(&mut self, settings: &Settings) {
         self.mac = settings.advert_mac;
         self.prefixes = prefixes(settings);
+        self.freshness = settings.seal.freshness;
+        self.silence = silence(settings);
     }
 
-    /// All counters from now on are above this one, whatever the clock says.
+    /// Seals with this key from now on, or not at all.
+    pub(crate) fn seal_with(&mut self, key: Option<&Key>) {
+        self.sealer = key.map(Sealer::new);
+    }
+
+    /// Begins anew with them by the wall clock, if that is further off than others allow and has them rise.
+    pub(crate) fn renew_sequences(&mut self, window: u64) {
+        let is_off = |ahead: u64| (ahead.wrapping_sub(wall_ahead()) as i64).unsigned_abs() > window;
+        if window > 0 && self.sequences.ahead().is_some_and(is_off) {
+            self.sequences.begin_anew();
+        }
+    }
+
+    /// By how much they are ahead of CLOCK_BOOTTIME, if there was one.
+    pub(crate) const fn sequences_ahead(&self) -> Option<u64> {
+        self.sequences.ahead()
+    }
+
+    /// All counters from now on are above this one, whatever the clock says; and all sequences, if nobody compares these with a
+    /// clock.
     pub(crate) fn rise_above(&mut self, newest: u64) {
         self.counter = self.counter.max(newest);
+        if self.freshness == Freshness::Rising {
+            self.sequences.rise_above(newest);
+        }
     }
 
     /// The counter of the last advert.
@@ -57,9 +108,7 @@ impl AdvertSender {
     /// The counter for the next advert: at least the wall clock in nanoseconds, and always rising, so that
     /// it goes on rising after a restart of the agent or the machine.
     pub(crate) fn next_counter(&mut self) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        self.counter = self.counter.saturating_add(COUNTER_STEP).max(now);
+        self.counter = self.counter.saturating_add(COUNTER_STEP).max(wall());
         self.counter
     }
 
@@ -68,7 +117,7 @@ impl AdvertSender {
     ///
     /// `mac` is the hardware address that the interface has now. An error is the first; all have been tried.
     pub(crate) fn send(
-        &self,
+        &mut self,
         ifindex: u32,
         mac: [u8; 6],
         source: IpAddr,
@@ -85,20 +134,45 @@ impl AdvertSender {
             AdvertMac::Virtual => virtual_mac(self.vhid),
             AdvertMac::Interface => mac,
         };
-        let frames = headers.flat_map(|header| {
-            destinations.iter().filter_map(move |destination| AdvertFrame::new(&header, mac, source, *destination))
-        });
+        let headers: Vec<_> = headers.collect();
         let mut sent = Ok(());
-        for frame in frames {
-            sent = sent.and(self.socket.send(ifindex, frame.as_bytes()));
+        for header in headers {
+            for destination in destinations {
+                let sequence = if self.sealer.is_some() { self.next_sequence() } else { 0 };
+                let frame = match &self.sealer {
+                    None => AdvertFrame::new(&header, mac, source, *destination),
+                    Some(sealer) => {
+                        let advert = header.encode();
+                        let trailer = sealer.trailer(source, destination.ip, &advert, sequence);
+                        AdvertFrame::sealed(&advert, &trailer, mac, source, *destination)
+                    }
+                };
+                sent = sent.and(frame.map_or(Ok(()), |frame| self.socket.send(ifindex, frame.as_bytes())));
+            }
         }
         sent
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        let (sequence, is_new) = self.sequences.next(now(), wall_ahead(), self.silence);
+        if let Some(ahead) = self.sequences.ahead().filter(|_| is_new)
+            && let Err(error) = seal::keep(&self.sequence_file, ahead)
+        {
+            warn!(
+                "{error:#}: with a clock that is set back, the adverts of the next carpd would be old ones to others"
+            );
+        }
+        sequence
     }
 
     /// The socket, for other frames of the same virtual host.
     pub(crate) fn socket(&self) -> &PacketSocket {
         &self.socket
     }
+}
+
+fn silence(settings: &Settings) -> Duration {
+    seal::silence(Duration::from_nanos(settings.seal_window()))
 }
 
 fn prefixes(settings: &Settings) -> Vec<Hmac<Sha1>> {

@@ -14,7 +14,7 @@ use std::{
 use carp_common::{abi::Family, engine::LinkFault};
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use log::warn;
-use nix::libc;
+use nix::{libc, net::if_::if_nametoindex};
 use rtnetlink::{
     MulticastGroup, RouteMessageBuilder, new_multicast_connection,
     packet_core::{NetlinkMessage, NetlinkPayload},
@@ -85,6 +85,12 @@ pub(crate) struct Address {
 }
 
 impl Interface {
+    /// Whether the kernel still has it under this name. That it has not may be why something fails before the event that says
+    /// so has been read.
+    pub(crate) fn is_there(&self, name: &str) -> bool {
+        if_nametoindex(name) == Ok(self.index)
+    }
+
     /// The source addresses for adverts, one for each family, or what is missing for a virtual host to work here. They
     /// are none of `vips`, which come and go.
     pub(crate) fn sources(&self, settings: &Settings, vips: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, LinkFault> {
@@ -165,6 +171,11 @@ impl Interfaces {
     /// The interface of this name, if it is there.
     pub(crate) fn get(&self, name: &str) -> Option<&Interface> {
         self.found.get(name)
+    }
+
+    /// The indices of those that are there.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = u32> {
+        self.found.values().map(|interface| interface.index)
     }
 
     /// Those that are there, with their names.

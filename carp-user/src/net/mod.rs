@@ -8,6 +8,7 @@ pub(crate) mod membership;
 pub(crate) mod nd;
 pub(crate) mod neighbour;
 mod packet_socket;
+pub(crate) mod seal;
 pub(crate) mod vip;
 mod vlan;
 pub(crate) mod vmac;

@@ -35,7 +35,8 @@ fn an_own_advert_that_a_switch_reflects_moves_nothing_and_is_counted() -> Result
 }
 
 #[test]
-fn a_peers_advert_with_a_counter_of_ours_is_no_echo() -> Result<()> {
+fn a_peers_advert_that_has_adopted_our_counter_is_no_echo_and_one_of_ours_from_another_address_is_tampered_with()
+-> Result<()> {
     let lab = Lab::new()?;
     let [a, peer] = lab.hosts(["a", "peer"])?;
     let node = Node::start(&a, PREFERRED)?;
@@ -43,6 +44,10 @@ fn a_peers_advert_with_a_counter_of_ours_is_no_echo() -> Result<()> {
     let wire = Wire::at(&peer)?;
     let (_, own) = wire.wait_for_adverts(a.ip(), 1)?;
     send_frame(peer.ns(), ETH0, &signer()?.advert(peer.ip(), BEST, own.counter))?;
+    eventually("it is counted", LONG, || Ok(node.report()?.count("tampered") == 1))?;
+    assert_eq!(node.changes(), UNMOVED_MASTER);
+    // ucarp and the BSDs adopt what they hear, and add one.
+    send_frame(peer.ns(), ETH0, &signer()?.advert(peer.ip(), BEST, own.counter + 1))?;
     let yields = node.wait_for("MASTER -> BACKUP")?;
     assert!(yields.cause.starts_with("10.77.0.2 ("), "{yields:?}");
     let told = node.report()?;

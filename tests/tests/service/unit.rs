@@ -97,8 +97,10 @@ fn a_master_that_is_killed_is_master_again_before_the_other_misses_it() -> Resul
     second.wait_for_status("1 BACKUP")?;
     let probe = Probe::start(&client, VIP, Duration::from_millis(1))?;
     probe.wait_for_answer_from(a.mac(), LONG)?;
+    let program = a.xdp_program()?;
     first.run("systemctl kill --signal=KILL carpd")?;
     first.wait_for_journal("carpd", &["Scheduled restart job", GOES_ON, "INIT -> MASTER"])?;
+    assert_eq!(a.xdp_program()?, program, "to load it takes longer, and is not necessary");
     let resumed = BootTime::now();
     probe.wait_for_answer("longer than the lease", LONG, |answer| answer.at.since(resumed).as_secs() >= 3)?;
     second.wait_for_status("1 BACKUP")?;

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use carp_common::{
-    abi::{Sent, VhostKey},
-    digest::Blocks,
+    abi::{Policy, SealCheck, Sent, VhostKey},
+    digest::Scratch,
     reason::Reason,
     verdict::{Verdict, judge},
 };
@@ -17,14 +17,12 @@ use carp_tests::random::SplitMix64;
 use crate::xdp_support::{
     Family::{self, V4, V6},
     HostTables, IFINDEX, TestVhost,
-    frames::{BOTH, DIGEST_AT, EthernetFrame, Fields, OUR_VHID, payload_at, source_of},
+    frames::{BOTH, DIGEST_AT, EthernetFrame, Fields, OUR_VHID, SEAL_ID, SEAL_KEY, payload_at, source_of},
     program::{Program, XdpAction},
-    row_of,
+    row_of, seed_and_frames,
     table::TABLE,
 };
 
-const FRAMES: usize = 20_000;
-/// Another run: `CARP_TEST_SEED=...`.
 const SEED: u64 = 0x00c0_ffee_ca5b_0112;
 /// The kernel takes no shorter frame for a test run.
 const SHORTEST: usize = 14;
@@ -39,17 +37,33 @@ fn so_they_do_with_peers_with_routers_between_and_with_two_digests() {
     agree_about(&choosy());
 }
 
+#[test]
+fn so_they_do_about_seals() {
+    for check in [SealCheck::Permissive, SealCheck::Enforce] {
+        agree_about(&TestVhost { seal: (check, 0), ..TestVhost::ours() });
+    }
+}
+
+/// Half of what there is.
+const POLICY: Policy = Policy { advbase: [0, 127], bow_out: 0, ..Policy::ANY };
+
 /// A virtual host that takes the frames' digest as its second one, from their senders only, and through routers.
 fn choosy() -> TestVhost {
     let ours = TestVhost::ours();
     let another = TestVhost::new(OUR_VHID, b"another", &[]);
-    TestVhost { key: another.key, other: Some(ours.key), min_ttl: 100, peers: BOTH.map(source_of).into(), ..ours }
+    TestVhost {
+        key: another.key,
+        other: Some(ours.key),
+        min_ttl: 100,
+        peers: BOTH.map(|family| (source_of(family), POLICY)).into(),
+        ..ours
+    }
 }
 
 fn agree_about(vhost: &TestVhost) {
-    let seed = std::env::var("CARP_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(SEED);
-    println!("CARP_TEST_SEED={seed}");
-    let mut random = Random(SplitMix64::new(seed));
+    let (seed, frames) = seed_and_frames(SEED);
+    let is_sealed = vhost.seal.0 != SealCheck::Off;
+    let mut random = Random { random: SplitMix64::new(seed), sequence: is_sealed.then_some(1) };
     let mut program = Program::load();
     program.serve(vhost);
     let mut host = HostTables::default();
@@ -61,13 +75,15 @@ fn agree_about(vhost: &TestVhost) {
         host.sent(key, sent);
     }
 
-    let mut blocks = Blocks::default();
+    let mut scratch = Scratch::default();
     let mut expected = BTreeMap::new();
-    let mut events = 0;
-    for number in 0..FRAMES {
+    let (mut events, mut repeats) = (0, BTreeMap::new());
+    for number in 0..frames {
         let frame = random.frame();
         let what = || format!("CARP_TEST_SEED={seed}, frame {number}: {frame:02x?}");
-        let verdict = judge(frame.as_slice(), IFINDEX, &host, || Some(&mut blocks));
+        // As it is for the kernel, by its own clock: one frame after the other, there is time for each.
+        host.seals.clocks.boot += 1_000_000;
+        let verdict = judge(frame.as_slice(), IFINDEX, &host, &host.seals, || Some(&mut scratch));
         let action = program.run(&frame);
         let (as_action, counter) = match verdict {
             Verdict::Foreign => (XdpAction::Pass, None),
@@ -78,6 +94,12 @@ fn agree_about(vhost: &TestVhost) {
                 let heard = program.heard(&advert.source).unwrap_or_else(|| panic!("not heard, {}", what())).heard();
                 let fields = (heard.counter(), heard.advbase(), heard.advskew(), heard.demote());
                 assert_eq!(fields, (advert.counter, advert.advbase, advert.advskew, advert.demote), "{}", what());
+                // Of one that says the same again too soon, the first is remembered.
+                let repeated = program.count(row, Reason::Repeat);
+                if repeats.insert(row, repeated).unwrap_or(0) == repeated {
+                    let objection = heard.objection().map_or(0, |reason| reason.index() as u8);
+                    assert_eq!((heard.key_id(), objection), (advert.key_id, advert.objection), "{}", what());
+                }
                 (XdpAction::Pass, Some((row, if v4 { Reason::Ipackets } else { Reason::Ipackets6 }, None)))
             }
         };
@@ -102,16 +124,20 @@ fn agree_about(vhost: &TestVhost) {
         counted.iter().filter(|entry| !entry.0.1.is_refusal() && entry.0.1 != Reason::Other).map(|e| e.1).sum();
     assert_eq!(valid, events + repeats, "each valid advert woke the agent or repeated one");
     println!("{counted:?}, {repeats} repeats");
-    assert_all_are_seen(&counted);
+    assert_all_are_seen(&counted, vhost.seal.0);
 }
 
 /// The test is worth something only if frames get as far as each check.
-fn assert_all_are_seen(counted: &BTreeMap<(u32, Reason), u64>) {
+fn assert_all_are_seen(counted: &BTreeMap<(u32, Reason), u64>, check: SealCheck) {
     for family in BOTH {
         let row = row_of(family);
         let ipackets = if family == V6 { Reason::Ipackets6 } else { Reason::Ipackets };
         let reasons = [Reason::BadTtl, Reason::BadSum, Reason::BadAddrs, Reason::BadAuth, Reason::Echo, Reason::Other];
-        for reason in reasons.into_iter().chain([ipackets]) {
+        let of_seals: &[Reason] = match check {
+            SealCheck::Off | SealCheck::Permissive => &[],
+            SealCheck::Enforce => &[Reason::BadSeal, Reason::Replayed, Reason::Unsealed, Reason::UnknownKey],
+        };
+        for reason in reasons.into_iter().chain([ipackets]).chain(of_seals.iter().copied()) {
             let count = counted.get(&(row, reason)).copied().unwrap_or(0);
             assert!(count >= 20, "only {count} frames of {family:?} were counted as {reason:?}");
         }
@@ -122,11 +148,15 @@ fn assert_all_are_seen(counted: &BTreeMap<(u32, Reason), u64>) {
 const OUR_LAST_COUNTER: u64 = 0xdead_beef;
 
 /// What is drawn by chance.
-struct Random(SplitMix64);
+struct Random {
+    random: SplitMix64,
+    /// Of the next sealed advert, where there are such.
+    sequence: Option<u64>,
+}
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0.next()
+        self.random.next()
     }
 
     fn below(&mut self, end: usize) -> usize {
@@ -158,6 +188,18 @@ impl Random {
             let len = self.below(12);
             let trailer: Vec<u8> = (0..len).map(|_| self.next() as u8).collect();
             frame = if self.one_in(2) { frame.with_trailer(&trailer) } else { frame.padded(len) };
+        }
+        if let Some(sequence) = self.sequence
+            && !self.one_in(6)
+        {
+            let id = self.pick(&[SEAL_ID, SEAL_ID, SEAL_ID, 4]);
+            let at = self.pick(&[0, 1, 1, 1, 1000]);
+            self.sequence = Some(sequence + at);
+            let key = self.pick(&[SEAL_KEY, SEAL_KEY, SEAL_KEY, b"another key of 24 bytes."]);
+            // What the table has may be no advert, and shorter than one.
+            if frame.bytes.len() >= payload_at(family) + 36 {
+                frame = frame.sealed(id, key, sequence + at);
+            }
         }
         for _ in 0..self.pick(&[0, 0, 1, 1, 1, 2, 4]) {
             self.change(&mut frame.bytes);

@@ -23,7 +23,7 @@ fn source(family: Family) -> SourceKey {
 }
 
 fn advert(family: Family, Fields { advbase, advskew, demote, counter }: Fields) -> Advert {
-    Advert { source: source(family), mac: [0; 6], counter, advbase, advskew, demote }
+    Advert { source: source(family), mac: [0; 6], counter, advbase, advskew, demote, key_id: 0, objection: 0 }
 }
 
 fn counted(family: Family, reason: Reason, program: &Program) -> u64 {

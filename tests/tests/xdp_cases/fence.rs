@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use carp_common::{
     abi::{AddressKey, Deadline, Held, Sent, VhostKey, address_bytes},
-    digest::Blocks,
+    digest::Scratch,
     fence::{arrives, leaves},
     reason::Reason,
     verdict::{Verdict, judge},
@@ -17,15 +17,13 @@ use crate::xdp_support::{
     fence_table::{OWN, TABLE, VIRTUAL, ip, vip},
     frames::{BOTH, OUR_VHID, source_of},
     program::{Program, XdpAction},
-    row_of,
+    row_of, seed_and_frames,
     table::good,
 };
 
 /// The kernel takes no shorter frame for a test run of XDP, and none of IP that ends in its header for one of a classifier.
 const SHORTEST: usize = 14;
 const SHORTEST_TO_LEAVE: usize = 54;
-const FRAMES: usize = 20_000;
-/// Another run: `CARP_TEST_SEED=...`.
 const SEED: u64 = 0x00fe_2ce5_ca5b_0112;
 
 /// A program, and the tables on the host, that know one virtual host, which holds a VIP in each family.
@@ -160,16 +158,15 @@ fn a_valid_advert_is_heard_whatever_the_lease() {
 
 #[test]
 fn the_kernel_and_the_host_agree_on_random_frames_in_both_directions() {
-    let seed = std::env::var("CARP_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(SEED);
-    println!("CARP_TEST_SEED={seed}");
+    let (seed, frames) = seed_and_frames(SEED);
     let mut random = SplitMix64::new(seed);
     let mut below = |end: usize| (random.next() % end as u64) as usize;
     let (mut program, mut host) = holding();
     let cases: Vec<_> = cases().collect();
-    let mut blocks = Blocks::default();
+    let mut scratch = Scratch::default();
     let now = || BootTime::now().as_nanos();
     let mut dropped = [0; 2];
-    for number in 0..FRAMES {
+    for number in 0..frames {
         if number % 100 == 0 {
             let deadline = [
                 Deadline::NONE,
@@ -191,7 +188,7 @@ fn the_kernel_and_the_host_agree_on_random_frames_in_both_directions() {
             frame.truncate(SHORTEST + below(frame.len() - SHORTEST));
         }
         let what = || format!("CARP_TEST_SEED={seed}, frame {number}: {frame:02x?}");
-        let arriving = match judge(frame.as_slice(), IFINDEX, &host, || Some(&mut blocks)) {
+        let arriving = match judge(frame.as_slice(), IFINDEX, &host, &host.seals, || Some(&mut scratch)) {
             Verdict::Refused(..) => XdpAction::Drop,
             Verdict::Valid(..) => XdpAction::Pass,
             Verdict::Foreign | Verdict::Other(..) => match arrives(frame.as_slice(), IFINDEX, &host, now) {
@@ -207,6 +204,6 @@ fn the_kernel_and_the_host_agree_on_random_frames_in_both_directions() {
         dropped[0] += u32::from(arriving == XdpAction::Drop);
         dropped[1] += u32::from(!may_leave);
     }
-    println!("dropped: {dropped:?} of {FRAMES}");
+    println!("dropped: {dropped:?} of {frames}");
     assert!(dropped.iter().all(|count| *count > 1_000), "{dropped:?}");
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use carp_common::{
-    abi::{Sent, VhostKey},
+    abi::{Policy, Sent, VhostKey},
     reason::Reason,
 };
 
@@ -103,9 +103,12 @@ fn the_kernel_knows_peers_a_lower_ttl_and_a_second_digest() {
             program.run(&frame.bytes) == XdpAction::Pass
         };
         let good = good(family);
-        let peers = TestVhost { peers: vec![source_of(family)], ..ours.clone() };
+        let peers = TestVhost { peers: vec![(source_of(family), Policy::ANY)], ..ours.clone() };
         let stranger = from(if family == V4 { "10.77.0.2" } else { "fe80::2" });
         assert!(is_taken(&peers, &good) && !is_taken(&peers, &stranger));
+        let policy = Policy { advskew: [Fields::default().advskew + 1, 254], ..Policy::ANY };
+        let strict = TestVhost { peers: vec![(source_of(family), policy)], ..ours.clone() };
+        assert!(!is_taken(&strict, &good));
         let routed = TestVhost { min_ttl: 250, ..ours.clone() };
         assert!(is_taken(&routed, &good.clone().with_ttl(250)) && !is_taken(&routed, &good.clone().with_ttl(249)));
         let both = TestVhost { other: Some(ours.key), ..another.clone() };

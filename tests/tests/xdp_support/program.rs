@@ -9,10 +9,11 @@ use aya::{
 };
 use carp_common::{
     abi::{
-        self, AddressKey, Advert, Deadline, Family, Held, LastHeard, Refused, Sent, SourceKey, Vhost, VhostKey,
-        counter_index, map,
+        self, AddressKey, Advert, Deadline, Family, Held, LastHeard, Policy, Refused, SealId, Sent, SourceKey, Vhost,
+        VhostKey, counter_index, map,
     },
     reason::Reason,
+    seal::{Apart, SealKey, Secret, Sequence},
 };
 
 use super::{IFINDEX, TestVhost, frames::BOTH, object, row_of};
@@ -69,7 +70,7 @@ const SHOT: u32 = 2;
 pub(crate) struct Program {
     ebpf: Ebpf,
     vhosts: HashMap<MapData, VhostKey, Vhost>,
-    peers: HashMap<MapData, SourceKey, u8>,
+    peers: HashMap<MapData, SourceKey, Policy>,
     sent: HashMap<MapData, VhostKey, Sent>,
     heard: HashMap<MapData, SourceKey, LastHeard>,
     counters: PerCpuArray<MapData, u64>,
@@ -78,6 +79,10 @@ pub(crate) struct Program {
     held: HashMap<MapData, AddressKey, Held>,
     endings: Array<MapData, u64>,
     leases: Array<MapData, u64>,
+    seals: HashMap<MapData, SealId, SealKey>,
+    sequences: HashMap<MapData, SourceKey, Sequence>,
+    apart: HashMap<MapData, SourceKey, Apart>,
+    wall: Array<MapData, u64>,
 }
 
 impl Program {
@@ -100,6 +105,10 @@ impl Program {
             held: take(&mut ebpf, map::HELD),
             endings: take(&mut ebpf, map::ENDINGS),
             leases: take(&mut ebpf, map::LEASES),
+            seals: take(&mut ebpf, map::SEALS),
+            sequences: take(&mut ebpf, map::SEQUENCES),
+            apart: take(&mut ebpf, map::APART),
+            wall: take(&mut ebpf, map::WALL),
             ebpf,
         }
     }
@@ -121,15 +130,47 @@ impl Program {
         for family in BOTH {
             let key = VhostKey::new(ifindex, vhost.vhid, family);
             self.vhosts.insert(key, vhost.entry(family), 0).expect("configure a virtual host");
-            for peer in vhost.peers(key) {
-                self.peers.insert(peer, 1, 0).expect("configure a peer");
+            for (peer, policy) in vhost.peers(key) {
+                self.peers.insert(peer, policy, 0).expect("configure a peer");
             }
+        }
+        for (id, key) in vhost.seals(ifindex) {
+            self.seals.insert(id, key, 0).expect("configure a seal key");
+        }
+    }
+
+    /// Has adverts to this vhid be sealed with this key, too.
+    pub(crate) fn set_seal_key(&mut self, vhid: u8, id: u8, key: &[u8]) {
+        let key = SealKey::new(&Secret::new(key).expect("a key of 16 to 64 bytes"));
+        for family in BOTH {
+            let id = SealId::new(VhostKey::new(IFINDEX, vhid, family), id);
+            self.seals.insert(id, key, 0).expect("configure a seal key");
         }
     }
 
     /// Tells the program what we sent ourselves.
     pub(crate) fn sent(&mut self, key: VhostKey, sent: Sent) {
         self.sent.insert(key, sent, 0).expect("write the sent map");
+    }
+
+    /// Tells the program by how much the wall clock is ahead of CLOCK_BOOTTIME.
+    pub(crate) fn set_wall(&mut self, ahead: u64) {
+        self.wall.set(0, ahead, 0).expect("write the wall clock");
+    }
+
+    /// The last good sequence of a source.
+    pub(crate) fn sequence(&self, source: &SourceKey) -> Option<Sequence> {
+        self.sequences.get(source, 0).ok()
+    }
+
+    /// By how much a source's clock is ahead, if it is known to be apart.
+    pub(crate) fn apart(&self, source: &SourceKey) -> Option<Apart> {
+        self.apart.get(source, 0).ok()
+    }
+
+    /// Has the last good sequence of a source be this one.
+    pub(crate) fn set_sequence(&mut self, source: &SourceKey, sequence: Sequence) {
+        self.sequences.insert(source, sequence, 0).expect("write the sequences");
     }
 
     /// Tells the programs of a VIP that is held.

@@ -10,7 +10,7 @@ const FLOOD: u64 = MILLISECOND;
 
 fn advert(counter: u64) -> Advert {
     let source = SourceKey::new(VhostKey::new(1, 1, Family::V4), mapped([10, 0, 0, 1]));
-    Advert { source, mac: [0; 6], counter, advbase: 1, advskew: 128, demote: 0 }
+    Advert { source, mac: [0; 6], counter, advbase: 1, advskew: 128, demote: 0, key_id: 0, objection: 0 }
 }
 
 /// Who hears a source, and when.

@@ -60,16 +60,16 @@ fn a_backup_whose_first_advert_does_not_leave_stays_one_and_tries_again_soon() {
 }
 
 #[test]
-fn what_was_heard_stays_the_cause_of_a_claim_until_something_better_is_heard() {
-    let mut host = Host::backup(preempting(1, 100));
+fn a_bow_out_stays_the_cause_of_a_claim_until_a_master_is_heard() {
+    let mut host = Host::backup(config(1, 100));
     host.handle(Input::Fence(true));
-    let worse = host.hears(1, 200, 0);
-    assert_eq!(host.handle(Input::Advert(worse)).last(), Some(&send(1, 100, 0)));
+    let gone = host.hears(255, 255, 0);
+    assert_eq!(host.handle(Input::Advert(gone)).last(), Some(&send(1, 100, 0)));
     host.handle(Input::AdvertFailed);
     let mut other = host.clone();
 
     host.sleep();
-    let master = host.transition(State::Backup, State::Master, Cause::Preempt(worse));
+    let master = host.transition(State::Backup, State::Master, Cause::BowOut(PEER));
     assert_eq!(host.handle(Input::AdvertSent(host.now)).last(), Some(&master));
 
     let better = other.hears(1, 50, 0);
@@ -78,6 +78,22 @@ fn what_was_heard_stays_the_cause_of_a_claim_until_something_better_is_heard() {
     other.sleep();
     let master = other.transition(State::Backup, State::Master, Cause::MasterDown(span(3, 100)));
     assert_eq!(other.handle(Input::AdvertSent(other.now)).last(), Some(&master));
+}
+
+/// By then this host may be demoted, or the other one may hang, and be fenced only when its lease is over.
+#[test]
+fn who_cannot_say_that_it_takes_a_rivals_place_waits_for_the_rivals_next_advert() {
+    let mut host = Host::backup(preempting(1, 100));
+    host.handle(Input::Fence(true));
+    let worse = host.hears(1, 200, 0);
+    assert_eq!(host.handle(Input::Advert(worse)).last(), Some(&send(1, 100, 0)));
+    assert_eq!(host.handle(Input::AdvertFailed), [OVER]);
+    assert_eq!(host.next(), Some(span(3, 100)), "as long as any other");
+    let mut host = host.later(span(1, 200));
+    let again = host.hears(1, 200, 0);
+    assert_eq!(host.handle(Input::Advert(again)).last(), Some(&send(1, 100, 0)));
+    let master = host.transition(State::Backup, State::Master, Cause::Preempt(again));
+    assert_eq!(host.handle(Input::AdvertSent(host.now)).last(), Some(&master));
 }
 
 #[test]

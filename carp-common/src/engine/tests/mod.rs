@@ -9,24 +9,29 @@
 //! | [`lease`] | when a lease begins, is renewed and is over, and how long it is |
 //! | [`preempt_delay`] | for how long a worse master is borne with |
 //! | [`sequences`] | what takes several inputs: announcements, stops, faults, send errors |
-//! | [`properties`] | what holds after any sequence of inputs |
-//! | [`simulation`] | two hosts on a network: always one master in the end |
+//! | [`several`] | several masters at a time, and what a host makes of it that stood still |
+//! | [`properties`] | what holds after any sequence of inputs, as a [`witness`] sees it |
+//! | [`simulation`] | two to eight hosts on a network, and all that can befall them: always one master in the end |
 
 mod adverts;
 mod demotion;
+mod doubt;
 mod lease;
 mod preempt_delay;
 mod properties;
 mod sequences;
+mod several;
 mod simulation;
 mod table;
 mod timing;
+mod witness;
 
 use core::net::IpAddr;
 use std::vec::Vec;
 
 use proptest::test_runner::Config as ProptestConfig;
 
+use self::witness::Host;
 use super::*;
 use crate::abi::Family;
 
@@ -62,6 +67,7 @@ fn config(advbase: u8, advskew: u8) -> Config {
         bow_out_last: false,
         profile: Profile::OpenBsd,
         preempt_delay: Duration::ZERO,
+        doubt: Duration::ZERO,
     }
 }
 
@@ -87,19 +93,7 @@ const fn span(seconds: u64, advskew: u64) -> Duration {
     Duration::from_secs(seconds).saturating_add(skew(advskew))
 }
 
-/// One virtual host, and what time it is there.
-#[derive(Clone)]
-struct Host {
-    engine: Engine,
-    now: Time,
-}
-
 impl Host {
-    /// A host in INIT.
-    fn new(config: Config) -> Self {
-        Self { engine: Engine::new(config, START), now: START }
-    }
-
     /// A host that became BACKUP at [`START`].
     fn backup(config: Config) -> Self {
         let mut host = Self::new(config);
@@ -139,28 +133,10 @@ impl Host {
         self
     }
 
-    fn handle(&mut self, input: Input) -> Vec<Action> {
-        self.engine.handle(input, self.now);
-        self.actions()
-    }
-
-    fn handle_timeout(&mut self) -> Vec<Action> {
-        self.engine.handle_timeout(self.now);
-        self.actions()
-    }
-
     /// Goes on to the next timer and lets it run out.
     fn sleep(&mut self) -> Vec<Action> {
         self.now = self.engine.poll_timeout().expect("a timer should run");
         self.handle_timeout()
-    }
-
-    fn actions(&mut self) -> Vec<Action> {
-        core::iter::from_fn(|| self.engine.poll_action()).collect()
-    }
-
-    fn state(&self) -> State {
-        self.engine.status().state
     }
 
     /// How long from now until the next timer ends.

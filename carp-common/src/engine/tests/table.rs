@@ -40,6 +40,7 @@ impl Event {
                 Input::Advert(_) => "Advert",
                 Input::LinkUp => "LinkUp",
                 Input::LinkDown(_) => "LinkDown",
+                Input::Doubtful(_) => "Doubtful",
                 Input::Deaf => "Deaf",
                 Input::MacChanged => "MacChanged",
                 Input::Fence(_) => "Fence",
@@ -60,7 +61,7 @@ impl Event {
         }
     }
 
-    const COUNT: usize = 19;
+    const COUNT: usize = 20;
 }
 
 /// The own interval and dead time of the rows: advbase 1, advskew 100.
@@ -164,6 +165,7 @@ fn rows_of_init() -> Vec<Row> {
         row("no link, told again", init(), NO_CARRIER, Init, [], Never),
         row("an advert", init(), Input::Advert(heard(Duration::ZERO, 1, 200)), Init, [], Never),
         row("a bow-out", init(), Input::Advert(heard(Duration::ZERO, 255, 255)), Init, [], Never),
+        row("somebody whose clock is apart", init(), Input::Doubtful(START), Init, [], Never),
         row("deaf until now", init(), Input::Deaf, Init, [], Never),
         row("another hardware address", init(), Input::MacChanged, Init, [], Never),
         row("an advert has left", init(), Input::AdvertSent(START), Init, [], Never),
@@ -220,6 +222,14 @@ fn rows_of_backup() -> Vec<Row> {
             Master,
             takes_over(Cause::BowOut(PEER)),
             In(OWN),
+        ),
+        row(
+            "somebody whose clock is apart, and there is no doubt",
+            backup(),
+            Input::Doubtful(START),
+            Backup,
+            [],
+            Unchanged,
         ),
         row("deaf until now", backup(), Input::Deaf, Backup, [], In(DEAD)),
         row("another hardware address", backup(), Input::MacChanged, Backup, [], Unchanged),
@@ -283,6 +293,7 @@ fn rows_of_master() -> Vec<Row> {
             Unchanged,
         ),
         row("a slower master, no VIPs yet", taking(), Input::Advert(slower), Master, [advert], Unchanged),
+        row("somebody whose clock is apart", master(), Input::Doubtful(START), Master, [], Unchanged),
         row("deaf until now", master(), Input::Deaf, Master, [], Unchanged),
         row("another hardware address", master(), Input::MacChanged, Master, [ANNOUNCE], Unchanged),
         row("another hardware address, no VIPs yet", taking(), Input::MacChanged, Master, [], Unchanged),

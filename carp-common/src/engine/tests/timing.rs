@@ -244,7 +244,7 @@ fn after_stepping_down_a_host_does_not_preempt_for_three_seconds() {
             host.handle_timeout();
             assert_eq!(host.state(), State::Backup, "{:?} after stepping down", host.now.since(since));
         }
-        host = host.later(Duration::from_secs(2));
+        host.now = since.after(Duration::from_secs(3).max(host.engine.dead_time()));
         let advert = host.hears(advbase, 20, 0);
         host.handle(Input::Advert(advert));
         assert_eq!(host.state(), State::Master, "the hold is over");

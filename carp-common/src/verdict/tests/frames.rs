@@ -13,6 +13,9 @@ use super::{
 pub(crate) const OUR_VHID: u8 = 7;
 /// Its passphrase.
 pub(crate) const PASSPHRASE: &[u8] = b"secret";
+/// The key that its adverts are sealed with, and its id.
+pub(crate) const SEAL_KEY: &[u8] = b"sixteen bytes or more";
+pub(crate) const SEAL_ID: u8 = 3;
 /// Where the digest begins in an advert.
 pub(crate) const DIGEST_AT: usize = 16;
 /// Both families.
@@ -94,6 +97,28 @@ impl EthernetFrame {
         Self { bytes, family }.with_source(source_of(family)).with_payload_len(payload.len())
     }
 
+    /// The advert with a seal behind it.
+    pub(crate) fn sealed(mut self, key_id: u8, key: &[u8], sequence: u64) -> Self {
+        use hmac::{Hmac, KeyInit, Mac};
+
+        let at = payload_at(self.family);
+        self.bytes.truncate(at + 36);
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key).unwrap();
+        match self.family {
+            V4 => [26, 30].iter().for_each(|at| {
+                mac.update(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+                mac.update(&self.bytes[*at..*at + 4]);
+            }),
+            V6 => mac.update(&self.bytes[22..54]),
+        }
+        self.bytes.extend([0x5e, 0xa1, 1, key_id]);
+        self.bytes.extend(sequence.to_be_bytes());
+        mac.update(&self.bytes[at..]);
+        let tag = mac.finalize().into_bytes();
+        self.bytes.extend(&tag[..16]);
+        self.with_payload_len(64)
+    }
+
     /// Other bytes at this place.
     pub(crate) fn with(mut self, at: usize, bytes: &[u8]) -> Self {
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
@@ -169,7 +194,7 @@ impl EthernetFrame {
         self.with(at + 6, &sum.to_be_bytes()).with_ip_checksum()
     }
 
-    fn with_ip_checksum(self) -> Self {
+    pub(crate) fn with_ip_checksum(self) -> Self {
         match self.family {
             V4 => {
                 let frame = self.with(24, &[0, 0]);

@@ -25,8 +25,8 @@ proptest! {
 
     #[test]
     fn any_bytes_have_a_verdict(bytes in prop::collection::vec(any::<u8>(), 0..160)) {
-        let mut blocks = Blocks::default();
-        judge(bytes.as_slice(), IFINDEX, &tables(), || Some(&mut blocks));
+        let mut scratch = Scratch::default();
+        judge(bytes.as_slice(), IFINDEX, &tables(), &SealMemory::default(), || Some(&mut scratch));
     }
 
     #[test]
@@ -63,8 +63,8 @@ fn a_short_frame_is_never_refused() {
     for family in BOTH {
         let whole = good(family);
         for len in 0..whole.bytes.len() {
-            let mut blocks = Blocks::default();
-            let verdict = judge(&whole.bytes[..len], IFINDEX, &tables(), || Some(&mut blocks));
+            let mut scratch = Scratch::default();
+            let verdict = judge(&whole.bytes[..len], IFINDEX, &tables(), &SealMemory::default(), || Some(&mut scratch));
             match verdict {
                 Verdict::Foreign => assert!(len < payload_at(family), "{family:?}, {len} bytes"),
                 Verdict::Other(0, _) => {}

@@ -107,9 +107,10 @@ impl VirtualHost {
             }),
             datapath: road.map(|road| road.name().to_owned()),
             fence: self.fence(),
+            seal: self.seal_status(now),
             lease_seconds: status.lease.map(|until| until.since(now).as_secs_f64()),
             sent: self.sent,
-            troubles: self.troubles(refused.get(Reason::BadAuth.name()), now),
+            troubles: self.troubles(&refused, now),
             hints: self.hints(now),
             refused,
             received: received.into_iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
@@ -126,8 +127,8 @@ impl VirtualHost {
         self.peers().map(status).collect()
     }
 
-    /// What is wrong, in words; and who sent the last advert with a wrong digest.
-    fn troubles(&self, wrong: Option<&protocol::Refused>, now: Time) -> Vec<String> {
+    /// What is wrong, in words; and who sent what was refused last, by reason.
+    fn troubles(&self, refused: &BTreeMap<String, protocol::Refused>, now: Time) -> Vec<String> {
         let mut troubles = vec![];
         if let Some(fault) = self.fault {
             troubles.push(fault.to_string());
@@ -147,20 +148,28 @@ impl VirtualHost {
             ));
         }
         troubles.extend(self.missing_fence());
+        troubles.extend(self.seal_troubles(now));
         let demotion = self.engine.status().demotion;
         troubles
             .extend(self.wrong.iter().map(|Source { source, by, why }| format!("demoted by {by}: {source}: {why}")));
         if let Some(other) = &self.group_cause {
             troubles.push(format!("demoted by {} with its group: {other} is in trouble", demotion.group()));
         }
-        if let Some(since) = self.refusals.deaf_since() {
-            let from = wrong.map(|last| format!(", the last from {} ({})", last.address, last.mac));
-            troubles.push(format!(
-                "deaf: for {:.0} s all adverts that came in had a wrong digest{}: the passphrase or the set of VIPs \
-                 differs between the servers",
-                now.since(since).as_secs_f64(),
-                from.unwrap_or_default()
-            ));
+        if let Some((reason, since)) = self.refusals.deaf_since() {
+            let from =
+                refused.get(reason.name()).map(|last| format!(", the last from {} ({})", last.address, last.mac));
+            let (what, why) = match reason {
+                Reason::Unsealed => ("were not sealed", "a server is without `seal`, or somebody without the key"),
+                Reason::UnknownKey | Reason::BadSeal => {
+                    ("were sealed with another key", "seal_keys differ between the servers: `carpctl key list`")
+                }
+                Reason::Replayed => {
+                    ("were old ones", "the clock of their server was set back, or somebody repeats what it said")
+                }
+                _ => ("had a wrong digest", "the passphrase or the set of VIPs differs between the servers"),
+            };
+            let (seconds, from) = (now.since(since).as_secs_f64(), from.unwrap_or_default());
+            troubles.push(format!("deaf: for {seconds:.0} s all adverts that came in {what}{from}: {why}"));
         }
         troubles
     }
@@ -173,6 +182,7 @@ impl VirtualHost {
             hints.push(format!("preempts nobody for another {:.0} s (preempt_delay)", until.since(now).as_secs_f64()));
         }
         hints.extend(self.fence_hint());
+        hints.extend(self.seal_hints(now));
         if status.state != State::Master || self.hears_others(now) || self.refusals.deaf_since().is_some() {
             return hints;
         }

@@ -58,7 +58,7 @@ fn a_passphrase_of_1_to_19_bytes_is_taken_and_no_other() {
 fn a_passfile_that_gives_no_passphrase_is_named() {
     let refused = |file: &str| refused_alone(&["--vhid=1", "--addr=10.0.0.100", "--passfile", file]);
     assert_says(&refused("/nonexistent/secret"), &["/nonexistent/secret", "No such file"]);
-    assert_says(&refused("/"), &["cannot read the passphrase from /", "directory"]);
+    assert_says(&refused("/"), &["cannot read the secret in /", "directory"]);
     for empty in ["", "\n", "\nsecond line"] {
         let file = TempFile::new("empty", empty);
         assert_says(&refused(file.text()), &[file.text(), "empty"]);

@@ -2,6 +2,7 @@
 
 pub(super) mod failover;
 pub(super) mod lease;
+pub(super) mod seal;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use carp_common::{
     abi::MAX_VHOSTS,
     digest::Passphrase,
@@ -26,6 +27,7 @@ use toml::{
     Spanned,
     de::{DeTable, DeValue, ValueDeserializer},
 };
+use zeroize::Zeroizing;
 
 use super::{Configuration, Credentials, Surroundings, is_public};
 use crate::config::{
@@ -68,6 +70,9 @@ pub(super) const KEYS: [&str; 23] = [
 const INLINE: &str = "passphrase";
 const PASSPHRASES: [&str; 3] = [INLINE, "passphrase_file", "passphrase_credential"];
 
+/// Longest list in `[defaults]`: each virtual host reads it anew.
+const LONGEST: usize = 256;
+
 const NONE: &str = "there is no virtual host: [[virtual_host]]";
 
 /// Reads a file's tables, and goes on after a mistake.
@@ -83,8 +88,9 @@ pub(super) struct Reader<'a> {
     warnings: Notes,
 }
 
-/// Where each begins in the text, and what it is.
-pub(super) type Notes = Vec<(usize, String)>;
+/// Where each begins in the text, and what it is: in the order of the text, and one in the defaults, which every virtual host meets,
+/// once.
+pub(super) type Notes = BTreeSet<(usize, String)>;
 
 /// A virtual host's table, and the defaults behind it.
 #[derive(Clone, Copy)]
@@ -98,23 +104,25 @@ struct Section<'t> {
 impl<'a> Reader<'a> {
     pub(super) const fn new(surroundings: &'a Surroundings<'a>, has_holes: bool) -> Self {
         let scripts = failover::Scripts::new();
-        Self { surroundings, has_holes, scripts, unnamed: BTreeSet::new(), mistakes: vec![], warnings: vec![] }
+        Self {
+            surroundings,
+            has_holes,
+            scripts,
+            unnamed: BTreeSet::new(),
+            mistakes: Notes::new(),
+            warnings: Notes::new(),
+        }
     }
 
-    /// What was wrong, and what may be, in the order of the text.
+    /// What was wrong, and what may be.
     pub(super) fn notes(self) -> [Notes; 2] {
-        [self.mistakes, self.warnings].map(|mut notes| {
-            notes.sort();
-            // One in the defaults is met by every virtual host.
-            notes.dedup();
-            notes
-        })
+        [self.mistakes, self.warnings]
     }
 
     /// Notes a mistake. One whose span is empty is that something is not there.
     fn note(&mut self, span: Range<usize>, what: impl Into<String>) {
         if !(self.has_holes && span.is_empty()) {
-            self.mistakes.push((span.start, what.into()));
+            self.mistakes.insert((span.start, what.into()));
         }
     }
 
@@ -137,11 +145,14 @@ impl<'a> Reader<'a> {
         let defaults = root.get("defaults").and_then(|defaults| {
             let table = defaults.get_ref().as_table();
             match table {
-                Some(table) => self.look_at_keys(table, &[&KEYS, &failover::KEYS, &lease::KEYS]),
+                Some(table) => self.look_at_keys(table, &[&KEYS, &failover::KEYS, &lease::KEYS, &seal::KEYS]),
                 None => self.note(defaults.span(), "`defaults` is a table: [defaults]"),
             }
             table
         });
+        if defaults.is_some_and(|defaults| self.has_too_long(defaults)) {
+            return vec![];
+        }
         let Some(all) = root.get("virtual_host") else {
             self.note(0..0, NONE);
             return vec![];
@@ -158,7 +169,7 @@ impl<'a> Reader<'a> {
         }
         let mut hosts = vec![];
         let mut known = Known::default();
-        for table in tables {
+        for table in tables.iter().take(MAX_VHOSTS as usize) {
             match table.get_ref().as_table() {
                 Some(own) => {
                     let section = Section { own, defaults, at: table.span().start };
@@ -189,15 +200,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn has_too_long(&mut self, defaults: &DeTable<'_>) -> bool {
+        let is_too_long = |value: &DeValue<'_>| value.as_array().is_some_and(|list| list.len() > LONGEST);
+        let all = defaults.iter().filter(|(_, value)| is_too_long(value.get_ref()));
+        let notes: Vec<_> = all.map(|(key, value)| (value.span(), key.get_ref().escape_debug().to_string())).collect();
+        let is_one = !notes.is_empty();
+        notes
+            .into_iter()
+            .for_each(|(span, key)| self.note(span, format!("{key}: {LONGEST} are the most in [defaults]")));
+        is_one
+    }
+
     /// A virtual host, unless something that it cannot be without is wrong.
     fn virtual_host(&mut self, section: Section<'_>, known: &mut Known) -> Option<Settings> {
-        self.look_at_keys(section.own, &[&OWN_KEYS, &KEYS, &failover::KEYS, &lease::KEYS]);
-        let interface = self.needed::<String>(section, "interface");
-        if let Some(name) = &interface
-            && !is_interface_name(name.get_ref())
-        {
-            self.note(name.span(), format!("interface: {:?} cannot be an interface's name", name.get_ref()));
-        }
+        self.look_at_keys(section.own, &[&OWN_KEYS, &KEYS, &failover::KEYS, &lease::KEYS, &seal::KEYS]);
+        let interface =
+            self.needed::<String>(section, "interface").and_then(|name| self.interface_name("interface", name));
         let vhid = self.needed::<i64>(section, "vhid");
         let vhid = vhid.and_then(|found| self.ranged(found, "vhid", Vhid::RANGE, Vhid::new));
         let sources = [
@@ -237,6 +255,8 @@ impl<'a> Reader<'a> {
         let notify = self.notify(section);
         let failover = self.failover(section);
         let lease = self.lease(section);
+        let seal = self.seal(section);
+        let policies = self.peer_policies(section, &vips, known);
 
         let (interface, (vhid, vhid_at)) = (interface?.into_inner(), vhid?);
         if !known.vhids.insert((interface.clone(), vhid.get())) {
@@ -272,7 +292,17 @@ impl<'a> Reader<'a> {
             notify,
             failover: failover?,
             lease: lease?,
+            seal: seal?,
+            policies: policies?,
         })
+    }
+
+    fn interface_name(&mut self, key: &str, name: Spanned<String>) -> Option<Spanned<String>> {
+        if is_interface_name(name.get_ref()) {
+            return Some(name);
+        }
+        self.note(name.span(), format!("{key}: {:?} cannot be an interface's name", name.get_ref()));
+        None
     }
 
     fn addresses(&mut self, section: Section<'_>, known: &mut Known) -> Vec<Vip> {
@@ -325,7 +355,7 @@ impl<'a> Reader<'a> {
                         // No mistake: in the defaults it may be for other virtual hosts.
                         let what =
                             format!("peers: {peer} gets no adverts of a virtual host without an address of its family");
-                        self.warnings.push((span.start, what));
+                        self.warnings.insert((span.start, what));
                     }
                     known.own.push(("peers", peer, span));
                     peers.push(peer);
@@ -351,11 +381,11 @@ impl<'a> Reader<'a> {
             return None;
         };
         if Timestamp::now() >= time {
-            self.warnings.push((found.span().start, "rollout: is over, and means nothing any more".to_owned()));
+            self.warnings.insert((found.span().start, "rollout: is over, and means nothing any more".to_owned()));
         } else if !host.has("link_local") && vips.iter().map(|vip| vip.address).chain(from.clone()).any(is_link_local) {
             let what = "rollout: until then, of the two digests over link-local addresses only one is understood: say with \
                         `link_local` which the other servers send";
-            self.warnings.push((found.span().start, what.to_owned()));
+            self.warnings.insert((found.span().start, what.to_owned()));
         }
         Some(Rollout { from, until: time })
     }
@@ -403,26 +433,29 @@ impl<'a> Reader<'a> {
         };
         let read = match key {
             INLINE => passphrase(value.as_bytes()),
-            "passphrase_file" => from_file(&self.surroundings.folder.join(value)),
-            _ => self.credential(value, found.span()),
+            "passphrase_file" => from_file(&self.surroundings.folder.join(value)).and_then(|text| passphrase(&text)),
+            _ => self.credential(key, value, found.span()).and_then(|found| match found {
+                Found::Read(text) => passphrase(&text),
+                // Any will do.
+                Found::Unknown => passphrase(b"unknown"),
+            }),
         };
         read.map_err(|error| self.note(found.span(), format!("{key}: {error:#}"))).ok()
     }
 
-    fn credential(&mut self, name: &str, span: Range<usize>) -> Result<Passphrase> {
+    fn credential(&mut self, key: &str, name: &str, span: Range<usize>) -> Result<Found> {
         ensure!(!name.is_empty() && !name.contains('/'), "{name:?} is no credential's name");
         match self.surroundings.credentials {
             Credentials::In(folder) => {
                 let text = first_line(&folder.join(name))?;
                 ensure!(!text.is_empty(), "{name} is empty: is the file there that LoadCredential={name}:FILE names?");
-                passphrase(&text)
+                Ok(Found::Read(text))
             }
             Credentials::None => bail!("there are no credentials: LoadCredential={name}:FILE in the unit"),
             Credentials::Unknown => {
-                let what = format!("passphrase_credential: {name}: not looked at, for systemd gives it to carpd only");
-                self.warnings.push((span.start, what));
-                // Any will do: nobody serves what is only checked.
-                passphrase(b"unknown")
+                let what = format!("{key}: {name}: not looked at, for systemd gives it to carpd only");
+                self.warnings.insert((span.start, what));
+                Ok(Found::Unknown)
             }
         }
     }
@@ -477,6 +510,21 @@ impl<'a> Reader<'a> {
         self.ranged(found, key, range, new).map(|(value, _)| value)
     }
 
+    /// A number that has no default; `None` for a mistake.
+    fn if_given<N: TryFrom<i64> + Display, T>(
+        &mut self,
+        section: Section<'_>,
+        key: &str,
+        range: RangeInclusive<N>,
+        new: impl Fn(N) -> Option<T>,
+    ) -> Option<Option<T>> {
+        if !section.has(key) {
+            return Some(None);
+        }
+        let found = self.given::<i64>(section, key)?;
+        self.ranged(found, key, range, new).map(|(value, _)| Some(value))
+    }
+
     /// A number of seconds within a range.
     fn seconds(
         &mut self,
@@ -515,14 +563,21 @@ impl<'t> Section<'t> {
     }
 }
 
-fn from_file(path: &Path) -> Result<Passphrase> {
-    let text = first_line(path)?;
-    ensure!(
-        !metadata(path).is_ok_and(|metadata| is_public(&metadata)),
-        "everybody can read {}: chmod o= it",
-        path.display()
-    );
-    passphrase(&text)
+/// A secret that is named.
+enum Found {
+    /// This is it.
+    Read(Zeroizing<Vec<u8>>),
+    /// It is not for this process, which only checks.
+    Unknown,
+}
+
+fn from_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let (metadata, shown) = (metadata(path), path.display());
+    let metadata = metadata.with_context(|| format!("cannot read the secret in {shown}"))?;
+    // A pipe would keep a reload waiting until somebody writes into it, and a device can mind being opened.
+    ensure!(metadata.is_file(), "{shown} is no ordinary file");
+    ensure!(!is_public(&metadata), "everybody can read {shown}: chmod o= it");
+    first_line(path)
 }
 
 /// What must not be there twice.

@@ -1,6 +1,7 @@
 //! What is read, and how mistakes are told.
 
 mod failover;
+mod seal;
 
 use std::{
     fs,
@@ -9,10 +10,12 @@ use std::{
 };
 
 use carp_common::{abi::Family, engine::Announcements};
+use nix::{sys::stat::Mode, unistd::mkfifo};
 
 use super::{
     reader::{
         FILE_KEYS, KEYS, OWN_KEYS, failover::KEYS as FAILOVER_KEYS, failover::SCRIPT_KEYS, lease::KEYS as LEASE_KEYS,
+        seal::KEYS as SEAL_KEYS,
     },
     *,
 };
@@ -292,6 +295,17 @@ fn what_can_be_there_only_once_is_told_where_it_is_again() {
 }
 
 #[test]
+fn what_every_virtual_host_would_read_anew_is_short_and_no_more_are_read_than_can_be_served() {
+    let peers: Vec<_> = (0..60_000_u32).map(|peer| format!("{:?}", Ipv4Addr::from(0x0a00_0001 + peer))).collect();
+    let text = format!("{DEFAULTS}peers = [\"{}\"]\n{}", peers.join("\", \""), "[[virtual_host]]\n".repeat(10_000));
+    assert_eq!(mistakes(&text), ["4:9: peers: 256 are the most in [defaults]"]);
+    let text = DEFAULTS.to_owned() + &"[[virtual_host]]\n".repeat(10_000);
+    let told = parse(Path::new("x.toml"), &text, &private()).err().expect("there are too many");
+    assert_eq!(told.first[0].what, "10000 virtual hosts: 1024 is the most");
+    assert_eq!(told.first.len() + told.more, 1 + 2 * 1024, "each lacks vhid and addresses");
+}
+
+#[test]
 fn a_passphrase_comes_from_one_place_that_others_cannot_read() {
     let folder = env::temp_dir().join(format!("carp-config-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
@@ -314,6 +328,13 @@ fn a_passphrase_comes_from_one_place_that_others_cannot_read() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let public = mistakes(&by_file);
     assert!(public[0].starts_with("7:19: passphrase_file: everybody can read "), "{public:?}");
+    // Nobody would ever write into it.
+    let pipe = folder.join("pipe");
+    mkfifo(&pipe, Mode::S_IRUSR).unwrap();
+    for other in [pipe.as_path(), &folder, Path::new("/dev/zero")] {
+        let told = mistakes(&with(&format!("passphrase_file = {other:?}")));
+        assert_eq!(told, [format!("7:19: passphrase_file: {} is no ordinary file", other.display())]);
+    }
     fs::remove_dir_all(&folder).unwrap();
 
     let missing = mistakes(&by_credential);
@@ -396,8 +417,14 @@ fn of_very_many_mistakes_the_first_are_told() {
 #[test]
 fn the_example_names_every_key() {
     let example = include_str!("../../../packaging/carpd.toml");
-    for key in
-        FILE_KEYS.iter().chain(&OWN_KEYS).chain(&KEYS).chain(&FAILOVER_KEYS).chain(&SCRIPT_KEYS).chain(&LEASE_KEYS)
+    for key in FILE_KEYS
+        .iter()
+        .chain(&OWN_KEYS)
+        .chain(&KEYS)
+        .chain(&FAILOVER_KEYS)
+        .chain(&SCRIPT_KEYS)
+        .chain(&LEASE_KEYS)
+        .chain(&SEAL_KEYS)
     {
         assert!(example.contains(key), "{key}");
     }

@@ -13,7 +13,6 @@ use super::{Reader, Section};
 use crate::config::{
     SCRIPT_SECONDS, executable,
     failover::{Check, DELAY_SECONDS, DEMOTE, DEMOTE_DEFAULT, Failover, Script, TrackedInterface},
-    is_interface_name,
 };
 
 /// What can stand in `[defaults]` and in a virtual host's table.
@@ -104,12 +103,13 @@ impl Reader<'_> {
     /// What a virtual host says of it.
     pub(super) fn failover(&mut self, section: Section<'_>) -> Option<Failover> {
         let profile = self.given::<ProfileName>(section, "profile").map(Spanned::into_inner);
-        let group = self.given::<String>(section, "failover_group");
-        if let Some(name) = &group
-            && !is_name(name.get_ref())
-        {
-            self.note(name.span(), format!("failover_group: 1 to {MAX_NAME} bytes, no control characters"));
-        }
+        let group = self.given::<String>(section, "failover_group").filter(|name| {
+            let is_name = is_name(name.get_ref());
+            if !is_name {
+                self.note(name.span(), format!("failover_group: 1 to {MAX_NAME} bytes, no control characters"));
+            }
+            is_name
+        });
         let interfaces = self.tracked_interfaces(section);
         let scripts = self.tracked_scripts(section);
         let [preempt_delay, startup_delay] =
@@ -155,10 +155,7 @@ impl Reader<'_> {
         self.look_at_keys(own, &[&INTERFACE_KEYS]);
         let section = Section { own, defaults: None, at: table.span().start };
         let (name, demote) = (self.needed::<String>(section, "name"), self.demote(section));
-        let name = name?;
-        if !is_interface_name(name.get_ref()) {
-            self.note(name.span(), format!("name: {:?} cannot be an interface's name", name.get_ref()));
-        }
+        let name = self.interface_name("name", name?)?;
         let span = name.span();
         Some((TrackedInterface { name: name.into_inner(), demote: demote? }, span))
     }
@@ -181,7 +178,7 @@ impl Reader<'_> {
         let tables = root.get("script").and_then(|all| all.get_ref().as_table());
         for (key, _) in tables.into_iter().flatten().filter(|(key, _)| self.unnamed.contains(key.get_ref().as_ref())) {
             let what = format!("script: no virtual host names `{}`, so it is never run", key.get_ref().escape_debug());
-            self.warnings.push((key.span().start, what));
+            self.warnings.insert((key.span().start, what));
         }
     }
 

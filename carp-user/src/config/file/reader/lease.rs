@@ -1,7 +1,5 @@
 //! The keys of the mastership lease.
 
-use std::{fmt::Display, ops::RangeInclusive};
-
 use carp_common::engine::{Advskew, DeadRatio};
 
 use super::{Reader, Section};
@@ -16,20 +14,5 @@ impl Reader<'_> {
         let peer_dead_ratio = self.if_given(section, "peer_dead_ratio", DeadRatio::RANGE, DeadRatio::new);
         let peer_advskew = self.if_given(section, "peer_advskew", Advskew::RANGE, Advskew::new);
         Some(Lease { fence, peer_dead_ratio: peer_dead_ratio?, peer_advskew: peer_advskew? })
-    }
-
-    /// A number that has no default; `None` for a mistake.
-    fn if_given<N: TryFrom<i64> + Display, T>(
-        &mut self,
-        section: Section<'_>,
-        key: &str,
-        range: RangeInclusive<N>,
-        new: impl Fn(N) -> Option<T>,
-    ) -> Option<Option<T>> {
-        if !section.has(key) {
-            return Some(None);
-        }
-        let found = self.given::<i64>(section, key)?;
-        self.ranged(found, key, range, new).map(|(value, _)| Some(value))
     }
 }

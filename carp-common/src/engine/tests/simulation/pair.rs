@@ -14,106 +14,83 @@
 //! After a heal, the first advert that arrives makes its receiver yield: one own interval and `d`. Only
 //! where both adverts are under way at once do both yield, and the bound is that of the crossings again.
 
+use std::vec::Vec;
+
 use proptest::prelude::*;
 
-use super::*;
+use super::world::World;
+use crate::engine::tests::*;
 
 const MILLI: Duration = Duration::from_millis(1);
 const TIE_SPREAD: Duration = Duration::from_millis(250);
 const CROSSINGS: u32 = 5;
 
-/// Something on its way to a host.
-#[derive(Clone, Copy, Debug)]
-struct Delivery {
-    at: Time,
-    to: usize,
-    input: Input,
-}
-
-/// Two hosts, what is under way between them, and whether the network is whole.
+/// Two hosts, and whether the network between them is whole.
 struct Network {
-    hosts: [Host; 2],
-    now: Time,
+    world: World,
     delay: Duration,
     split: bool,
-    under_way: Vec<Delivery>,
-    /// Changes of state so far.
-    transitions: usize,
-    /// When the last one was.
+    /// Who gets its link when.
+    starts: Vec<(Time, usize)>,
+    /// When the last change of state was.
     last_change: Time,
 }
 
 impl Network {
     fn new(configs: [Config; 2], starts: [Duration; 2], delay: Duration) -> Self {
-        let under_way = [0, 1].map(|to| Delivery { at: START.after(starts[to]), to, input: Input::LinkUp }).into();
-        let hosts = configs.map(Host::new);
-        Self { hosts, now: START, delay, split: false, under_way, transitions: 0, last_change: START }
-    }
-
-    /// Lets time pass, event by event: at each host inputs before timers.
-    fn run_until(&mut self, end: Time) {
-        for event in 0.. {
-            assert!(event < 1_000_000, "a timer that ends again and again at {:?}", self.now.since(START));
-            let delivery = self.under_way.iter().map(|delivery| delivery.at).min();
-            let timer = self.hosts.iter().filter_map(|host| host.engine.poll_timeout()).min();
-            let Some(next) = delivery.into_iter().chain(timer).min().filter(|next| *next <= end) else { break };
-            self.now = next;
-            if delivery == Some(next) {
-                let at = self.under_way.iter().position(|delivery| delivery.at == next).unwrap();
-                let Delivery { to, input, .. } = self.under_way.swap_remove(at);
-                self.at(to, |host| host.handle(input));
-            } else {
-                let to = self.hosts.iter().position(|host| host.engine.poll_timeout() == Some(next)).unwrap();
-                self.at(to, Host::handle_timeout);
-            }
+        let mut world = World::new(configs.map(|config| (config, 0, false)), Duration::ZERO);
+        for host in 0..2 {
+            world.plug(host, false);
+            world.start(host);
         }
-        self.now = end;
+        let starts = (0..2).map(|host| (world.now.after(starts[host]), host)).collect();
+        Self { last_change: world.now, world, delay, split: false, starts }
     }
 
     fn run_for(&mut self, span: Duration) {
-        self.run_until(self.now.after(span));
-    }
-
-    /// Calls a host and does what it asks.
-    fn at(&mut self, index: usize, call: impl FnOnce(&mut Host) -> Vec<Action>) {
-        let host = &mut self.hosts[index];
-        host.now = self.now;
-        let source = host.engine.config.source;
-        for action in call(host) {
-            let (to, input, delay) = match action {
-                Action::SendAdvert(_) if self.split => continue,
-                Action::SendAdvert(AdvertFields { advbase, advskew, demote }) => {
-                    let arrival = self.now.after(self.delay);
-                    let families = self.hosts[index].engine.config.families;
-                    for family in families {
-                        let advert = HeardAdvert { family: *family, source, advbase, advskew, demote, arrival };
-                        self.under_way.push(Delivery { at: arrival, to: 1 - index, input: Input::Advert(advert) });
-                    }
-                    continue;
-                }
-                Action::TakeVips => (index, Input::VipsTaken, Duration::ZERO),
-                Action::ReleaseVips => (index, Input::VipsReleased, Duration::ZERO),
-                Action::Transition(_) => {
-                    self.transitions += 1;
-                    self.last_change = self.now;
-                    continue;
-                }
-                Action::Announce | Action::Rival(_) | Action::Demoted(_) | Action::SetLease(_) => continue,
-            };
-            self.under_way.push(Delivery { at: self.now.after(delay), to, input });
+        let end = self.world.now.after(span);
+        loop {
+            let start = (0..self.starts.len()).min_by_key(|at| self.starts[*at].0);
+            let stop = start.map_or(end, |at| self.starts[at].0.min(end));
+            let before = self.world.watch.transitions;
+            if !self.world.step(stop) {
+                let Some(at) = start.filter(|at| self.starts[*at].0 <= end) else { break };
+                let (_, host) = self.starts.swap_remove(at);
+                self.world.plug(host, true);
+            }
+            self.route();
+            if self.world.watch.transitions != before {
+                self.last_change = self.world.now;
+            }
+            assert_eq!(self.world.watch.objection, None);
         }
     }
 
-    fn masters(&self) -> usize {
-        self.hosts.iter().filter(|host| host.state() == State::Master).count()
+    fn route(&mut self) {
+        let arrival = self.world.now.after(self.delay);
+        for message in self.world.take_sent() {
+            if !self.split {
+                self.world.deliver(message, arrival);
+            }
+        }
+    }
+
+    fn tell(&mut self, host: usize, input: Input) {
+        self.world.tell(host, input);
+        self.route();
+    }
+
+    fn state(&self, host: usize) -> State {
+        self.world.nodes[host].state()
     }
 
     /// Exactly one master now, and no change for ten more intervals.
     fn assert_settled(&mut self, what: &str) {
-        assert_eq!(self.masters(), 1, "{what}: masters at {:?}", self.now.since(START));
-        let changes = self.transitions;
-        self.run_for(self.hosts[0].engine.interval().max(self.hosts[1].engine.interval()) * 10);
-        assert_eq!(self.transitions, changes, "{what}: it did not last");
+        assert_eq!(self.world.masters().count(), 1, "{what}: masters at {:?}", self.world.now);
+        let changes = self.world.watch.transitions;
+        let interval = self.world.nodes.iter().filter_map(|node| node.agent.as_ref()).map(Engine::interval).max();
+        self.run_for(interval.unwrap_or_default() * 10);
+        assert_eq!(self.world.watch.transitions, changes, "{what}: it did not last");
     }
 }
 
@@ -192,7 +169,7 @@ proptest! {
         let bound = starts[0].max(starts[1]) + configs[1].dead_time(0) + configs[1].interval(0) + delay * 2;
         let mut network = Network::new(configs, starts, delay);
         network.run_for(bound + MILLI);
-        prop_assert_eq!(network.hosts[0].state(), State::Master);
+        prop_assert_eq!(network.state(0), State::Master);
         network.assert_settled("after the start");
     }
 
@@ -253,9 +230,7 @@ proptest! {
         let configs = [10, 60].map(|advskew| Config { profile, preempt_delay, ..preempting(1, advskew) });
         let configs = [0, 1].map(|host| Config { source: sources[host], ..configs[host].clone() });
         let mut network = Network::new(configs, starts, delay);
-        let track = |network: &mut Network, host, (own, group)| {
-            network.at(host, |host| host.handle(Input::Tracked { own, group }));
-        };
+        let track = |network: &mut Network, host, (own, group)| network.tell(host, Input::Tracked { own, group });
         for (host, demotion, after) in changes {
             track(&mut network, host, demotion);
             network.run_for(Duration::from_micros(after));
@@ -264,7 +239,7 @@ proptest! {
         // The later start, a silence, the delay, and an advert of the slowest.
         network.run_for(starts[0].max(starts[1]) + span(3, 240) + preempt_delay + span(1, 240) * 2 + delay * 3);
         let preferred = usize::from(last == [100, 0]);
-        prop_assert_eq!(network.hosts[preferred].state(), State::Master, "of {:?}", last);
+        prop_assert_eq!(network.state(preferred), State::Master, "of {:?}", last);
         network.assert_settled("in the end");
     }
 
@@ -280,10 +255,10 @@ proptest! {
         let configs = [0, 1].map(|host| Config { profile, source: sources[host], ..config(1, 0) });
         let mut network = Network::new(configs.clone(), [Duration::ZERO, start], delay);
         for (host, (own, group), after) in changes {
-            network.at(host, |host| host.handle(Input::Tracked { own, group }));
+            network.tell(host, Input::Tracked { own, group });
             network.run_for(Duration::from_micros(after));
         }
-        let start = start.saturating_sub(network.now.since(START));
+        let start = start.saturating_sub(network.world.now.since(Time::default()));
         network.run_for(start + span(1, 240) * 2 + configs[0].dead_time(0) + rounds(&configs[0], delay, CROSSINGS));
         network.assert_settled("in the end");
     }
@@ -303,14 +278,14 @@ proptest! {
         let start = [Duration::ZERO, Duration::from_secs(1)];
         let mut network = Network::new(configs, start, delay);
         network.run_for(span(4, 10) + Duration::from_micros(after));
-        prop_assert_eq!(network.hosts[0].state(), State::Master);
-        network.at(0, |host| host.handle(Input::Tracked { own: demotion, group: 0 }));
+        prop_assert_eq!(network.state(0), State::Master);
+        network.tell(0, Input::Tracked { own: demotion, group: 0 });
         network.run_for(delay * 2);
-        prop_assert_eq!(network.hosts[0].state(), State::Backup);
+        prop_assert_eq!(network.state(0), State::Backup);
         network.assert_settled("after the demotion");
-        network.at(0, |host| host.handle(Input::Tracked { own: 0, group: 0 }));
+        network.tell(0, Input::Tracked { own: 0, group: 0 });
         network.run_for(span(1, 60) + delay * 2);
-        prop_assert_eq!(network.hosts[0].state(), State::Master, "it does not take back");
+        prop_assert_eq!(network.state(0), State::Master, "it does not take back");
     }
 
     #[test]
@@ -324,11 +299,11 @@ proptest! {
         let mut network = Network::new(configs.clone(), [Duration::ZERO, start], delay);
         network.run_for(start + configs[0].dead_time(0) + rounds(&configs[0], delay, CROSSINGS));
         network.run_for(Duration::from_micros(after));
-        let [master, other] = if network.hosts[0].state() == State::Master { [0, 1] } else { [1, 0] };
-        network.at(master, |host| host.handle(Input::Shutdown));
+        let [master, other] = if network.state(0) == State::Master { [0, 1] } else { [1, 0] };
+        network.tell(master, Input::Shutdown);
         network.run_for(delay);
-        prop_assert_eq!(network.hosts[master].state(), State::Init);
-        prop_assert_eq!(network.hosts[other].state(), State::Master);
+        prop_assert_eq!(network.state(master), State::Init);
+        prop_assert_eq!(network.state(other), State::Master);
     }
 }
 
@@ -343,7 +318,7 @@ fn slowest_pair_of_neighbours(families: &'static [Family]) -> Duration {
         let bound = configs[0].dead_time(0) + rounds(&configs[0], delay, CROSSINGS);
         let mut network = Network::new(configs, [Duration::ZERO; 2], delay);
         network.run_for(bound);
-        longest = longest.max(network.last_change.since(START));
+        longest = longest.max(network.last_change.since(Time::default()));
         network.assert_settled(&std::format!("10.77.0.{one} and 10.77.0.{other}"));
     }
     longest

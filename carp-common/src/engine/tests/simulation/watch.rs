@@ -1,0 +1,146 @@
+//! Looks on, and objects: what has to hold at every moment.
+
+use std::{format, string::String, vec, vec::Vec};
+
+use super::world::Node;
+use crate::engine::tests::*;
+
+/// For so long two hosts may serve the VIPs while they find out who is to be the master.
+const ELECTION: Duration = Duration::from_millis(10);
+
+/// What has to hold.
+///
+/// * A master that hears a better one, or an equal, is none any more.
+/// * Whoever becomes MASTER takes the VIPs, and announces them when they are there; whoever leaves MASTER releases them.
+/// * Two hosts with a lease serve the VIPs at the same time only for as long as an election takes, unless one could not hear
+///   the other, or its agent stood still just when the other took over (see [`Watch::is_explained`]).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Watch {
+    /// The first objection.
+    pub(super) objection: Option<String>,
+    pub(super) transitions: u32,
+    /// How long an advert is under way at most while all is well.
+    pub(super) delay: Duration,
+    /// When an advert last did not reach somebody in this time.
+    missed: Option<Time>,
+    /// Since when two hosts both serve the VIPs, and whether that was explained when it began.
+    both: Vec<Vec<Option<(Time, bool)>>>,
+    /// Whether there may be such a pair.
+    are_both: bool,
+}
+
+impl Watch {
+    pub(super) fn new(hosts: usize) -> Self {
+        Self {
+            objection: None,
+            transitions: 0,
+            delay: Duration::ZERO,
+            missed: None,
+            both: vec![vec![None; hosts]; hosts],
+            are_both: false,
+        }
+    }
+
+    pub(super) fn object(&mut self, what: String) {
+        self.objection.get_or_insert(what);
+    }
+
+    /// An advert is lost, or late.
+    pub(super) fn see_missed(&mut self, now: Time) {
+        self.missed = self.missed.max(Some(now));
+    }
+
+    /// What an engine has asked for in one call.
+    pub(super) fn see_actions(&mut self, node: &Node, actions: &[Action]) {
+        for action in actions {
+            let Action::Transition(Transition { from, to, .. }) = action else { continue };
+            self.transitions += 1;
+            if *to == State::Master && !actions.contains(&Action::TakeVips) {
+                self.object(format!("{:?} is MASTER and takes no VIPs", node.config.source));
+            }
+            if *from == State::Master && !actions.contains(&Action::ReleaseVips) {
+                self.object(format!("{:?} leaves MASTER and keeps the VIPs", node.config.source));
+            }
+        }
+    }
+
+    /// What a running agent has been told now, and whether it was a master that had to yield to that.
+    pub(super) fn see_input(&mut self, node: &Node, input: Input, has_to_yield: bool, now: Time) {
+        if node.state() != State::Master {
+            return;
+        }
+        if has_to_yield {
+            self.object(format!("{:?} stays MASTER after {input:?}", node.config.source));
+        }
+        if input == Input::VipsTaken && node.announced != Some(now) {
+            self.object(format!("{:?} has its VIPs and announces nothing", node.config.source));
+        }
+    }
+
+    /// Nothing happens between these two times.
+    pub(super) fn see_time(&mut self, nodes: &[Node], from: Time, to: Time) {
+        if nodes.iter().filter(|node| node.has_vips()).count() < 2 {
+            if core::mem::take(&mut self.are_both) {
+                self.both.iter_mut().for_each(|row| row.fill(None));
+            }
+            return;
+        }
+        self.are_both = true;
+        let until: Vec<_> = nodes.iter().map(Node::serves_until).collect();
+        for (one, other) in (0..nodes.len()).flat_map(|one| (0..one).map(move |other| (one, other))) {
+            let end = until[one].zip(until[other]).map(|(one, other)| one.min(other)).filter(|end| *end > from);
+            let Some(end) = end.filter(|_| nodes[one].has_lease() && nodes[other].has_lease()) else {
+                self.both[one][other] = None;
+                continue;
+            };
+            // What explains it may be over when it has lasted for too long.
+            let begins = || (from, self.is_explained(nodes, [one, other], from));
+            let (since, was_explained) = self.both[one][other].unwrap_or_else(begins);
+            self.both[one][other] = Some((since, was_explained));
+            let lasted = end.min(to).since(since);
+            if lasted > ELECTION && !was_explained && !self.is_explained(nodes, [one, other], since) {
+                self.object(format!("hosts {one} and {other} both serve the VIPs for {lasted:?}, since {since:?}"));
+            }
+        }
+    }
+
+    /// Why two hosts may serve the VIPs at the same time:
+    ///
+    /// * somebody did not hear another, now or in the dead time before: perhaps these two, or a third one was MASTER, too;
+    /// * one is less patient than the other can know: at advbase 2 it has never heard the backup with advbase 1;
+    /// * an agent stood still, or died, in the moment in which the other became MASTER by what it had heard, or in which both
+    ///   did: it does not hear that, and its lease has just begun;
+    /// * the later one had yielded to an equal, which it believes dead after two intervals only; or another had, from which it took
+    ///   over.
+    fn is_explained(&self, nodes: &[Node], [one, other]: [usize; 2], since: Time) -> bool {
+        let entered = |at: usize| nodes[at].entered.unwrap_or_default()[1];
+        let [first, later] = if entered(one) <= entered(other) { [one, other] } else { [other, one] };
+        let patience = nodes[later].agent.as_ref().map_or(Duration::ZERO, Engine::dead_time);
+        let is_missed = self.missed.is_some_and(|at| at.after(patience + self.delay + patience / 50) >= since);
+        let lease = nodes[first].agent.as_ref().and_then(Engine::lease).unwrap_or(Duration::MAX);
+        let is_impatient = patience < lease;
+        let [began, ended] = nodes[later].entered.unwrap_or_default();
+        let is_then = |at: Time| at.after(self.delay * 3) >= began && ended.after(self.delay * 3) >= at;
+        let stood_still = [first, later].into_iter().any(|at| nodes[at].stopped.is_some_and(is_then));
+        let tied = |node: &Node| matches!(node.yielded, Some(Cause::EqualMaster(_)));
+        let after_tie = (0..nodes.len()).any(|at| tied(&nodes[at]) && entered(at) > entered(first));
+        is_missed || is_impatient || stood_still || after_tie
+    }
+}
+
+/// The protocol's rule: whether this is a master that yields to such an advert.
+pub(super) fn has_to_yield(engine: &Engine, advert: &HeardAdvert) -> bool {
+    if engine.status().state != State::Master || advert.arrival < engine.listens_since() {
+        return false;
+    }
+    let rank = |advbase, advskew| u32::from(advbase) * 256 + u32::from(advskew);
+    let AdvertFields { advbase, advskew, demote } = engine.fields();
+    let (mine, peers) = (rank(advbase, advskew), rank(advert.advbase, advert.advskew));
+    if (advert.advbase, advert.advskew) == (255, 255) {
+        return false;
+    }
+    match engine.config().profile {
+        Profile::OpenBsd => advert.demote < demote || (mine >= peers && advert.demote <= demote),
+        Profile::FreeBsd => mine >= peers,
+    }
+}

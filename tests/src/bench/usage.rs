@@ -1,0 +1,97 @@
+//! What processes and the machine have used, by the kernel's account.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result};
+
+/// What some processes have used since they began, and have now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// CPU time of all threads.
+    pub cpu: Duration,
+    /// How many times one of them got a CPU.
+    pub wakeups: u64,
+    /// Resident memory in MB, what they share counted in each.
+    pub resident_mb: f64,
+    /// The same, what is shared divided among those who share it.
+    pub proportional_mb: f64,
+}
+
+impl Usage {
+    /// Of these processes.
+    pub fn of(processes: &[u32]) -> Result<Self> {
+        processes.iter().try_fold(Self::default(), |sum, process| {
+            let one = Self::of_one(*process).with_context(|| format!("measuring the process {process}"))?;
+            Ok(Self {
+                cpu: sum.cpu + one.cpu,
+                wakeups: sum.wakeups + one.wakeups,
+                resident_mb: sum.resident_mb + one.resident_mb,
+                proportional_mb: sum.proportional_mb + one.proportional_mb,
+            })
+        })
+    }
+
+    fn of_one(process: u32) -> Result<Self> {
+        let (mut nanos, mut wakeups) = (0, 0);
+        for task in fs::read_dir(format!("/proc/{process}/task"))? {
+            // Nanoseconds on a CPU, nanoseconds waiting for one, and how many times it got one.
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            let numbers: Vec<u64> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+            let [on_cpu, _, times] = numbers[..] else { anyhow::bail!("a strange schedstat: {text}") };
+            nanos += on_cpu;
+            wakeups += times;
+        }
+        let memory = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+        let megabytes = |name: &str| -> Result<f64> {
+            let line = memory.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+            Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1000.0)
+        };
+        let (resident_mb, proportional_mb) = (megabytes("Rss:")?, megabytes("Pss:")?);
+        Ok(Self { cpu: Duration::from_nanos(nanos), wakeups, resident_mb, proportional_mb })
+    }
+}
+
+/// What all CPUs together have done since the machine was started, in ticks.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineTime {
+    busy: u64,
+    all: u64,
+}
+
+impl MachineTime {
+    /// Until now.
+    pub fn now() -> Result<Self> {
+        let text = fs::read_to_string("/proc/stat").context("reading the machine's CPU time")?;
+        let line = text.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("no CPUs")?;
+        let ticks: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        let [user, nice, system, idle, iowait, irq, softirq, steal, ..] = ticks[..] else {
+            anyhow::bail!("a strange /proc/stat: {line}")
+        };
+        let busy = user + nice + system + irq + softirq + steal;
+        Ok(Self { busy, all: busy + idle + iowait })
+    }
+
+    /// How much of all CPUs was busy since then, in percent.
+    pub fn busy_since(self, earlier: Self) -> f64 {
+        (self.busy - earlier.busy) as f64 / (self.all - earlier.all).max(1) as f64 * 100.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn who_computes_is_busy() {
+        let own = [std::process::id()];
+        let (before, machine, begin) = (Usage::of(&own).unwrap(), MachineTime::now().unwrap(), Instant::now());
+        while begin.elapsed() < Duration::from_millis(200) {}
+        let after = Usage::of(&own).unwrap();
+        assert!(after.cpu > before.cpu);
+        assert!(after.wakeups >= before.wakeups);
+        assert!(after.resident_mb >= after.proportional_mb && after.proportional_mb > 0.0);
+        assert!(MachineTime::now().unwrap().busy_since(machine) > 0.0);
+    }
+}
