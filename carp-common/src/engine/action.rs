@@ -1,8 +1,6 @@
 //! What the agent has to do, in order.
 
-use core::net::IpAddr;
-
-use super::{Demotion, Lease, Transition};
+use super::{Demotion, HeardAdvert, Lease, Transition};
 
 /// Something to do, taken from [`Engine::poll_action`](super::Engine::poll_action).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,9 +21,9 @@ pub enum Action {
     Announce,
     /// Tell the administrator that the state has changed.
     Transition(Transition),
-    /// Tell the administrator that this host was heard as master, too, and that this one stays: where else it is known who
-    /// has the VIPs, that may have to be said again.
-    Rival(IpAddr),
+    /// Tell the administrator that another host was heard as master, too, or as one that leaves, and that this one stays: where
+    /// else it is known who has the VIPs, that may have to be said again. Once in an interval.
+    Rival(HeardAdvert),
     /// Tell the administrator that the demotion counter has changed.
     Demoted(Demotion),
 }

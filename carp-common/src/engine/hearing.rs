@@ -6,10 +6,7 @@ use core::{
     time::Duration,
 };
 
-use super::{
-    Action, Cause, Demotion, Engine, HeardAdvert, NO_VIPS_LASTS, SEND_ERRORS_LAST, State, config::interval_of,
-    profile::Standing,
-};
+use super::{Action, Cause, Demotion, Engine, HeardAdvert, NO_VIPS_LASTS, SEND_ERRORS_LAST, State, profile::Standing};
 use crate::{abi::Family, time::Time};
 
 /// So many adverts of masters that should yield are answered at once in an interval: when a demoted master is followed by several
@@ -24,18 +21,38 @@ pub(super) const TIE_SPREAD: Duration = Duration::from_millis(250);
 /// Where several hosts are MASTER for a moment (several were waiting for a demoted one, a split has healed), the best of them sends
 /// the others back. Until it has, who would take over from one of those, and there is always somebody, only adds another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
-pub(super) struct Followed([Option<(IpAddr, Time)>; 2]);
+pub(super) struct Followed([Option<Master>; 2]);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Master {
+    source: IpAddr,
+    since: Time,
+    /// When its next advert has to be there.
+    until: Time,
+}
 
 impl Followed {
-    /// Remembers this one until its next advert has to be there.
     fn set(&mut self, advert: &HeardAdvert) {
-        let until = advert.arrival.after(interval_of(advert.advbase, advert.advskew) * 3 / 2);
-        self.0[place(advert.family)] = Some((advert.source, until));
+        let HeardAdvert { source, arrival, .. } = *advert;
+        let known = self.known(advert).filter(|known| known.source == source);
+        let since = known.map_or(arrival, |known| known.since);
+        let until = arrival.after(advert.interval() * 3 / 2);
+        self.0[place(advert.family)] = Some(Master { source, since, until });
     }
 
     /// Whether there is another one.
     fn is_another(&self, advert: &HeardAdvert) -> bool {
-        self.0[place(advert.family)].is_some_and(|(source, until)| source != advert.source && advert.arrival < until)
+        self.known(advert).is_some_and(|known| known.source != advert.source)
+    }
+
+    /// Whether it is this one that was heard before, at least about an interval ago.
+    fn goes_on(&self, advert: &HeardAdvert) -> bool {
+        let has_lasted = |known: Master| advert.arrival.since(known.since) >= advert.interval() / 2;
+        self.known(advert).is_some_and(|known| known.source == advert.source && has_lasted(known))
+    }
+
+    fn known(&self, advert: &HeardAdvert) -> Option<Master> {
+        self.0[place(advert.family)].filter(|known| advert.arrival < known.until)
     }
 }
 
@@ -75,21 +92,22 @@ impl Engine {
                 return self.take_over_at(now.after(self.tie_delay()), cause);
             }
             Some(cause) => return self.take_over(cause, now),
-            None => {
-                self.claim = None;
-                self.followed.set(advert);
-            }
+            None => self.followed.set(advert),
         }
-        // Not by the last word of an equal that yields as well, as a ucarp does within an interval.
-        if advert.arrival.since(self.since) >= self.interval() * 3 / 2 {
+        // What its timers wait for then is none of a silence.
+        let is_over = cause.is_none() && self.claim.take().is_some();
+        // Until then it may be the last word of an equal that yields as well, as a ucarp does within an interval.
+        let is_new = advert.arrival.since(self.since) < self.interval() * 3 / 2;
+        if !is_new && self.followed.goes_on(advert) {
             self.ties = 0;
         }
         let [mine, peers] = self.standings(advert);
-        let is_tied = self.ties > 0 && mine == peers;
+        let is_tied = is_new && self.ties > 0 && mine == peers;
         let patience = if is_tied { self.tie_patience() } else { self.dead_time() };
         // If this host has stepped down, this is the first word of its successor.
         let is_first = self.timers.nobody.take().is_some();
-        let alive = if self.config.any_family || is_first { self.config.families } else { &[advert.family][..] };
+        let alive =
+            if self.config.any_family || is_first || is_over { self.config.families } else { &[advert.family][..] };
         for family in alive {
             self.timers.start_master_down(*family, advert.arrival.after(patience));
         }
@@ -129,7 +147,7 @@ impl Engine {
         let [mine, peers] = self.standings(advert);
         if advert.is_bow_out() {
             // It leaves: nothing to yield to, but its announcements may have been the last.
-            self.announce_to_rival(advert.source, now);
+            self.announce_to_rival(advert, now);
         } else if mine > peers {
             // A last word: the better master hears that there was another one, stays, and announces.
             self.speak_up(now);
@@ -145,7 +163,7 @@ impl Engine {
                 // It yields when it hears this one, and not an interval later.
                 self.speak_up(now);
             }
-            self.announce_to_rival(advert.source, now);
+            self.announce_to_rival(advert, now);
         }
     }
 
@@ -165,12 +183,12 @@ impl Engine {
 
     /// Another master was heard, and this one stays: says where the VIPs are, if they are here, and repeats it, for the
     /// other may announce once more before it hears of us. The administrator is told, too. Once in an interval.
-    fn announce_to_rival(&mut self, rival: IpAddr, now: Time) {
+    fn announce_to_rival(&mut self, rival: &HeardAdvert, now: Time) {
         if now >= self.announced_until {
             self.announced_until = now.after(self.interval());
             if self.vips_here {
                 self.announce();
-                self.actions.push_back(Action::Rival(rival));
+                self.actions.push_back(Action::Rival(*rival));
             }
         }
     }

@@ -1,7 +1,8 @@
 //! What happens to a virtual host.
 
-use core::{fmt, net::IpAddr};
+use core::{fmt, net::IpAddr, time::Duration};
 
+use super::config::interval_of;
 use crate::{
     abi::{Family, Heard, SourceKey},
     time::Time,
@@ -90,6 +91,12 @@ impl HeardAdvert {
             demote: heard.demote(),
             arrival: heard.arrival(),
         }
+    }
+
+    /// How long until its sender's next one.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        interval_of(self.advbase, self.advskew)
     }
 
     /// Whether this is a master's last advert. (The BSDs have no rule for it: it is so slow that their

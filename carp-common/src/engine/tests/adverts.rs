@@ -258,7 +258,7 @@ fn check(profile: Profile, row: &(Reached, Fields, bool, Fields, Outcome)) {
         Stays => {
             // The other, if it goes on, yields when it hears this one.
             let answer = (!advert.is_bow_out()).then(|| send(advbase, advskew, demote));
-            (State::Master, answer.into_iter().chain([Action::Announce, Action::Rival(PEER)]).collect(), before)
+            (State::Master, answer.into_iter().chain([Action::Announce, Action::Rival(advert)]).collect(), before)
         }
     };
     assert_eq!(host.state(), state, "{row:?}");

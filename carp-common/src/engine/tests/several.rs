@@ -147,3 +147,44 @@ fn each_of_several_that_take_over_at_a_time_is_answered_at_once() {
         assert!(host.handle(Input::Advert(worse)).contains(&send(1, 0, 0)));
     }
 }
+
+/// What the timers of both families were set to for a claim is no silence of a master.
+#[test]
+fn who_does_not_take_over_after_all_hears_each_family_for_as_long_as_ever() {
+    for [first, other] in [[Family::V4, Family::V6], [Family::V6, Family::V4]] {
+        let mut host = Host::backup(Config { families: BOTH, ..preempting(1, 100) });
+        let worse = HeardAdvert { family: first, ..host.hears(1, 200, 0) };
+        host = host.later(span(1, 100));
+        host.handle(third(HeardAdvert { family: other, ..worse }));
+        assert_eq!(host.next(), Some(Duration::ZERO), "as late as that, it waits for what else has come");
+        let better = HeardAdvert { family: first, ..host.hears(1, 50, 0) };
+        assert_eq!(host.handle(Input::Advert(better)), []);
+        assert_eq!(host.next(), Some(span(3, 100)), "{first:?} alone was heard");
+    }
+}
+
+/// The equal that is heard may yield in the same moment, to another that was not slower. If that were peace, groups of four and more
+/// would take turns at tying for ever, beside a demoted host that is master again first.
+#[test]
+fn who_has_tied_takes_over_in_turn_until_a_master_has_lasted() {
+    let mut host = Host::master(preempting(1, 100)).later(A_MOMENT);
+    let hear_equal = |host: &mut Host| {
+        let equal = host.hears(1, 100, 0);
+        host.handle(Input::Advert(equal))
+    };
+    hear_equal(&mut host);
+    for round in 1..=3 {
+        host = host.later(span(2, 100));
+        let worse = host.hears(1, 200, 0);
+        assert_eq!(host.handle(third(worse)), [], "{round}");
+        assert!(host.next() < Some(Duration::from_millis(250)), "{round}");
+        assert_eq!(hear_equal(&mut host), [], "{round}");
+        assert_eq!(host.next(), Some(span(3, 100)), "{round}");
+    }
+    // It goes on.
+    host = host.later(span(1, 100));
+    hear_equal(&mut host);
+    host = host.later(span(2, 100));
+    let worse = host.hears(1, 200, 0);
+    assert!(host.handle(third(worse)).contains(&Action::TakeVips));
+}

@@ -289,7 +289,7 @@ fn rows_of_master() -> Vec<Row> {
             master(),
             Input::Advert(slower),
             Master,
-            [advert, ANNOUNCE, act(Action::Rival(PEER))],
+            [advert, ANNOUNCE, act(Action::Rival(slower))],
             Unchanged,
         ),
         row("a slower master, no VIPs yet", taking(), Input::Advert(slower), Master, [advert], Unchanged),

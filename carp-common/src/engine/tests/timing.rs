@@ -329,7 +329,7 @@ fn a_master_that_was_stalled_yields_without_a_last_word() {
 fn a_demoted_master_does_not_yield_to_one_that_leaves() {
     let mut host = Host::master(config(1, 0)).demoted().later(A_MOMENT);
     let leaves = host.hears(255, 255, 0);
-    assert_eq!(host.handle(Input::Advert(leaves)), [Action::Announce, Action::Rival(PEER)]);
+    assert_eq!(host.handle(Input::Advert(leaves)), [Action::Announce, Action::Rival(leaves)]);
     assert_eq!(host.state(), State::Master);
 }
 

@@ -1,5 +1,5 @@
 //! All that can befall two and three hosts, not only what a seed comes across: time goes on in steps, and before each step the
-//! network and the hosts do anything they can. What happens within a step happens at its own time.
+//! network and the hosts do anything of [`faults`] and [`cuts`]. What happens within a step happens at its own time.
 //!
 //! From every state that is reached, all faults end, and one master has to be left within the bound of [`Run`].
 
@@ -118,4 +118,26 @@ fn two_hosts_whatever_happens() {
 #[test]
 fn three_hosts_whatever_happens() {
     explore_all(&[&[(0, true), (0, true), (100, false)]], 9, 1);
+}
+
+/// The watch sees what it is there for: with leases of the right length nothing is wrong with these, and with longer ones there
+/// are two owners.
+#[test]
+fn leases_that_are_too_long_are_objected_to() {
+    let groups = [[(0, true), (100, false)], [(0, false), (0, false)]];
+    let faults = [Fault::Hang(0, STEP * 15), Fault::Kill(0, STEP * 15)];
+    for (fault, settings) in faults.into_iter().flat_map(|fault| groups.map(|group| (fault, group))) {
+        let outcome = |percent| {
+            let mut run = Run::new(group(&settings), false).with_leases(percent);
+            // The first of two equals is MASTER after a tie, too.
+            run.run_for(STEP * 20)?;
+            run.suffer(fault);
+            run.run_for(STEP * 20)?;
+            run.mend();
+            run.settle()
+        };
+        assert_eq!(outcome(100), Ok(()), "{fault:?} {settings:?}");
+        let why = outcome(115).expect_err("somebody objects");
+        assert!(why.contains("both serve the VIPs"), "{fault:?} {settings:?}: {why}");
+    }
 }

@@ -48,6 +48,12 @@ impl Run {
         Self { plan, world, is_whole: false, deaf: vec![vec![false; hosts]; hosts], number: 0, deeds }
     }
 
+    /// The same in a world whose kernels make so much of a lease, in percent.
+    pub(super) fn with_leases(mut self, percent: u32) -> Self {
+        self.world.lease_percent = percent;
+        self
+    }
+
     pub(super) fn trace(&self) -> &[String] {
         self.world.trace.as_deref().unwrap_or_default()
     }

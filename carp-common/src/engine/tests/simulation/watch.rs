@@ -3,7 +3,7 @@
 use std::{format, string::String, vec, vec::Vec};
 
 use super::world::Node;
-use crate::engine::tests::*;
+use crate::engine::{hearing::TIE_SPREAD, tests::*};
 
 /// For so long two hosts may serve the VIPs while they find out who is to be the master.
 const ELECTION: Duration = Duration::from_millis(10);
@@ -110,20 +110,25 @@ impl Watch {
     /// * one is less patient than the other can know: at advbase 2 it has never heard the backup with advbase 1;
     /// * an agent stood still, or died, in the moment in which the other became MASTER by what it had heard, or in which both
     ///   did: it does not hear that, and its lease has just begun;
-    /// * the later one had yielded to an equal, which it believes dead after two intervals only; or another had, from which it took
-    ///   over.
+    /// * the later one had yielded to an equal just before, which it believes dead after two intervals only; or another had, from
+    ///   which it took over.
     fn is_explained(&self, nodes: &[Node], [one, other]: [usize; 2], since: Time) -> bool {
         let entered = |at: usize| nodes[at].entered.unwrap_or_default()[1];
         let [first, later] = if entered(one) <= entered(other) { [one, other] } else { [other, one] };
-        let patience = nodes[later].agent.as_ref().map_or(Duration::ZERO, Engine::dead_time);
+        let patience = nodes[later].terms.dead_time;
         let is_missed = self.missed.is_some_and(|at| at.after(patience + self.delay + patience / 50) >= since);
-        let lease = nodes[first].agent.as_ref().and_then(Engine::lease).unwrap_or(Duration::MAX);
-        let is_impatient = patience < lease;
+        let is_impatient = nodes[first].terms.lease.is_some_and(|lease| patience < lease);
         let [began, ended] = nodes[later].entered.unwrap_or_default();
         let is_then = |at: Time| at.after(self.delay * 3) >= began && ended.after(self.delay * 3) >= at;
         let stood_still = [first, later].into_iter().any(|at| nodes[at].stopped.is_some_and(is_then));
-        let tied = |node: &Node| matches!(node.yielded, Some(Cause::EqualMaster(_)));
-        let after_tie = (0..nodes.len()).any(|at| tied(&nodes[at]) && entered(at) > entered(first));
+        let after_tie = (0..nodes.len()).any(|at| {
+            let Node { entered: Some([began, ended]), tied: Some(tied), .. } = nodes[at] else {
+                return false;
+            };
+            // The equal was still to be heard in the first one and a half of these.
+            let patience = (nodes[at].terms.interval * 7 / 2 + TIE_SPREAD) * 101 / 100 + self.delay;
+            ended > entered(first) && tied <= began && began <= tied.after(patience)
+        });
         is_missed || is_impatient || stood_still || after_tie
     }
 }

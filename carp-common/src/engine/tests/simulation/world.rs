@@ -47,6 +47,15 @@ struct Vips {
     done: Option<Time>,
 }
 
+/// What its agent goes by, or went by when it was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub(super) struct Terms {
+    pub(super) interval: Duration,
+    pub(super) dead_time: Duration,
+    /// How long a lease is, if there is one.
+    pub(super) lease: Option<Duration>,
+}
+
 /// A host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Node {
@@ -56,6 +65,7 @@ pub(super) struct Node {
     is_fenced: bool,
     /// None: it was killed, or has ended.
     pub(super) agent: Option<Engine>,
+    pub(super) terms: Terms,
     /// Whether it hangs.
     hangs: bool,
     /// What it was told meanwhile.
@@ -69,12 +79,15 @@ pub(super) struct Node {
     lease: Lease,
     /// Whom the kernel has heard.
     heard: Vec<HeardAdvert>,
-    /// From when on its agent was about to be MASTER, and when it was, the last time; and why it was none any more.
+    /// From when on its agent was about to be MASTER, and when it was, the last time.
     pub(super) entered: Option<[Time; 2]>,
-    pub(super) yielded: Option<Cause>,
+    /// When it last yielded to an equal.
+    pub(super) tied: Option<Time>,
+    /// Since when it has a claim, which it may not be able to send.
+    claims: Option<Time>,
     /// When its agent's next timer ends.
     due: Option<Time>,
-    /// Since when its agent does nothing.
+    /// Since when its agent does nothing, or did the last time.
     pub(super) stopped: Option<Time>,
     /// When it last told the neighbours where the VIPs are.
     pub(super) announced: Option<Time>,
@@ -87,6 +100,7 @@ impl Node {
             clock: Clock { booted: Time::default(), drift },
             is_fenced,
             agent: None,
+            terms: Terms::default(),
             hangs: false,
             inbox: VecDeque::new(),
             has_power: true,
@@ -96,7 +110,8 @@ impl Node {
             lease: Lease::None,
             heard: Vec::new(),
             entered: None,
-            yielded: None,
+            tied: None,
+            claims: None,
             due: None,
             stopped: Some(Time::default()),
             announced: None,
@@ -160,6 +175,8 @@ pub(super) struct World {
     /// How long the VIPs take to be added or removed.
     vip_span: Duration,
     at_once: u32,
+    /// Of what the kernel was told of a lease, it makes so much.
+    pub(super) lease_percent: u32,
     pub(super) watch: Watch,
     /// What has happened, if somebody wants to know.
     pub(super) trace: Option<Vec<String>>,
@@ -177,6 +194,7 @@ impl World {
             sent: Vec::new(),
             vip_span,
             at_once: 0,
+            lease_percent: 100,
             watch,
             trace: None,
         }
@@ -278,12 +296,17 @@ impl World {
         let now = self.nodes[at].clock.local(self.now);
         let Some(engine) = &mut self.nodes[at].agent else { return };
         call(engine, now);
+        self.nodes[at].terms =
+            Terms { interval: engine.interval(), dead_time: engine.dead_time(), lease: engine.lease() };
         let mut actions = Vec::new();
         while let Some(action) = self.nodes[at].agent.as_mut().and_then(Engine::poll_action) {
             actions.push(action);
             self.act(at, action, now);
         }
-        self.nodes[at].set_timer();
+        let node = &mut self.nodes[at];
+        let has_claim = node.agent.as_ref().is_some_and(|engine| engine.claim.is_some());
+        node.claims = has_claim.then(|| node.claims.unwrap_or(self.now));
+        node.set_timer();
         self.watch.see_actions(&self.nodes[at], &actions);
     }
 
@@ -307,7 +330,12 @@ impl World {
         }
         let node = &mut self.nodes[at];
         match action {
-            Action::SetLease(lease) => node.lease = lease,
+            Action::SetLease(lease) => {
+                node.lease = match lease {
+                    Lease::Until(until) => Lease::Until(now.after(until.since(now) * self.lease_percent / 100)),
+                    other => other,
+                };
+            }
             Action::TakeVips => {
                 node.vips = Vips { wanted: true, done: Some(self.now.after(self.vip_span)), ..node.vips }
             }
@@ -320,9 +348,10 @@ impl World {
                     Cause::Preempt(advert) | Cause::DemotedMaster(advert) | Cause::SlowMaster(advert) => advert.arrival,
                     _ => now,
                 };
-                node.entered = Some([node.clock.world(began), self.now]);
+                let began = node.clock.world(began);
+                node.entered = Some([node.claims.map_or(began, |since| since.min(began)), self.now]);
             }
-            Action::Transition(Transition { from: State::Master, cause, .. }) => node.yielded = Some(cause),
+            Action::Transition(Transition { cause: Cause::EqualMaster(_), .. }) => node.tied = Some(self.now),
             Action::SendAdvert(_) | Action::Transition(_) | Action::Rival(_) | Action::Demoted(_) => {}
         }
     }
@@ -356,7 +385,6 @@ impl World {
         if !core::mem::take(&mut node.hangs) {
             return;
         }
-        node.stopped = None;
         node.set_timer();
         for input in core::mem::take(&mut node.inbox) {
             self.tell(at, input);
@@ -366,8 +394,8 @@ impl World {
     /// `kill -9`: the kernel goes on with what it was told.
     pub(super) fn kill(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        if node.agent.take().is_some() {
-            node.stopped = node.stopped.or(Some(self.now));
+        if node.agent.take().is_some() && !node.hangs {
+            node.stopped = Some(self.now);
         }
         node.hangs = false;
         node.set_timer();
@@ -387,7 +415,6 @@ impl World {
         let mut engine = Engine::new(node.config.clone(), local);
         node.heard.iter().for_each(|advert| engine.remember(advert));
         node.agent = Some(engine);
-        node.stopped = None;
         let left = match node.lease {
             Lease::Until(until) if until > local && node.vips.here => Some(until),
             _ => None,
