@@ -593,7 +593,7 @@ const _: () = {
     assert!(size_of::<Vhost>() == 368);
     assert!(size_of::<SealId>() == 12);
     assert!(size_of::<SealKey>() == 64);
-    assert!(size_of::<Sequence>() == 16);
+    assert!(size_of::<Sequence>() == 24);
     assert!(size_of::<Apart>() == 16);
     assert!(size_of::<Policy>() == 8);
     assert!(size_of::<Sent>() == 152);

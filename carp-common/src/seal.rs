@@ -183,12 +183,14 @@ fn begin(state: &mut [u32; 16], with: &[u32; 8]) {
 pub struct Sequence {
     /// The sequence.
     pub last: u64,
+    /// The counter of the same advert.
+    pub counter: u64,
     /// When it arrived, or would have if it had not been late, in nanoseconds of CLOCK_BOOTTIME.
     pub arrival: u64,
 }
 
-/// For how many seals there is time, of adverts whose counter was heard before: somebody has their digests from those, and can
-/// send as many as he likes.
+/// For how many seals there is time, of adverts whose counter need not be a new one: somebody may have their digests from adverts
+/// that were heard, and can send as many as he likes.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Budget {
@@ -246,8 +248,8 @@ impl Apart {
 const SLEWED: u64 = 8;
 
 impl Sequence {
-    /// What is remembered when a sequence arrives that is larger than the `last` good one of its source, if there was one;
-    /// `None` if it is not of now. With a window of 0, each is.
+    /// What is remembered when a sequence arrives, with this counter, that is larger than the `last` good one of its source, if
+    /// there was one; `None` if it is not of now. With a window of 0, each is.
     ///
     /// The wall clock counts only at the first contact: of a source of which none is known, or none for longer than the
     /// window. Otherwise the sequence must have risen by as much as the receiver's own boottime since, within the
@@ -257,8 +259,8 @@ impl Sequence {
     /// clocks are slewed. So whoever repeats adverts that a receiver has not heard keeps a dead sender alive for a window.
     #[inline(always)]
     #[must_use]
-    pub fn after(last: Option<&Self>, sequence: u64, window: u64, clocks: Clocks) -> Option<Self> {
-        let heard = |late: u64| Self { last: sequence, arrival: clocks.boot.saturating_sub(late) };
+    pub fn after(last: Option<&Self>, sequence: u64, counter: u64, window: u64, clocks: Clocks) -> Option<Self> {
+        let heard = |late: u64| Self { last: sequence, counter, arrival: clocks.boot.saturating_sub(late) };
         if window == 0 {
             return Some(heard(0));
         }

@@ -368,24 +368,24 @@ pub fn goes_on(
     window: u64,
     seals: &(impl Seals + ?Sized),
 ) -> Option<Reason> {
+    // Also if it is not of now: the digest of this counter is known to whoever has heard it.
+    seals.note_counter(row, counter);
     let clocks = seals.clocks();
-    match Sequence::after(seals.sequence(source).as_ref(), sequence, window, clocks) {
+    match Sequence::after(seals.sequence(source).as_ref(), sequence, counter, window, clocks) {
         None => {
             seals.note_apart(source, Apart::new(sequence, clocks));
             Some(Reason::Stale)
         }
         Some(next) if !seals.advance(source, next) => Some(Reason::Replayed),
-        Some(_) => {
-            seals.note_counter(row, counter);
-            None
-        }
+        Some(_) => None,
     }
 }
 
 /// What is wrong with the seal of an advert, as far as it can be told without its tag, if anybody looks at seals. What costs least is asked
-/// first: whether it was heard before, and, of adverts whose counter was heard before, whether there are too many to look at. (A
-/// digest that is right can be had from any advert that was heard, so [`has_digest`] does not keep these away from
-/// [`has_tag`], which costs most.)
+/// first: whether it was heard before, and whether there are too many to look at, of adverts whose counter is a new one neither of
+/// their source nor of the virtual host. (A digest that is right can be had from any advert that was heard, so [`has_digest`] does not
+/// keep these away from [`has_tag`], which costs most. The counters of a source rise by themselves, however far those of another
+/// are ahead: what it says next is always looked at.)
 #[inline(always)]
 fn screen<F: Frame + ?Sized>(
     frame: &F,
@@ -408,7 +408,8 @@ fn screen<F: Frame + ?Sized>(
         return Some(Some(Reason::Replayed));
     }
     let counter = u64::from_be_bytes(payload.skip(0).read(8)?);
-    Some(if seals.may_look(vhost.row(), counter) { None } else { Some(Reason::Flood) })
+    let is_next = last.is_some_and(|last| counter > last.counter);
+    Some(if is_next || seals.may_look(vhost.row(), counter) { None } else { Some(Reason::Flood) })
 }
 
 /// Whether the tag of a sealed advert is right.

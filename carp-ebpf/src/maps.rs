@@ -157,9 +157,12 @@ impl Seals for Maps {
                 );
             }
             if was == last {
-                // SAFETY: a single store of eight bytes. Another CPU that comes between takes the new sequence to have
+                // SAFETY: single stores of eight bytes. Another CPU that comes between takes the new sequence to have
                 // arrived when the one before did: after a silence it may find its own advert stale, and the next is good.
-                unsafe { (*slot).arrival = next.arrival };
+                unsafe {
+                    (*slot).arrival = next.arrival;
+                    (*slot).counter = next.counter;
+                }
                 return true;
             }
             last = was;

@@ -12,6 +12,8 @@ use std::{
 use log::warn;
 use tokio::{task::spawn_blocking, time::timeout};
 
+use crate::lock;
+
 /// How often it is written, and how much above what was sent: counters are nanoseconds.
 pub(crate) const AGAIN: Duration = Duration::from_secs(3600);
 const AHEAD: u64 = 2 * AGAIN.as_nanos() as u64;
@@ -48,10 +50,15 @@ fn write(floor: u64) {
     let Some(file) = file() else { return };
     // All of it or nothing, for the machine may lose its power.
     let new = file.with_extension("new");
-    let written = File::create(&new)
-        .and_then(|mut new| writeln!(new, "{floor}").and_then(|()| new.sync_all()))
-        .and_then(|()| fs::rename(&new, &file));
-    if let Err(error) = written {
-        warn!("cannot write {}: {error}: counters may fall after a reboot with a clock that is behind", file.display());
+    let written = || {
+        let mut to = lock::open_plain(File::options().write(true).create(true).truncate(true), &new)?;
+        writeln!(to, "{floor}").and_then(|()| to.sync_all())?;
+        anyhow::Ok(fs::rename(&new, &file)?)
+    };
+    if let Err(error) = written() {
+        warn!(
+            "cannot write {}: {error:#}: counters may fall after a reboot with a clock that is behind",
+            file.display()
+        );
     }
 }

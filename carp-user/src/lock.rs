@@ -90,7 +90,7 @@ pub(crate) fn served(interface: &str, except: &Names) -> Result<Option<BTreeSet<
     let mut served = BTreeSet::new();
     for path in files().filter(|path| is_of(path).is_some()) {
         // One that cannot be opened may be held.
-        let file = open_lock(File::options().read(true), &path)?;
+        let file = open_plain(File::options().read(true), &path)?;
         if file.try_lock_shared().is_ok() {
             continue;
         }
@@ -110,7 +110,7 @@ pub(crate) fn remove_stale() -> Result<usize> {
     let are_ours = files().filter(|path| path.to_string_lossy().ends_with(&end));
     let stale = are_ours.filter(|path| {
         // Held while it is removed: who opens it meanwhile finds that it is gone, and makes another.
-        open_lock(File::options().read(true), path)
+        open_plain(File::options().read(true), path)
             .is_ok_and(|file| file.try_lock().is_ok() && fs::remove_file(path).is_ok())
     });
     Ok(stale.count())
@@ -143,7 +143,7 @@ pub(crate) fn namespace() -> Result<u64> {
 /// Opens a file in [`FOLDER`] that is to be locked.
 pub(crate) fn open(path: &Path) -> Result<File> {
     fs::create_dir_all(FOLDER).with_context(|| format!("cannot create {FOLDER}"))?;
-    let file = open_lock(File::options().read(true).write(true).create(true).truncate(false).mode(0o600), path)?;
+    let file = open_plain(File::options().read(true).write(true).create(true).truncate(false).mode(0o600), path)?;
     // Who can read it can hold it.
     file.set_permissions(Permissions::from_mode(0o600)).ok();
     // A lock that root has left there must not be in that user's way.
@@ -153,11 +153,12 @@ pub(crate) fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// The folder is the user's that carpd runs as in its service: root must be neither led elsewhere by it nor kept waiting.
-fn open_lock(options: &mut OpenOptions, path: &Path) -> Result<File> {
+/// Opens a file in a folder that may be the user's that carpd runs as in its service: root must be neither led elsewhere by it nor
+/// kept waiting.
+pub(crate) fn open_plain(options: &mut OpenOptions, path: &Path) -> Result<File> {
     let cannot = || format!("cannot open {}", path.display());
     let file = options.custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path).with_context(cannot)?;
     let found = file.metadata().with_context(cannot)?;
-    ensure!(found.is_file() && found.nlink() <= 1, "{} is no lock of carpd's: remove it", path.display());
+    ensure!(found.is_file() && found.nlink() <= 1, "{} is no file of carpd's: remove it", path.display());
     Ok(file)
 }

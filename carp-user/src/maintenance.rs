@@ -4,12 +4,12 @@ use std::{
     env,
     fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
 };
 
 use anyhow::{Context, Result};
-use nix::libc::O_NOFOLLOW;
+
+use crate::lock;
 
 /// Where it is kept, unless systemd names a folder (StateDirectory=).
 const FOLDER: &str = "/var/lib/carp";
@@ -25,9 +25,10 @@ pub(crate) fn keep(on: bool) -> Result<()> {
     if on {
         let cannot = || format!("cannot keep it in {}", file.display());
         fs::create_dir_all(folder()).with_context(cannot)?;
-        // The folder is the user's that carpd runs as in its service: root must not be led elsewhere by it.
-        let created = File::options().write(true).create(true).truncate(false).custom_flags(O_NOFOLLOW).open(&file);
-        let kept = created.and_then(|file| file.sync_all()).and_then(|()| File::open(folder())?.sync_all());
+        let options = &mut File::options();
+        let created = lock::open_plain(options.write(true).create(true).truncate(false), &file);
+        let synced = |file: File| file.sync_all().and_then(|()| File::open(folder())?.sync_all());
+        let kept = created.and_then(|file| Ok(synced(file)?));
         if kept.is_err() {
             // What is not done must not come back with a restart.
             fs::remove_file(&file).ok();

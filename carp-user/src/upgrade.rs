@@ -91,6 +91,9 @@ pub(crate) struct Legacy {
     pub(crate) failed_scripts: BTreeMap<String, String>,
     /// The largest counter that an advert has had.
     pub(crate) newest: u64,
+    /// Interface and vhid of what is sealed with a key that an administrator has chosen, and its id.
+    #[serde(default)]
+    pub(crate) keys: Vec<(String, u8, u8)>,
 }
 
 impl Legacy {

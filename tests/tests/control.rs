@@ -16,6 +16,8 @@ use carp_tests::configured::{
 };
 use carp_tests::{Agent, BootTime, ETH0, Folder, Host, LONG, Lab, VIP, Wire, carpd_path, eventually, send_frame};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
 
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
@@ -420,7 +422,7 @@ fn who_is_neither_root_nor_in_the_group_is_not_answered_and_cannot_hold_carpds_l
 }
 
 #[test]
-fn a_link_in_place_of_the_maintenance_file_is_not_followed() -> Result<()> {
+fn a_link_in_place_of_the_maintenance_file_is_not_followed_and_nobody_waits_at_a_pipe() -> Result<()> {
     let lab = Lab::new()?;
     let a = lab.host("a")?;
     let of_a = folder()?;
@@ -432,6 +434,12 @@ fn a_link_in_place_of_the_maintenance_file_is_not_followed() -> Result<()> {
     let asked = carpctl(&of_a, &["maintenance", "on"])?;
     ensure!(!asked.status.success(), "{}", String::from_utf8_lossy(&asked.stdout));
     ensure!(!elsewhere.exists(), "it was made");
+    mkfifo(&of_a.path().join("maintenance"), Mode::S_IRWXU)?;
+    let asked = carpctl(&of_a, &["maintenance", "on"])?;
+    ensure!(!asked.status.success(), "{}", String::from_utf8_lossy(&asked.stdout));
+    // Neither is there any more.
+    let asked = carpctl(&of_a, &["maintenance", "on"])?;
+    ensure!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use carp_tests::faults::{ELECTION, Fault, Kind, Pair, QUICK, USUAL};
+use carp_tests::faults::{ELECTION, Fault, Group, Kind, QUICK, USUAL};
 use carp_tests::random::SplitMix64;
 use carp_tests::{Lab, Wire};
 
@@ -23,7 +23,7 @@ fn suffer(
 ) -> Result<()> {
     let lab = Lab::new()?;
     let [a, b, client] = lab.hosts(["a", "b", "client"])?;
-    let mut pair = Pair::start([&a, &b], &client, options)?;
+    let mut pair = Group::start(&[&a, &b], &client, &options)?;
     for (number, fault) in faults.into_iter().enumerate() {
         let seen = pair.suffer(fault)?;
         eprintln!("{number}: {fault:?}: {seen:?}");
@@ -33,11 +33,9 @@ fn suffer(
 }
 
 fn all_of(kinds: &'static [Kind], lasts: &'static [u64]) -> impl Iterator<Item = Fault> {
-    let fault = |kind, on_master, lasts| Fault { kind, on_master, lasts: Duration::from_millis(lasts) };
+    let fault = |kind, rank, lasts| Fault { kind, rank, lasts: Duration::from_millis(lasts) };
     kinds.iter().flat_map(move |kind| {
-        [true, false]
-            .into_iter()
-            .flat_map(move |on_master| lasts.iter().map(move |lasts| fault(*kind, on_master, *lasts)))
+        [0, 1].into_iter().flat_map(move |rank| lasts.iter().map(move |lasts| fault(*kind, rank, *lasts)))
     })
 }
 
@@ -45,7 +43,7 @@ fn all_of(kinds: &'static [Kind], lasts: &'static [u64]) -> impl Iterator<Item =
 fn processes_are_killed_and_stopped() -> Result<()> {
     suffer(
         QUICK,
-        all_of(&[Kind::Kill, Kind::Stop, Kind::StopBoth, Kind::Loop], &[100, 850, 3000]),
+        all_of(&[Kind::Kill, Kind::Stop, Kind::StopAll, Kind::Loop], &[100, 850, 3000]),
         Duration::ZERO,
         QUICKLY,
     )
@@ -53,7 +51,7 @@ fn processes_are_killed_and_stopped() -> Result<()> {
 
 #[test]
 fn a_master_hangs_for_less_and_for_more_than_the_others_dead_time() -> Result<()> {
-    let hang = |(kind, lasts)| Fault { kind, on_master: true, lasts: Duration::from_millis(lasts) };
+    let hang = |(kind, lasts)| Fault { kind, rank: 0, lasts: Duration::from_millis(lasts) };
     let all = [(Kind::Stop, 1000), (Kind::Stop, 2900), (Kind::Stop, 3100), (Kind::Stop, 10_000), (Kind::Loop, 5000)];
     suffer(USUAL, all.map(hang), Duration::ZERO, USUALLY)
 }
@@ -81,7 +79,7 @@ fn a_clock_that_is_set_forwards_and_back_changes_nothing_and_the_counters_rise()
     let lab = Lab::new()?;
     let [a, b, client] = lab.hosts(["a", "b", "client"])?;
     let wire = Wire::at(&client)?;
-    let mut pair = Pair::start([&a, &b], &client, QUICK)?;
+    let mut pair = Group::start(&[&a, &b], &client, &QUICK)?;
     for fault in all_of(&[Kind::Clock], &[1500]) {
         let seen = pair.suffer(fault)?;
         assert_eq!((seen.two, seen.none), (Duration::ZERO, Duration::ZERO), "{fault:?}\n{}", pair.logs());
@@ -100,5 +98,5 @@ fn a_clock_that_is_set_forwards_and_back_changes_nothing_and_the_counters_rise()
 #[test]
 fn fifty_faults_of_a_schedule() -> Result<()> {
     let mut random = SplitMix64::new(1);
-    suffer(QUICK, std::iter::repeat_with(move || Fault::draw(&mut random)).take(50), ELECTION, QUICKLY)
+    suffer(QUICK, std::iter::repeat_with(move || Fault::draw(&mut random, 2)).take(50), ELECTION, QUICKLY)
 }

@@ -397,7 +397,7 @@ impl Agent {
         self.hosts.values_mut().filter(|host| lost.contains(&host.ifindex())).for_each(|host| host.handle(Input::Deaf));
     }
 
-    /// The largest counter of all adverts.
+    /// What the counters of all adverts have to be above at the next boot, and their sequences.
     fn newest(&self) -> u64 {
         self.hosts.values().map(VirtualHost::newest).max().unwrap_or(0)
     }

@@ -110,7 +110,10 @@ impl Refusals {
 /// Whether adverts may be refused for this because a server is set up in another way than this one. (That a clock is, is told
 /// by itself.)
 const fn is_misunderstood(reason: Reason) -> bool {
-    matches!(reason, Reason::BadAuth | Reason::Unsealed | Reason::UnknownKey | Reason::BadSeal | Reason::Replayed)
+    matches!(
+        reason,
+        Reason::BadAuth | Reason::Unsealed | Reason::UnknownKey | Reason::BadSeal | Reason::Replayed | Reason::Policy
+    )
 }
 
 /// A MAC address as people write it.

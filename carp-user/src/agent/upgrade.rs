@@ -153,24 +153,34 @@ impl Agent {
             let ((interface, vhid), by) = (name(host), host.engine().status().demotion.manual());
             (by > 0).then_some((interface, vhid, by))
         };
+        let key = |host: &VirtualHost| {
+            let ((interface, vhid), id) = (name(host), host.chosen_key()?);
+            Some((interface, vhid, id))
+        };
         let failure = |(script, health): (&String, &Health)| Some((script.clone(), health.failure.clone()?));
         Legacy {
             demotions: self.hosts.values().filter_map(demotion).collect(),
             open: self.hosts.values().filter(|host| !host.is_held_back()).map(name).collect(),
             failed_scripts: self.checks.healths().iter().filter_map(failure).collect(),
             newest: self.newest().max(self.floor),
+            keys: self.hosts.values().filter_map(key).collect(),
         }
     }
 
     /// Takes note of what a former program has told; of its counter, the agent begins with that.
     pub(super) fn inherit(&mut self, legacy: Legacy) {
-        let Legacy { demotions, open, failed_scripts, .. } = legacy;
+        let Legacy { demotions, open, failed_scripts, keys, .. } = legacy;
         for host in self.hosts.values_mut() {
             let vhid = host.settings().vhid.get();
             let is_it = |interface: &str, of: u8| interface == host.interface() && of == vhid;
             let demotion = demotions.iter().find(|(interface, of, _)| is_it(interface, *of));
+            let key = keys.iter().find(|(interface, of, _)| is_it(interface, *of));
             if open.iter().any(|(interface, of)| is_it(interface, *of)) {
                 host.hold_back_no_longer();
+            }
+            if let Some((_, _, id)) = key {
+                // It may have been taken out of the file since.
+                host.seal_with(*id);
             }
             if let Some((_, _, by)) = demotion {
                 host.handle(Input::Demote(*by));

@@ -196,8 +196,8 @@ impl VirtualHost {
         self.adverts.rise_above(newest);
     }
 
-    /// The counter of its last advert.
-    pub(super) const fn newest(&self) -> u64 {
+    /// What those of the next boot have to be above.
+    pub(super) fn newest(&self) -> u64 {
         self.adverts.newest()
     }
 
@@ -501,9 +501,8 @@ impl VirtualHost {
                 Action::Announce => self.announce(),
                 Action::Transition(transition) => self.tell(&transition),
                 Action::Rival(rival) => {
-                    // Heard, and it does not yield: perhaps it does not believe what this host sends.
-                    self.adverts.renew_sequences(self.settings.seal_window());
-                    self.notify(Word::beside(rival));
+                    self.hear_rival(&rival);
+                    self.notify(Word::beside(rival.source));
                 }
                 Action::Demoted(demotion) => {
                     has_changed = true;
@@ -580,7 +579,7 @@ impl VirtualHost {
             && former != source
         {
             let arrival = now().as_nanos();
-            let last = Sequence { last: arrival.wrapping_add(ahead), arrival };
+            let last = Sequence { last: arrival.wrapping_add(ahead), counter, arrival };
             let key = SourceKey::new(self.key(self.ifindex, family), address_bytes(former));
             datapath.set_sequence(&key, last).unwrap_or_else(|error| warn!("{}: {error}", self.name));
         }
@@ -674,7 +673,7 @@ impl VirtualHost {
             *known = known.and(counter, Said { advbase, advskew, demote });
             let mut known = datapath.set_sent(VhostKey::new(ifindex, self.settings.vhid.get(), family), known);
             if self.settings.seal.mode.check() != SealCheck::Off {
-                known = known.and(datapath.set_newest(ifindex, self.row, counter));
+                known = known.and(datapath.note_counter(ifindex, self.row, counter));
             }
             let known = known.map_err(io::Error::other);
             let destinations = self.destinations(ifindex, family);

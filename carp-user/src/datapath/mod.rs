@@ -292,10 +292,10 @@ impl Datapath {
     }
 
     /// A sealed advert of this virtual host with this counter is about to leave: what is made of it is not looked at without end.
-    pub(crate) fn set_newest(&mut self, ifindex: u32, row: u32, counter: u64) -> Result<(), DatapathError> {
+    pub(crate) fn note_counter(&mut self, ifindex: u32, row: u32, counter: u64) -> Result<(), DatapathError> {
         match (socket_mut(&mut self.sockets, ifindex), &mut self.xdp) {
-            (Some(socket), _) => socket.set_newest(row, counter),
-            (None, Some(xdp)) => xdp.get_mut().set_newest(row, counter)?,
+            (Some(socket), _) => socket.note_counter(row, counter),
+            (None, Some(xdp)) => xdp.get_mut().note_counter(row, counter)?,
             (None, None) => {}
         }
         Ok(())

@@ -140,7 +140,7 @@ impl AdvertSocket {
     }
 
     /// Takes note of the largest counter of a row's own adverts.
-    pub(super) fn set_newest(&mut self, row: u32, counter: u64) {
+    pub(super) fn note_counter(&mut self, row: u32, counter: u64) {
         self.seals.note_counter(row, counter);
     }
 

@@ -363,11 +363,16 @@ impl Xdp {
         apart
     }
 
-    /// Tells the program the largest counter of a row's own adverts.
+    /// Tells the program a counter of a row's own adverts, as if it had been heard.
     ///
     /// # Errors
     /// The kernel refuses to change the map.
-    pub(super) fn set_newest(&mut self, row: u32, counter: u64) -> Result<(), MapAccess> {
+    pub(super) fn note_counter(&mut self, row: u32, counter: u64) -> Result<(), MapAccess> {
+        // Between the two calls the program may have heard a larger one: then some more are looked at, as in the program itself.
+        let known = self.newest.get(&row, 0).map_err(failed("ask the XDP program what was heard"))?;
+        if counter <= known {
+            return Ok(());
+        }
         self.newest.set(row, counter, 0).map_err(failed("tell the XDP program what was sent"))
     }
 
@@ -428,7 +433,7 @@ impl Xdp {
             let cleared = zeros.and_then(|zeros| self.counters.set(counter_index(row, reason), zeros, 0));
             cleared.map_err(failed("clear a counter"))?;
         }
-        self.set_newest(row, 0)
+        self.newest.set(row, 0, 0).map_err(failed("clear a counter"))
     }
 
     /// The source of the last advert that was refused for this reason.

@@ -100,9 +100,13 @@ impl AdvertSender {
         }
     }
 
-    /// The counter of the last advert.
-    pub(crate) const fn newest(&self) -> u64 {
-        self.counter
+    /// What those of the next boot have to be above: the counter of the last advert, and its sequence, if nobody compares that with a
+    /// clock.
+    pub(crate) fn newest(&self) -> u64 {
+        match self.freshness {
+            Freshness::Clock => self.counter,
+            Freshness::Rising => self.counter.max(self.sequences.last()),
+        }
     }
 
     /// The counter for the next advert: at least the wall clock in nanoseconds, and always rising, so that

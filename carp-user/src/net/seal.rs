@@ -82,6 +82,11 @@ impl Sequences {
         self.last = self.last.max(last);
     }
 
+    /// The last one.
+    pub(crate) const fn last(&self) -> u64 {
+        self.last
+    }
+
     /// Begins anew with the next one, if the wall clock has it rise: whoever hears them does not believe them.
     pub(crate) const fn begin_anew(&mut self) {
         self.is_doubted = true;

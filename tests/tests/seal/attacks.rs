@@ -151,14 +151,17 @@ fn a_flood_of_a_masters_own_adverts_moves_nothing_while_it_reloads() -> Result<(
     let [a, b, other] = lab.hosts(["a", "b", "attacker"])?;
     let [master, backup] = Server::pair([&a, &b], ENFORCE)?;
     let wire = Wire::at(&other)?;
+    let mut sent = 0;
     for round in 0..12 {
         let mut frame = wire.next_advert(&a)?;
         frame[..6].copy_from_slice(&a.mac().0);
         let plan = FloodPlan { frames: vec![frame], rate: None, duration: Duration::from_millis(400) };
         let flood = Flood::start(other.ns(), ETH0, plan)?;
         master.reload(&format!("min_ttl = {}\n{ENFORCE}", 255 - round % 2))?;
-        flood.wait()?;
+        sent += flood.wait()?;
     }
+    let heard = master.count("echo")? + master.count("flood")?;
+    assert!(heard > sent / 10, "{heard} of {sent} have arrived");
     wire.wait_for_adverts(a.ip(), 2)?;
     assert_unmoved(&master, &backup, "a flood while it reloads");
     Ok(())

@@ -133,6 +133,31 @@ fn a_preferred_server_that_has_started_with_a_wrong_clock_is_believed_when_that_
     Ok(())
 }
 
+/// Its sequences are still those of the time at which its clock was wrong, as was that of the one which has heard it since. Who yields
+/// to it believes it: nothing may be changed for that one.
+#[test]
+fn a_master_whose_clock_was_set_since_is_believed_after_a_split_as_before() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
+    let clocks = [Preload::new()?, Preload::new()?];
+    clocks.iter().try_for_each(|clock| clock.set_clock(-3_600))?;
+    let master = Server::start(&a, MASTERS, ENFORCE, Some(&clocks[0]))?;
+    wait_for_change(&master.agent, NAME, "BACKUP -> MASTER")?;
+    let backup = Server::start(&b, BACKUPS, ENFORCE, Some(&clocks[1]))?;
+    backup.wait_for_status("the master is heard", |status| status["seal"]["peers"][0]["key"] == 1)?;
+    clocks.iter().try_for_each(|clock| clock.set_clock(0))?;
+    lab.split(&[&a, &bystander], &[&b])?;
+    wait_for_change(&backup.agent, NAME, "BACKUP -> MASTER")?;
+    lab.heal()?;
+    wait_for_change(&backup.agent, NAME, "MASTER -> BACKUP")?;
+    // Longer than the window.
+    Wire::at(&bystander)?.wait_for_adverts(a.ip(), 12)?;
+    assert_eq!(backup.count("stale")?, 0);
+    assert_eq!(backup.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER", "MASTER -> BACKUP"]);
+    assert_eq!(master.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
+    Ok(())
+}
+
 #[test]
 fn without_clocks_it_is_enough_that_sequences_rise() -> Result<()> {
     let rising = "freshness = \"rising\"\nseal = \"enforce\"\nseal_keys = [{ id = 1, file = \"key-1\" }]\n";

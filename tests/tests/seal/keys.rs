@@ -8,7 +8,7 @@ use anyhow::Result;
 use carp_tests::configured::{carpctl, changes, start, wait_for_change, write};
 use carp_tests::{Folder, LONG, Lab, LabOptions, VIP, Wire, carpd_path};
 
-use crate::{ENFORCE, Server, assert_unmoved, keys_folder};
+use crate::{BACKUPS, ENFORCE, Server, assert_unmoved, keys_folder};
 
 const BOTH: &str =
     "seal = \"enforce\"\nseal_keys = [{ id = 1, file = \"key-1\" }, { id = 2, file = \"key-2\" }]\nseal_with = ";
@@ -52,6 +52,25 @@ fn a_key_is_changed_by_reloads_and_by_carpctl_and_nobody_notices() -> Result<()>
         for reason in ["unknownkey", "badseal", "replayed", "stale", "unsealed"] {
             assert_eq!((master.count(reason)?, backup.count(reason)?), (0, 0), "{reason}");
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_key_that_was_chosen_by_carpctl_is_that_of_the_next_program_too() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, bystander] = lab.hosts(["a", "b", "bystander"])?;
+    let [master, backup] = Server::pair([&a, &b], &format!("peer_advskew = {BACKUPS}\n{BOTH}1\n"))?;
+    let wire = Wire::at(&bystander)?;
+    master.carpctl(&["key", "use", "2"])?;
+    // The others take no other any more.
+    backup.reload(SECOND)?;
+    master.carpctl(&["upgrade"])?;
+    wire.wait_for_adverts(a.ip(), 6)?;
+    assert_eq!(master.status()?["seal"]["sends_with"], 2);
+    assert_eq!(backup.count("unknownkey")?, 0);
+    if carp_tests::Node::attached()?.contains("XDP") {
+        assert_eq!(backup.changes(), ["INIT -> BACKUP"], "{:#?}", master.agent.lines());
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use carp_tests::attacks::{Attacker, Edit};
 use carp_tests::configured::wait_for_change;
 use carp_tests::{LONG, Lab, Wire};
 
-use crate::{NAME, Server, assert_unmoved};
+use crate::{BACKUPS, MASTERS, NAME, Server, assert_unmoved};
 
 const WHILE: Duration = Duration::from_millis(1_500);
 /// Both servers, each with what it is set to.
@@ -52,6 +52,23 @@ fn a_peer_whose_bow_out_is_allowed_hands_over_and_one_that_is_not_named_is_not_h
     assert_eq!(backup.changes(), ["INIT -> BACKUP", "BACKUP -> MASTER"]);
     assert!(backup.count("badaddrs")? > 0);
     Ok(())
+}
+
+#[test]
+fn a_peer_whose_adverts_no_policy_allows_is_told_as_a_trouble() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let master = Server::start(&a, MASTERS, POLICY, None)?;
+    wait_for_change(&master.agent, NAME, "BACKUP -> MASTER")?;
+    let deaf = Server::start(&b, BACKUPS, &POLICY.replace("advskew = 60", "advskew = 61"), None)?;
+    wait_for_change(&deaf.agent, NAME, "BACKUP -> MASTER")?;
+    deaf.wait_for_status("why both are master", |status| {
+        let told = status["troubles"][0].as_str().unwrap_or_default();
+        told.starts_with("deaf: for ")
+            && told.contains(
+                " s all adverts that came in said what no peer says by `peer_policy`, the last from 10.77.0.1 (",
+            )
+    })
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Seals in the kernel, by its own clock, and on several CPUs at once. (That it judges as the host does, shows the agreement
-//! about random frames.)
+//! about random frames, but for the window: there, each has its own clock.)
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

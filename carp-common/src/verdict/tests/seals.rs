@@ -49,9 +49,13 @@ fn source(family: Family) -> SourceKey {
 /// One that has heard an advert with this sequence, so long ago.
 fn after(check: SealCheck, window: u64, last: u64, ago: u64) -> HostTables {
     let tables = receiver(check, window);
-    let heard = Sequence { last, arrival: CLOCKS.boot - ago };
+    let heard = Sequence { last, counter: 0, arrival: CLOCKS.boot - ago };
     BOTH.iter().for_each(|family| assert!(tables.seals.advance(&source(*family), heard)));
     tables
+}
+
+fn fields(counter: u64) -> Fields {
+    Fields { counter, ..Fields::default() }
 }
 
 /// `Ok` with the key that it is sealed with, as it counts.
@@ -170,7 +174,6 @@ fn a_source_that_is_not_of_now_is_noted_with_how_far_it_is_ahead() {
 
 #[test]
 fn of_adverts_whose_counter_was_heard_before_so_many_are_looked_at_and_of_new_ones_all() {
-    let fields = |counter| Fields { counter, ..Fields::default() };
     for family in BOTH {
         let mut tables = receiver(SealCheck::Enforce, WINDOW);
         let genuine = |second: u64| {
@@ -200,6 +203,44 @@ fn of_adverts_whose_counter_was_heard_before_so_many_are_looked_at_and_of_new_on
 }
 
 #[test]
+fn a_flood_costs_no_advert_of_a_server_whose_counters_are_far_behind_those_of_others() {
+    for family in BOTH {
+        let mut tables = receiver(SealCheck::Enforce, WINDOW);
+        let [ahead, elsewhere]: [core::net::IpAddr; 2] = match family {
+            Family::V4 => [[10, 77, 0, 8].into(), [10, 77, 0, 9].into()],
+            Family::V6 => ["fe80::8", "fe80::9"].map(|address| address.parse().unwrap()),
+        };
+        let advert = |counter| EthernetFrame::advert(family, fields(counter));
+        let sealed_at = |frame: EthernetFrame, second: u64| frame.sealed(KEY_ID, KEY, CLOCKS.wall + second * SECOND);
+        assert_eq!(outcome(&tables, family, &sealed_at(advert(10), 0)), Ok(KEY_ID));
+        let other = sealed_at(advert(1_000_000).with_source(ahead), 0);
+        assert_eq!(outcome(&tables, family, &other), Ok(KEY_ID));
+        for second in 1..4 {
+            tables.seals.clocks = Clocks { boot: CLOCKS.boot + second * SECOND, wall: CLOCKS.wall + second * SECOND };
+            // Made of what was heard; and with counters of his own, for which he has no digest.
+            for counter in [1_000_000, 10, 0] {
+                let forged = advert(counter).with_source(elsewhere).sealed(KEY_ID, OTHER, CLOCKS.wall);
+                (0..100).for_each(|_| assert!(outcome(&tables, family, &forged).is_err()));
+                assert_eq!(outcome(&tables, family, &forged), Err(Reason::Flood));
+            }
+            assert_eq!(outcome(&tables, family, &sealed_at(advert(10 + second), second)), Ok(KEY_ID));
+        }
+    }
+}
+
+#[test]
+fn a_counter_counts_as_heard_also_in_an_advert_that_is_not_of_now() {
+    for family in BOTH {
+        let tables = receiver(SealCheck::Enforce, WINDOW);
+        let stale = EthernetFrame::advert(family, fields(500)).sealed(KEY_ID, KEY, CLOCKS.wall - 2 * WINDOW);
+        let outcomes: Vec<_> = (0..65).map(|_| outcome(&tables, family, &stale)).collect();
+        // The first of them was a new one.
+        assert_eq!(outcomes[..65], [Err(Reason::Stale); 65]);
+        assert_eq!(outcome(&tables, family, &stale), Err(Reason::Flood));
+    }
+}
+
+#[test]
 fn when_there_are_too_many_sources_a_new_one_is_refused_and_no_known_one_is_forgotten() {
     let known = |number: u32| {
         let [.., a, b] = number.to_be_bytes();
@@ -208,7 +249,7 @@ fn when_there_are_too_many_sources_a_new_one_is_refused_and_no_known_one_is_forg
     for family in BOTH {
         let tables = after(SealCheck::Enforce, WINDOW, CLOCKS.wall, SECOND);
         let others = MAX_SEQUENCES - BOTH.len() as u32;
-        let first = Sequence { last: 1, arrival: 1 };
+        let first = Sequence { last: 1, counter: 1, arrival: 1 };
         assert!((0..others).all(|number| tables.seals.advance(&known(number), first)));
         assert!(!tables.seals.advance(&known(others), first));
         assert_eq!(outcome(&tables, family, &sealed(family, CLOCKS.wall + SECOND)), Ok(KEY_ID));
@@ -340,6 +381,7 @@ fn who_repeats_what_was_not_heard_keeps_a_sender_alive_for_a_window_and_no_longe
                 let would = Sequence::after(
                     tables.seals.sequence(&source(family)).as_ref(),
                     sequence,
+                    0,
                     WINDOW,
                     tables.seals.clocks,
                 );

@@ -37,6 +37,15 @@ pub(super) struct Seals {
     apart: BTreeMap<IpAddr, PeerClock>,
     /// The key that own adverts are sealed with, if an administrator has chosen another than is configured.
     chosen: Option<u8>,
+    /// MASTER: another one that was heard last.
+    rival: Option<Rival>,
+}
+
+/// A master beside this one.
+struct Rival {
+    source: IpAddr,
+    /// Since when, and when last.
+    heard: [Time; 2],
 }
 
 /// A clock that is set to another time than ours.
@@ -75,13 +84,34 @@ impl VirtualHost {
                 }
             }
             Err(reason) if last.is_none_or(|(was_well, at)| was_well && arrival.since(at) > TOLD_AGAIN) => {
-                if last.is_some() || told.len() < REMEMBERED {
+                // Sources can be made up: no more lines than these in that time.
+                told.retain(|_, (_, at)| arrival.since(*at) <= TOLD_AGAIN);
+                if told.len() < REMEMBERED {
                     told.insert(source, (false, arrival));
                     let why = not_sealed(reason);
                     warn!("{}: {source}: {why}: with seal = \"enforce\" it would not be heard", self.name);
                 }
             }
             Err(_) => {}
+        }
+    }
+
+    /// Takes note of a master that is heard beside this one. Who hears this one yields within an interval; who goes on does
+    /// not believe what it hears, perhaps, and then sequences begin anew. (Those who did believe may not for a window: so
+    /// not because of somebody who has only just come.)
+    pub(super) fn hear_rival(&mut self, rival: &HeardAdvert) {
+        let HeardAdvert { source, arrival, .. } = *rival;
+        if rival.is_bow_out() {
+            self.seals.rival = None;
+            return;
+        }
+        let interval = self.engine.interval();
+        let next = interval.max(rival.interval()) * 2;
+        let goes_on = |known: &Rival| known.source == source && arrival.since(known.heard[1]) <= next;
+        let since = self.seals.rival.take().filter(goes_on).map_or(arrival, |known| known.heard[0]);
+        self.seals.rival = Some(Rival { source, heard: [since, arrival] });
+        if arrival.since(since) >= interval * 3 / 2 {
+            self.adverts.renew_sequences(self.settings.seal_window());
         }
     }
 
@@ -105,6 +135,11 @@ impl VirtualHost {
         if !is_told {
             warn!("{}: {what}", self.name);
         }
+    }
+
+    /// The key that an administrator has chosen, if it was one.
+    pub(in crate::agent) const fn chosen_key(&self) -> Option<u8> {
+        self.seals.chosen
     }
 
     /// Seals with another one of its keys until its settings change; `false` if it has none with this id.

@@ -166,6 +166,10 @@ impl VirtualHost {
                 Reason::Replayed => {
                     ("were old ones", "the clock of their server was set back, or somebody repeats what it said")
                 }
+                Reason::Policy => (
+                    "said what no peer says by `peer_policy`",
+                    "it does not fit that server's settings, a demotion for instance, or somebody changes its adverts",
+                ),
                 _ => ("had a wrong digest", "the passphrase or the set of VIPs differs between the servers"),
             };
             let (seconds, from) = (now.since(since).as_secs_f64(), from.unwrap_or_default());

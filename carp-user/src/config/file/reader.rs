@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use carp_common::{
-    abi::MAX_VHOSTS,
+    abi::{MAX_PEERS, MAX_VHOSTS},
     digest::Passphrase,
     engine::{Advbase, Advskew, Announcements, DeadRatio, Vhid},
     wire::{GROUP_V4, TTL},
@@ -177,6 +177,16 @@ impl<'a> Reader<'a> {
                 }
                 None => self.note(table.span(), "a virtual host is a table: [[virtual_host]]"),
             }
+        }
+        let named = |host: &Settings| -> HashSet<IpAddr> {
+            host.policies.iter().map(|policy| policy.source).chain(host.peers.iter().copied()).collect()
+        };
+        let peers: usize = hosts.iter().map(|host| named(host).len()).sum();
+        if peers > MAX_PEERS as usize {
+            self.note(
+                all.span(),
+                format!("{peers} peers, and others with a policy, of all virtual hosts: {MAX_PEERS} is the most"),
+            );
         }
         for (key, own, span) in known.own {
             if known.addresses.contains(&own) {

@@ -306,6 +306,20 @@ fn what_every_virtual_host_would_read_anew_is_short_and_no_more_are_read_than_ca
 }
 
 #[test]
+fn no_more_peers_are_taken_than_the_kernel_can_be_told_of() {
+    let all = |count: u32| {
+        let peers: Vec<_> = (0..count).map(|peer| format!("{:?}", Ipv4Addr::from(0x0a00_1000 + peer))).collect();
+        format!("[[virtual_host]]\nvhid = 1\naddresses = [\"10.0.0.100\"]\npeers = [\"{}\"]\n", peers.join("\", \""))
+    };
+    // One of them has a policy, too, and is no other for that.
+    let other = "[[virtual_host]]\nvhid = 2\naddresses = [\"10.0.0.101\"]\n\
+         peer_policy = [{ source = \"10.0.0.1\" }]\npeers = [\"10.0.0.1\"]";
+    assert!(parse(Path::new("x.toml"), &format!("{DEFAULTS}{}{other}", all(4095)), &private()).is_ok());
+    let what = "4097 peers, and others with a policy, of all virtual hosts: 4096 is the most";
+    assert!(mistakes(&format!("{DEFAULTS}{}{other}", all(4096)))[0].ends_with(what));
+}
+
+#[test]
 fn a_passphrase_comes_from_one_place_that_others_cannot_read() {
     let folder = env::temp_dir().join(format!("carp-config-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
