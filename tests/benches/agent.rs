@@ -1,9 +1,9 @@
 //! What many virtual hosts cost while nothing happens: `cargo xtask bench agent`.
 //!
 //! Two hosts, a master and a backup of 1, 16, 64 and 255 virtual hosts at one advert a second: carpd in one process, keepalived in
-//! its two, ucarp in one for each. Measured, when the master has all addresses: the memory of a host's processes, resident and
-//! with what is shared counted once, the CPU time that they take in so many seconds, and how often one of their threads wakes
-//! up. And how long carpd takes to answer `status`.
+//! its two, ucarp in one for each. Measured, when the master has all addresses: the memory of a host's processes, resident
+//! and with what is shared counted once, that of the BPF maps and programs which they hold in the kernel, the CPU time that
+//! they take in so many seconds, and how often one of their threads wakes up. And how long carpd takes to answer `status`.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use carp_tests::{
     Host, Lab,
     bench::{
         CARPD, Goal, KEEPALIVED, Line, Member, Options, Panel, Scale, Setting, Spread, System, Table, UCARP, Usage,
-        draw, millis, sort, spread,
+        bpf_mb, draw, millis, sort, spread,
     },
     eventually,
 };
@@ -57,6 +57,8 @@ struct Cost {
     processes: usize,
     resident_mb: f64,
     proportional_mb: f64,
+    /// Of BPF maps and programs, in the kernel: in no process's.
+    bpf_mb: f64,
     cpu_seconds_a_minute: f64,
     wakeups_a_second: f64,
 }
@@ -77,10 +79,11 @@ fn main() -> Result<()> {
     print!("\n{}", table(&figures));
     let memory = |system: &str| {
         let most = figures.iter().filter(|figures| figures.system == system).max_by_key(|figures| figures.vhids)?;
-        Some(most.hosts[0].resident_mb)
+        Some(most.hosts[0].resident_mb + most.hosts[0].bpf_mb)
     };
     if let (Some(own), Some(other)) = (memory(CARPD.name), memory(KEEPALIVED.name)) {
-        let goal = Goal::at_most("resident MB of a master of most virtual hosts, as keepalived's", own, other);
+        let goal =
+            Goal::at_most("MB of a master of most virtual hosts, resident and of BPF, as keepalived's", own, other);
         print!("\n{}", Goal::table(&[goal]));
     }
     for Figures { system, vhids, status_ms, .. } in &figures {
@@ -101,6 +104,7 @@ fn table(figures: &[Figures]) -> Table {
         "processes",
         "resident MB",
         "MB, shared pages once",
+        "MB of BPF maps and programs, in the kernel",
         "CPU seconds a minute",
         "wake-ups a second",
     ]);
@@ -114,6 +118,7 @@ fn table(figures: &[Figures]) -> Table {
             master.processes.to_string(),
             both(|cost| cost.resident_mb, 1),
             both(|cost| cost.proportional_mb, 1),
+            both(|cost| cost.bpf_mb, 1),
             both(|cost| cost.cpu_seconds_a_minute, 3),
             both(|cost| cost.wakeups_a_second, 1),
         ]);
@@ -131,13 +136,13 @@ fn panels(figures: &[Figures]) -> Vec<Panel> {
             .map(|setting| {
                 let of_system = figures.iter().filter(|figures| figures.system == setting.name);
                 let points = of_system.map(|figures| (figures.vhids.into(), figure(&figures.hosts[0])));
-                Line { name: setting.name.to_owned(), points: points.collect() }
+                Line { name: setting.name.to_owned(), points: points.collect(), missing: vec![] }
             })
             .collect(),
     };
     vec![
-        panel("Memory, shared pages once", "MB", |cost| cost.proportional_mb),
-        panel("Memory, resident", "MB", |cost| cost.resident_mb),
+        panel("Memory, shared pages once, and of BPF", "MB", |cost| cost.proportional_mb + cost.bpf_mb),
+        panel("Memory, resident, and of BPF", "MB", |cost| cost.resident_mb + cost.bpf_mb),
         panel("CPU time", "seconds a minute", |cost| cost.cpu_seconds_a_minute),
         panel("Wake-ups", "a second", |cost| cost.wakeups_a_second),
     ]
@@ -159,6 +164,7 @@ fn measure(setting: &Setting, span: Duration) -> Result<Figures> {
     let (before, begin) = (used()?, Instant::now());
     sleep(span);
     let (after, took) = (used()?, begin.elapsed().as_secs_f64());
+    let bpf_mb = [bpf_mb(&processes[0])?, bpf_mb(&processes[1])?];
     ensure!(has(&hosts[0], all)? && has(&hosts[1], 0)?, "the master has lost an address");
     Ok(Figures {
         system: setting.name,
@@ -167,6 +173,7 @@ fn measure(setting: &Setting, span: Duration) -> Result<Figures> {
             processes: processes[host].len(),
             resident_mb: after[host].resident_mb,
             proportional_mb: after[host].proportional_mb,
+            bpf_mb: bpf_mb[host],
             cpu_seconds_a_minute: (after[host].cpu - before[host].cpu).as_secs_f64() / took * 60.0,
             wakeups_a_second: (after[host].wakeups - before[host].wakeups) as f64 / took,
         }),

@@ -8,6 +8,8 @@
 //!   the takeover, beyond that without an attack;
 //! * the same to a backup that has started anew just then, and so has heard nothing yet.
 //!
+//! Each attack is made once (n = 1): the answer is a word, or a delay of whole seconds.
+//!
 //! The switch forwards everything to everybody.
 
 use std::collections::BTreeMap;
@@ -146,10 +148,10 @@ fn main() -> Result<()> {
     for (row, (attack, _)) in columns[0].iter().enumerate() {
         table.row([attack].into_iter().chain(columns.iter().map(|column| &column[row].1)).cloned().collect());
     }
-    print!("\n{table}");
+    print!("\neach attack once (n = 1)\n\n{table}");
     let figures: BTreeMap<_, BTreeMap<_, _>> =
         names.into_iter().zip(columns).map(|(name, column)| (name, column.into_iter().collect())).collect();
-    report.write("an advert a second, advskew 0 and 50", figures)
+    report.write("an advert a second, advskew 0 and 50; each attack once (n = 1)", figures)
 }
 
 /// What becomes of one of them under each attack.

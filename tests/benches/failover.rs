@@ -12,7 +12,8 @@
 //! Those with an advert a second are measured side by side, those that are faster one after the other.
 //!
 //! Steady: at the fastest intervals, so many seconds in which nothing happens: every takeover then is a false one, unless
-//! the machine itself stood still just before: on each CPU a thread, before all others, does nothing but look at the clock.
+//! the machine itself stood still just before it, and went on before the backup's first advert was on the wire: on each
+//! CPU a thread, before all others, does nothing but look at the clock.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, thread, time::Duration};
 
@@ -205,7 +206,7 @@ fn panels(figures: &[Figures]) -> Vec<Panel> {
         lines: figures
             .iter()
             .filter(|figures| figures.way == way)
-            .map(|figures| Line { name: figures.system.to_owned(), points: cdf(&figures.outages) })
+            .map(|figures| Line { name: figures.system.to_owned(), points: cdf(&figures.outages), missing: vec![] })
             .collect(),
     };
     WAYS.into_iter().map(panel).collect()
@@ -259,7 +260,7 @@ struct Steady {
     system: &'static str,
     seconds: u64,
     dead_time_ms: f64,
-    /// Takeovers, and how many of them came just after a stall of the machine.
+    /// Takeovers, and how many of them came just after a stall of the machine, which was over by then.
     takeovers: usize,
     after_stalls: usize,
     longest_stall_ms: f64,
@@ -277,19 +278,18 @@ impl Steady {
         for watcher in watchers {
             stalls.extend(watcher.join().expect("a watcher panics never")?);
         }
-        let changes = pair.backup_member.changes();
-        let takeovers: Vec<_> = changes.iter().filter(|(at, is_master)| *at > begin && *is_master).collect();
+        let takeovers = pair.takeovers_since(begin);
         // One that kept the last adverts of the master from being sent, or heard.
         let is_explained = |takeover: BootTime| {
             let long = stalls.iter().filter(|stall| stall.length > dead_time * 6 / 10);
-            long.into_iter().any(|stall| stall.end <= takeover + dead_time && takeover.since(stall.end) < dead_time)
+            long.into_iter().any(|stall| stall.end <= takeover && takeover.since(stall.end) < dead_time)
         };
         Ok(Self {
             system: setting.name,
             seconds: span.as_secs(),
             dead_time_ms: millis(dead_time),
             takeovers: takeovers.len(),
-            after_stalls: takeovers.iter().filter(|(at, _)| is_explained(*at)).count(),
+            after_stalls: takeovers.iter().filter(|at| is_explained(**at)).count(),
             longest_stall_ms: stalls.iter().map(|stall| millis(stall.length)).fold(0.0, f64::max),
         })
     }
@@ -367,6 +367,21 @@ impl Pair {
         pair.next_advert()?;
         pair.next_advert()?;
         Ok(pair)
+    }
+
+    /// When the backup became master since then: at its first advert on the wire after it was none, or, if there is
+    /// none, when it told.
+    fn takeovers_since(&self, begin: BootTime) -> Vec<BootTime> {
+        let frames = self.wire.frames();
+        let adverts = || frames.iter().filter(|frame| source(frame) == Some(self.backup.ip())).map(|frame| frame.at);
+        let (mut takeovers, mut none_since) = (vec![], begin);
+        for (at, is_master) in self.backup_member.changes().into_iter().filter(|(at, _)| *at > begin) {
+            if is_master {
+                takeovers.push(adverts().find(|advert| *advert > none_since).map_or(at, |advert| advert.min(at)));
+            }
+            none_since = at;
+        }
+        takeovers
     }
 
     /// The arrival of the next advert of the master.

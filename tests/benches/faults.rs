@@ -2,7 +2,7 @@
 //!
 //! First so many faults of a schedule, which the seed decides, on two hosts with carpd, one after the other: for how long two
 //! hosts answered for the VIP, and for how long none. Then how long it takes a carpd that is started after a `kill -9` until its
-//! first advert. Then four faults at the usual timers, an advert a second, beside ucarp and keepalived.
+//! first advert. Then four faults at the usual timers, an advert a second, beside ucarp and keepalived, three times each.
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -11,7 +11,7 @@ use carp_tests::{
     ArpWatch, BootTime, LONG, Lab, Node, VIP, Wire,
     bench::{CARPD, KEEPALIVED, Member, Options, Setting, Spread, Table, UCARP, millis, side_by_side, sort, spread},
     eventually,
-    faults::{ELECTION, Fault, Kind, Pair, QUICK, Seen, USUAL, hog},
+    faults::{ELECTION, Fault, Group, Kind, QUICK, Seen, USUAL, hog},
     random::SplitMix64,
 };
 use clap::Parser;
@@ -21,6 +21,8 @@ use serde_json::json;
 
 /// How often the client asks.
 const PERIOD: Duration = Duration::from_millis(1);
+/// How long a fault lasts that befalls all of them: for longer than a dead time.
+const LASTS: Duration = Duration::from_secs(5);
 /// In an advert every second, and three missed.
 const COMPARED: [Setting; 4] =
     [CARPD, Setting { name: "carpd, no bpffs", options: &["--bpffs=/nowhere"], ..CARPD }, UCARP, KEEPALIVED];
@@ -75,17 +77,17 @@ struct Figures {
 fn schedule(count: usize, seed: u64) -> Result<(Duration, Vec<Figures>)> {
     let lab = Lab::new()?;
     let [a, b, client] = lab.hosts(["a", "b", "client"])?;
-    let mut pair = Pair::start([&a, &b], &client, QUICK)?;
+    let mut pair = Group::start(&[&a, &b], &client, &QUICK)?;
     let mut random = SplitMix64::new(seed);
-    let mut kinds: BTreeMap<(Kind, bool), Vec<Seen>> = BTreeMap::new();
+    let mut kinds: BTreeMap<(Kind, usize), Vec<Seen>> = BTreeMap::new();
     let mut worst = Duration::ZERO;
     for number in 1..=count {
-        let fault = Fault::draw(&mut random);
+        let fault = Fault::draw(&mut random, 2);
         let seen = pair.suffer(fault).with_context(|| format!("fault {number} of seed {seed}"))?;
         worst = worst.max(seen.two);
         let two = if seen.two.is_zero() { "" } else { "  TWO OWNERS" };
         eprintln!("{number}/{count}: {fault:?}: none {:.1} ms, two {:.1} ms{two}", millis(seen.none), millis(seen.two));
-        kinds.entry((fault.kind, fault.on_master)).or_default().push(seen);
+        kinds.entry((fault.kind, fault.rank)).or_default().push(seen);
     }
     let mut table = Table::new(&[
         "fault, milliseconds",
@@ -96,10 +98,10 @@ fn schedule(count: usize, seed: u64) -> Result<(Duration, Vec<Figures>)> {
         "back after it, max",
     ]);
     let mut all = vec![];
-    for ((kind, on_master), seen) in kinds {
+    for ((kind, rank), seen) in kinds {
         let spread = |of: fn(&Seen) -> Duration| spread(&sort(seen.iter().map(|seen| millis(of(seen))).collect()));
         let figures = Figures {
-            fault: format!("{kind:?}, {}", if on_master { "master" } else { "backup" }),
+            fault: format!("{kind:?}, {}", if rank == 0 { "master" } else { "backup" }),
             two_owners_ms: spread(|seen| seen.two),
             no_owner_ms: spread(|seen| seen.none),
             back_after_ms: spread(|seen| seen.back),
@@ -162,13 +164,13 @@ enum Befalls {
 struct Compared {
     fault: &'static str,
     system: &'static str,
-    two_owners_ms: f64,
-    no_owner_ms: f64,
+    two_owners_ms: Option<Spread>,
+    no_owner_ms: Option<Spread>,
 }
 
 /// The same faults, which befall all of them, each on hosts of its own.
 fn compare(settings: &[Setting], common: &Options) -> Result<Vec<Compared>> {
-    let lasts = common.or_short(Duration::from_secs(10), Duration::from_secs(5));
+    let runs = common.or_short(3, 1);
     let faults = [
         ("kill -9, started again at once", Befalls::KillAndStart),
         ("kill -9, started again later", Befalls::Kill),
@@ -178,29 +180,40 @@ fn compare(settings: &[Setting], common: &Options) -> Result<Vec<Compared>> {
     // The short form shows that it works.
     let faults = if common.short { &faults[2..3] } else { &faults[..] };
     let names: Vec<_> = settings.iter().map(|setting| setting.name).collect();
-    let mut table = Table::new(&[&["two owners / no owner, ms"][..], &names].concat());
+    let mut table = Table::new(&[&["two owners; no owner, ms"][..], &names].concat());
     let mut compared = vec![];
     for &(fault, befalls) in faults {
-        eprintln!("{fault}: {names:?}");
+        eprintln!("{fault}: {names:?}, {runs} times");
         // Hogs befall the whole machine.
         let width = if befalls == Befalls::Hogs { 1 } else { settings.len().max(1) };
-        let seen = side_by_side(settings, width, |setting| {
-            befall(befalls, setting, lasts).with_context(|| format!("{}: {fault}", setting.name))
+        // Those of one run together.
+        let jobs = settings.repeat(runs);
+        let seen = side_by_side(&jobs, width, |setting| {
+            befall(befalls, setting).with_context(|| format!("{}: {fault}", setting.name))
         })?;
-        let cells = seen.iter().map(|(two, none)| format!("{:.0} / {:.0}", millis(*two), millis(*none)));
-        table.row([fault.to_owned()].into_iter().chain(cells).collect());
-        compared.extend(names.iter().zip(seen).map(|(&system, (two, none))| Compared {
-            fault,
-            system,
-            two_owners_ms: millis(two),
-            no_owner_ms: millis(none),
-        }));
+        let mut cells = vec![fault.to_owned()];
+        for (number, &system) in names.iter().enumerate() {
+            let of_system = || seen.iter().skip(number).step_by(names.len());
+            let two_owners_ms = spread(&sort(of_system().map(|(two, _)| millis(*two)).collect()));
+            let no_owner_ms = spread(&sort(of_system().map(|(_, none)| millis(*none)).collect()));
+            cells.push(format!("{}; {}", told(two_owners_ms), told(no_owner_ms)));
+            compared.push(Compared { fault, system, two_owners_ms, no_owner_ms });
+        }
+        table.row(cells);
     }
-    println!("\nadverts every second; a fault lasts {} s\n\n{table}", lasts.as_secs());
+    let lasts = LASTS.as_secs();
+    println!("\nadverts every second; a fault lasts {lasts} s; {runs} runs: min / median / max\n\n{table}");
     Ok(compared)
 }
 
-fn befall(befalls: Befalls, setting: &Setting, lasts: Duration) -> Result<(Duration, Duration)> {
+/// What several runs have shown, or one.
+fn told(spread: Option<Spread>) -> String {
+    spread.map_or("-".to_owned(), |Spread { count, min, median, max, .. }| {
+        if count == 1 { format!("{max:.0}") } else { format!("{min:.0} / {median:.0} / {max:.0}") }
+    })
+}
+
+fn befall(befalls: Befalls, setting: &Setting) -> Result<(Duration, Duration)> {
     let lab = Lab::new()?;
     let [a, b, client] = lab.hosts(["a", "b", "client"])?;
     let watch = ArpWatch::start(&client, VIP, PERIOD)?;
@@ -213,22 +226,22 @@ fn befall(befalls: Befalls, setting: &Setting, lasts: Duration) -> Result<(Durat
         Befalls::KillAndStart | Befalls::Kill => {
             first.signal(Signal::SIGKILL)?;
             if befalls == Befalls::Kill {
-                thread::sleep(lasts);
+                thread::sleep(LASTS);
             }
             first = Member::start(&a, setting, true)?;
         }
         Befalls::Stop => {
             first.signal(Signal::SIGSTOP)?;
-            thread::sleep(lasts);
+            thread::sleep(LASTS);
             first.signal(Signal::SIGCONT)?;
         }
-        Befalls::Hogs => hog(lasts),
+        Befalls::Hogs => hog(LASTS),
     }
     // Until all is well again.
-    thread::sleep(lasts);
+    thread::sleep(LASTS);
     drop(first);
     let report = watch.stop()?;
-    let end = begin + 2 * lasts;
+    let end = begin + 2 * LASTS;
     let (mut two, mut none) = (Duration::ZERO, Duration::ZERO);
     for ownership in report.timeline().into_iter().filter(|ownership| ownership.to > begin && ownership.from < end) {
         let lasted = ownership.to.min(end).since(ownership.from.max(begin));

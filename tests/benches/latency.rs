@@ -1,7 +1,8 @@
 //! How long an advert takes from its arrival in the kernel to the state machine: `cargo xtask bench latency`.
 //!
 //! A master sends 256 adverts a second, in real time; its backup says of each when it got to it (`--debug`), less the time that the
-//! XDP program has stamped on it. Its log is written by another thread, after that. Measured with and without `--realtime`: while
+//! XDP program has stamped on it. Its log is written by another thread, after that; adverts that were heard and of which it says
+//! nothing are counted. Measured with and without `--realtime`: while
 //! nothing else happens, while two hosts flood it with forged adverts as fast as they can, while four programs compute on each
 //! core, and with both.
 
@@ -13,9 +14,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use carp_tests::{
-    BootTime, ETH0, Flood, FloodPlan, Lab, VHID,
+    ETH0, Flood, FloodPlan, Lab, VHID,
     adverts::{self, Election},
-    bench::{CARPD, Line, Member, Options, Pace, Panel, Scale, Setting, Spread, Table, cdf, draw, sort, spread},
+    bench::{
+        CARPD, Line, Lost, Member, Options, Pace, Panel, Scale, Setting, Spread, Table, Unheard, cdf, draw, sort,
+        spread,
+    },
     faults::hog,
 };
 use clap::Parser;
@@ -61,7 +65,9 @@ struct Figures {
     load: Load,
     frames_per_second: f64,
     /// Adverts that the master has sent, and the backup has not heard.
-    lost: i64,
+    lost: Lost,
+    /// Adverts that were heard, and are in no figure: give or take those that just waited at the beginning and at the end.
+    untold: i64,
     latency_us: Option<Spread>,
     #[serde(skip)]
     sorted: Vec<f64>,
@@ -83,6 +89,7 @@ fn main() -> Result<()> {
         "load",
         "frames a second",
         "adverts lost",
+        "heard without a time",
         "events",
         "p50",
         "p99",
@@ -90,14 +97,14 @@ fn main() -> Result<()> {
         "max",
         "goal for p99",
     ]);
-    for Figures { setting, load, frames_per_second, lost, latency_us, .. } in &figures {
+    for Figures { setting, load, frames_per_second, lost, untold, latency_us, .. } in &figures {
         let Some(Spread { count, median, p99, p99_9, max, .. }) = *latency_us else { continue };
         let goal = load
             .goal_us
             .map_or("-".to_owned(), |goal| format!("{goal:.0}, {}", if p99 <= goal { "reached" } else { "missed" }));
         let cells = [count as f64, median, p99, p99_9, max].map(|value| format!("{value:.0}"));
         let mut row = vec![(*setting).to_owned(), load.name.to_owned(), format!("{frames_per_second:.0}")];
-        row.push(lost.to_string());
+        row.extend([lost.to_string(), untold.to_string()]);
         row.extend(cells);
         row.push(goal);
         table.row(row);
@@ -110,7 +117,7 @@ fn main() -> Result<()> {
         lines: figures
             .iter()
             .filter(|figures| figures.setting == setting.name)
-            .map(|figures| Line { name: figures.load.name.to_owned(), points: cdf(&figures.sorted) })
+            .map(|figures| Line { name: figures.load.name.to_owned(), points: cdf(&figures.sorted), missing: vec![] })
             .collect(),
     };
     draw(
@@ -123,7 +130,7 @@ fn main() -> Result<()> {
         SETTINGS.map(|setting| (setting.name, [REALTIME.text(true), setting.text(false)])).into();
     report.write(settings, &figures)?;
     // What is asked of carpd for certain; times are none of it, nor what a machine loses before the driver that has no time for it.
-    ensure!(figures.iter().all(|figures| figures.load.hogs || figures.lost == 0), "adverts were lost");
+    ensure!(figures.iter().all(|figures| figures.load.hogs || figures.lost.lost == 0), "adverts were lost");
     Ok(())
 }
 
@@ -134,6 +141,9 @@ fn measure(setting: Setting, load: Load, span: Duration) -> Result<Figures> {
     let preferred = Member::start(&master, &REALTIME, true)?;
     preferred.wait_until_master(Duration::from_secs(15))?;
     let member = Member::start(&backup, &setting, false)?;
+    let counted = |member: &Member| member.adverts()?.context("carpd counts");
+    let unheard = || Unheard::ask(|| Ok(counted(&preferred)?.sent), || Ok(counted(&member)?.heard));
+    let before = Unheard::before(unheard)?;
     let plan = |source| FloodPlan {
         frames: vec![adverts::forge(source, VHID, Election::new(0, 1), 1)],
         rate: None,
@@ -142,23 +152,19 @@ fn measure(setting: Setting, load: Load, span: Duration) -> Result<Figures> {
     let floods = senders.iter().filter(|_| load.flooded);
     let floods: Vec<_> = floods.map(|host| Flood::start(host.ns(), ETH0, plan(host.ip()))).collect::<Result<_>>()?;
     let flooding = Instant::now();
-    let counted = |member: &Member| member.adverts()?.context("carpd counts");
-    // In this order, an advert between the two is not taken for a lost one.
-    let (heard, sent) = (counted(&member)?.1, counted(&preferred)?.0);
-    let (begin, changes) = (BootTime::now(), member.changes().len());
+    let (begin, changes) = (counted(&member)?, member.changes().len());
     if load.hogs {
         hog(span)
     } else {
         thread::sleep(span)
     }
-    let end = BootTime::now();
-    let sent = counted(&preferred)?.0 - sent;
-    let lost = (sent - (counted(&member)?.1 - heard)).max(0);
+    let end = counted(&member)?;
+    let lost = before.lost_since(unheard)?;
     let took = flooding.elapsed().as_secs_f64();
     let flooded = floods.into_iter().map(Flood::stop).sum::<Result<u64>>()?;
     ensure!(member.changes().len() == changes, "the backup changed its state: {:?}", member.changes());
     let of_event = |text: &str| text.split_once(EVENT)?.1.split_once(" ns")?.0.parse::<f64>().ok();
-    let lines = member.lines().into_iter().filter(|line| (begin..end).contains(&line.at));
+    let lines = member.lines()?.into_iter().filter(|line| (begin.at..end.at).contains(&line.at));
     let sorted = sort(lines.filter_map(|line| Some(of_event(&line.text)? / 1000.0)).collect());
     ensure!(!sorted.is_empty(), "no event in {span:?}");
     Ok(Figures {
@@ -166,6 +172,7 @@ fn measure(setting: Setting, load: Load, span: Duration) -> Result<Figures> {
         load,
         frames_per_second: flooded as f64 / took,
         lost,
+        untold: end.heard - begin.heard - sorted.len() as i64,
         latency_us: spread(&sorted),
         sorted,
     })

@@ -11,6 +11,9 @@
 //! the ring, so that it must be woken too, which takes an interrupt of this CPU to itself (several
 //! microseconds in a virtual machine).
 //!
+//! Before a case is measured, what the program counts of its frame must be what its name says, and as many events must
+//! have come as were meant to.
+//!
 //! The fence is measured with 64 VIPs held, in both programs. Its goals count from a frame of another EtherType, with which
 //! no program has anything to do.
 
@@ -23,8 +26,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
-use carp_common::abi::{AddressKey, Deadline, Held, SealCheck, address_bytes};
+use anyhow::{Result, ensure};
+use carp_common::{
+    abi::{AddressKey, Deadline, Held, SealCheck, address_bytes},
+    reason::Reason,
+};
 use carp_tests::bench::{Options, Table};
 use clap::Parser;
 use serde::Serialize;
@@ -34,7 +40,7 @@ use xdp_support::{
     IFINDEX, TestVhost,
     fence_table::{OWN, VIRTUAL, ip},
     frames::{DIGEST_AT, EthernetFrame, Fields, OUR_VHID, PASSPHRASE, SEAL_ID, SEAL_KEY, source_of, vips},
-    program::Program,
+    program::{Program, XdpAction},
     row_of,
 };
 
@@ -103,21 +109,22 @@ fn main() -> Result<()> {
         let families: &[Family] = if has_goals { &[V4, V6] } else { &[V4] };
         for family in families {
             let label = |what: &str| format!("{family:?}, {set}: {what}");
-            for (what, goal, frame) in bench.cases(*family, has_goals) {
+            for (what, goal, reasons, frame) in bench.cases(*family, has_goals) {
+                ensure_counted(&bench.program, what, &frame.bytes, &reasons)?;
                 let goal = goal.filter(|_| has_goals);
                 figures.push(Figures::new(label(what), goal, bench.warm(&frame.bytes)));
             }
             let repeat = figures.last().expect("the repeat is the last case").median_ns;
             let goal = has_goals.then_some(350);
-            let event = bench.events(*family, repeat, EVENTS_AT_ONCE);
+            let event = bench.events(*family, repeat, EVENTS_AT_ONCE)?;
             figures.push(Figures::new(label("valid, event"), goal, event));
-            let wake = bench.events(*family, repeat, 1);
+            let wake = bench.events(*family, repeat, 1)?;
             figures.push(Figures::new(label("valid, event, agent woken"), None, wake));
         }
     }
     for family in [V4, V6] {
-        figures.extend(seals(family, samples));
-        figures.extend(fence(family, samples));
+        figures.extend(seals(family, samples)?);
+        figures.extend(fence(family, samples)?);
     }
     let program = Program::load();
     let verified = program.info().verified_instruction_count();
@@ -141,6 +148,9 @@ fn main() -> Result<()> {
     report.write(settings, json!({ "cases": figures, "verified_instructions": verified }))
 }
 
+/// What it is, its goal, what it is counted as, and the frame.
+type Case = (&'static str, Option<u32>, Vec<Reason>, EthernetFrame);
+
 /// The program, configured for a virtual host.
 struct Bench {
     program: Program,
@@ -158,16 +168,17 @@ impl Bench {
         Self { program, vhost, counter: 1, samples }
     }
 
-    /// What is measured warm, with its goal; last the valid advert, which repeats itself.
-    fn cases(&self, family: Family, all: bool) -> Vec<(&'static str, Option<u32>, EthernetFrame)> {
+    /// What is measured warm, with its goal, and what it is counted as; last the valid advert, which repeats itself.
+    fn cases(&self, family: Family, all: bool) -> Vec<Case> {
         let good = self.advert(family, self.counter);
+        let repeat = vec![Reason::received(family), Reason::Repeat];
         let cases = [
-            ("unrelated TCP", Some(10), good.clone().with_protocol(6)),
-            ("unknown vhid", Some(25), good.clone().in_payload(1, OUR_VHID + 1)),
-            ("bad TTL", Some(35), good.clone().with_ttl(254)),
-            ("bad checksum", Some(35), good.clone().spoilt(6)),
-            ("bad digest", Some(300), good.clone().spoilt(DIGEST_AT + 19).with_checksum()),
-            ("valid, a repeat", None, good),
+            ("unrelated TCP", Some(10), vec![], good.clone().with_protocol(6)),
+            ("unknown vhid", Some(25), vec![Reason::Other], good.clone().in_payload(1, OUR_VHID + 1)),
+            ("bad TTL", Some(35), vec![Reason::BadTtl], good.clone().with_ttl(254)),
+            ("bad checksum", Some(35), vec![Reason::BadSum], good.clone().spoilt(6)),
+            ("bad digest", Some(300), vec![Reason::BadAuth], good.clone().spoilt(DIGEST_AT + 19).with_checksum()),
+            ("valid, a repeat", None, repeat, good),
         ];
         cases.into_iter().skip(if all { 0 } else { 4 }).collect()
     }
@@ -190,28 +201,33 @@ impl Bench {
 
     /// Nanoseconds of valid adverts with an event: `repeat`, plus what single runs say. The ring is emptied
     /// before every `batch` events.
-    fn events(&mut self, family: Family, repeat: i64, batch: usize) -> Vec<i64> {
+    fn events(&mut self, family: Family, repeat: i64, batch: usize) -> Result<Vec<i64>> {
         let [mut with_event, mut with_repeat] = [vec![], vec![]];
+        // Of what was measured before.
+        self.program.events();
+        let mut came = 0;
         for _ in 0..SINGLE_RUNS / EVENTS_AT_ONCE {
             // Beforehand, so that nothing lies between an event and a repeat that does not lie between a
             // repeat and the next event.
             let frames: Vec<_> = (0..EVENTS_AT_ONCE).map(|_| self.next_advert(family).bytes).collect();
             for (run, frame) in frames.iter().enumerate() {
                 if run % batch == 0 {
-                    self.program.events();
+                    came += self.program.events().len();
                 }
                 with_event.push(nanos(&self.program, frame, 1));
                 with_repeat.push(nanos(&self.program, frame, 1));
             }
         }
+        came += self.program.events().len();
+        ensure!(came == with_event.len(), "{came} events of {} valid adverts", with_event.len());
         with_repeat.sort_unstable();
         let single_repeat = with_repeat[with_repeat.len() / 2];
-        with_event.into_iter().map(|single| single - single_repeat + repeat).collect()
+        Ok(with_event.into_iter().map(|single| single - single_repeat + repeat).collect())
     }
 }
 
 /// What seals cost where every advert must have one: those that are refused, and good ones, each with its event.
-fn seals(family: Family, samples: usize) -> Vec<Figures> {
+fn seals(family: Family, samples: usize) -> Result<Vec<Figures>> {
     let mut program = Program::load();
     let vhost = TestVhost { seal: (SealCheck::Enforce, 0), ..TestVhost::ours() };
     program.serve(&vhost);
@@ -223,46 +239,50 @@ fn seals(family: Family, samples: usize) -> Vec<Figures> {
         advert(1).sealed(id, key, u64::MAX)
     });
     let mut figures = vec![];
-    let mut refused = |program: &Program, what: &str, goal: u32, frame: &EthernetFrame| {
+    let mut refused = |program: &Program, what: &str, goal: u32, reason: Reason, frame: &EthernetFrame| {
+        ensure_counted(program, what, &frame.bytes, &[reason])?;
         let samples = warm(samples, |repeat| program.run_repeatedly(&frame.bytes, repeat).1);
         figures.push(Figures::new(format!("{family:?}, sealed: {what}"), Some(goal), samples));
-        figures.last().expect("it was pushed").median_ns
+        Ok::<_, anyhow::Error>(figures.last().expect("it was pushed").median_ns)
     };
     let no_digest = EthernetFrame::signed(family, fields(1), &[0x5a; 20]).sealed(SEAL_ID, OTHER_KEY, u64::MAX);
-    refused(&program, "not sealed", 50, &advert(1));
-    refused(&program, "unknown key", 60, &unknown);
-    refused(&program, "wrong digest", 450, &no_digest);
-    refused(&program, "right digest, bad seal", 1_300, &forged);
+    refused(&program, "not sealed", 50, Reason::Unsealed, &advert(1))?;
+    refused(&program, "unknown key", 60, Reason::UnknownKey, &unknown)?;
+    refused(&program, "wrong digest", 450, Reason::BadAuth, &no_digest)?;
+    refused(&program, "right digest, bad seal", 1_300, Reason::BadSeal, &forged)?;
     program.run(&good(1).bytes);
-    let replayed = refused(&program, "replayed", 80, &good(1));
+    let replayed = refused(&program, "replayed", 80, Reason::Replayed, &good(1))?;
     let elsewhere = if family == V4 { "10.77.0.9" } else { "fe80::9" }.parse().expect("an address");
     let made_of_heard = advert(1).with_source(elsewhere).sealed(SEAL_ID, OTHER_KEY, u64::MAX);
-    refused(&program, "made of one that was heard, flood", 200, &made_of_heard);
+    refused(&program, "made of one that was heard, flood", 200, Reason::Flood, &made_of_heard)?;
+    program.events();
+    let mut came = 0;
     let [mut singles, mut replays] = [vec![], vec![]];
     for sequence in 2..2 + SINGLE_RUNS as u64 {
         if sequence % EVENTS_AT_ONCE as u64 == 0 {
-            program.events();
+            came += program.events().len();
         }
         let frame = good(sequence).bytes;
         singles.push(nanos(&program, &frame, 1));
         replays.push(nanos(&program, &frame, 1));
     }
+    came += program.events().len();
+    ensure!(came == singles.len(), "{came} events of {} sealed adverts", singles.len());
     replays.sort_unstable();
     let single = replays[replays.len() / 2];
     let valid = singles.into_iter().map(|with_event| with_event - single + replayed).collect();
     figures.push(Figures::new(format!("{family:?}, sealed: valid, event"), Some(1_700), valid));
-    figures
+    Ok(figures)
 }
 
 /// What the fence costs in both programs.
-fn fence(family: Family, samples: usize) -> Vec<Figures> {
+fn fence(family: Family, samples: usize) -> Result<Vec<Figures>> {
     let mut program = Program::load();
     program.serve(&TestVhost::ours());
     let held: Vec<IpAddr> = (100..100 + VIPS).map(|last| address(family, last)).collect();
     for vip in &held {
         program.hold(AddressKey::new(IFINDEX, address_bytes(*vip)), Held::new(row_of(family), [OWN, VIRTUAL]));
     }
-    program.set_lease(row_of(family), Deadline::serving(u64::MAX));
     let (vip, own, client) = (held[7], source_of(family), address(family, 9));
     let arriving = |to| ip(family, OWN, [2; 6], client, to);
     let leaving = |from| ip(family, [2; 6], OWN, from, client);
@@ -271,6 +291,20 @@ fn fence(family: Family, samples: usize) -> Vec<Figures> {
         frame[12..14].copy_from_slice(&[0x88, 0xcc]);
         frame
     };
+    // When a lease is over, frames to and from the VIP are dropped, and no others.
+    let row = row_of(family);
+    program.set_lease(row, Deadline::CUT);
+    let passes = (XdpAction::Pass, vec![]);
+    for frame in [&other, &arriving(own)] {
+        ensure!(program.judge(frame) == passes, "{family:?}: the fence looks at what has nothing to do with a VIP");
+    }
+    let is_fenced = program.judge(&arriving(vip)) == (XdpAction::Drop, vec![(row, Reason::FencedIn)]);
+    ensure!(is_fenced, "{family:?}: the fence does not look at what is for the VIP");
+    let may_leave = [&other, &leaving(own), &leaving(vip)].map(|frame| program.may_leave(frame));
+    ensure!(may_leave == [true, true, false], "{family:?}: the egress program lets leave: {may_leave:?}");
+    program.set_lease(row, Deadline::serving(u64::MAX));
+    ensure!(program.judge(&arriving(vip)) == passes, "{family:?}: a frame for a VIP that is served is dropped");
+    ensure!(program.may_leave(&leaving(vip)), "{family:?}: a frame from a VIP that is served is dropped");
     let mut figures = vec![];
     for (name, frames, run) in [
         ("XDP", [&other, &arriving(own), &arriving(vip)], Program::run_repeatedly as fn(&Program, &[u8], u32) -> _),
@@ -289,7 +323,24 @@ fn fence(family: Family, samples: usize) -> Vec<Figures> {
             figures.push(figure);
         }
     }
-    figures
+    Ok(figures)
+}
+
+/// Runs the program over a frame many times, as for a sample: it must count all of them for these reasons, and none for
+/// others; of a flood of seals, some in a millisecond are looked at all the same.
+fn ensure_counted(program: &Program, what: &str, frame: &[u8], reasons: &[Reason]) -> Result<()> {
+    // For the first time, it is no repeat.
+    program.run(frame);
+    let before = program.counts();
+    program.run_repeatedly(frame, REPEAT);
+    let more = |(counter, count)| (counter, count - before.get(&counter).copied().unwrap_or(0));
+    let counted: Vec<_> = program.counts().into_iter().map(more).filter(|(_, count)| *count > 0).collect();
+    let few = if reasons == [Reason::Flood] { u64::from(REPEAT / 4) } else { 0 };
+    let many = counted.iter().filter(|(_, count)| *count > few).map(|((_, reason), count)| (*reason, *count));
+    let are_meant = many.clone().map(|(reason, _)| reason).eq(reasons.iter().copied());
+    let are_all = many.map(|(_, count)| count).all(|count| count + few >= u64::from(REPEAT));
+    ensure!(are_meant && are_all, "{what}: of {REPEAT} frames, {counted:?} are counted, and not {reasons:?}");
+    Ok(())
 }
 
 /// An address in the network of the VIPs.

@@ -75,13 +75,33 @@ pub fn rewrite(advert: &[u8], election: Election) -> Result<Vec<u8>> {
 pub fn with_ttl(advert: &[u8], ttl: u8) -> Result<Vec<u8>> {
     ensure!(header_of(advert).is_some(), "not an advert");
     let mut frame = advert.to_vec();
-    let ip: &mut [u8; IPV4_LEN] =
-        frame[ETHERNET_LEN..].first_chunk_mut().context("an advert that is too short for its IP header")?;
-    ip[8] = ttl;
+    edit_ip(&mut frame, |ip| ip[8] = ttl)?;
+    Ok(frame)
+}
+
+/// The same frame with another protocol in its IPv4 header.
+pub fn with_protocol(frame: &[u8], protocol: u8) -> Result<Vec<u8>> {
+    let mut frame = frame.to_vec();
+    edit_ip(&mut frame, |ip| ip[9] = protocol)?;
+    Ok(frame)
+}
+
+/// What is no advert but for its Ethernet and IP headers.
+pub fn garbage(source: Ipv4Addr) -> Vec<u8> {
+    let mut frame = forge(source, 0, Election::new(0, 0), 0);
+    frame[ADVERT_AT..].iter_mut().zip(0u8..).for_each(|(byte, number)| *byte = number.wrapping_mul(151));
+    frame
+}
+
+/// Changes an IPv4 header, and puts its checksum right.
+pub(crate) fn edit_ip(frame: &mut [u8], edit: impl FnOnce(&mut [u8; IPV4_LEN])) -> Result<()> {
+    let ip = frame.get_mut(ETHERNET_LEN..).and_then(|rest| rest.first_chunk_mut());
+    let ip = ip.context("too short for an IPv4 header")?;
+    edit(ip);
     ip[10..12].fill(0);
     let sum = checksum::internet(ip);
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    Ok(frame)
+    Ok(())
 }
 
 /// An advert that was captured.

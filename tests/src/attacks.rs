@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use carp_common::checksum;
 use carp_common::wire::{ADVERT_LEN, BOW_OUT, ETHERNET_LEN, IPV4_LEN};
 
-use crate::adverts;
+use crate::adverts::{self, edit_ip};
 use crate::capture::{Capture, Frame};
 use crate::clock::BootTime;
 use crate::filter::Filter;
@@ -127,27 +127,14 @@ pub fn set(frame: &mut [u8], bytes: &[(usize, u8)]) -> Result<()> {
 
 /// Changes the source of an advert over IPv4 in its frame, and puts its checksum right.
 pub fn set_source(frame: &mut [u8], source: Ipv4Addr) -> Result<()> {
-    frame.get_mut(26..30).context("too short for an IPv4 header")?.copy_from_slice(&source.octets());
-    mend_header(frame)
+    edit_ip(frame, |ip| ip[12..16].copy_from_slice(&source.octets()))
 }
 
 fn resize(frame: &mut Vec<u8>, by: isize) -> Result<()> {
     let len = frame.len().checked_add_signed(by).context("too short")?;
     frame.resize(len, 0);
-    let header = u16::try_from(len - ETHERNET_LEN)?;
-    frame[16..18].copy_from_slice(&header.to_be_bytes());
-    mend_header(frame)
-}
-
-fn mend_header(frame: &mut [u8]) -> Result<()> {
-    let header: &mut [u8; IPV4_LEN] = frame
-        .get_mut(ETHERNET_LEN..)
-        .and_then(|rest| rest.first_chunk_mut())
-        .context("too short for an IPv4 header")?;
-    header[10..12].fill(0);
-    let sum = checksum::internet(header);
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
-    Ok(())
+    let length = u16::try_from(len - ETHERNET_LEN)?;
+    edit_ip(frame, |ip| ip[2..4].copy_from_slice(&length.to_be_bytes()))
 }
 
 /// Hears everything on a network, and can send.

@@ -1,4 +1,4 @@
-//! Faults that befall a pair of servers, one after the other, and what their client sees of each: for how long two hosts
+//! Faults that befall a group of servers, one after the other, and what their client sees of each: for how long two hosts
 //! answered for the VIP, and for how long none.
 
 use std::fs;
@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -48,8 +48,8 @@ pub enum Kind {
     Kill,
     /// SIGSTOP, SIGCONT.
     Stop,
-    /// The same for both.
-    StopBoth,
+    /// The same for all.
+    StopAll,
     /// Of carpd's threads only the one with the loop stands still.
     Loop,
     /// SIGTERM, and a start afterwards.
@@ -91,7 +91,7 @@ impl Kind {
     pub const ALL: [Self; 20] = [
         Self::Kill,
         Self::Stop,
-        Self::StopBoth,
+        Self::StopAll,
         Self::Loop,
         Self::Restart,
         Self::StepDown,
@@ -110,6 +110,11 @@ impl Kind {
         Self::Clock,
         Self::Hogs,
     ];
+
+    /// Whether it may end the process, or put another program into it.
+    pub const fn ends_process(self) -> bool {
+        matches!(self, Self::Kill | Self::Restart | Self::Memory | Self::Upgrade | Self::UpgradeInElection)
+    }
 }
 
 /// A fault.
@@ -117,20 +122,21 @@ impl Kind {
 pub struct Fault {
     /// What it is.
     pub kind: Kind,
-    /// Whether it befalls the master, and not the backup.
-    pub on_master: bool,
+    /// Whom it befalls: 0 is the master, 1 the first of its backups, and so on.
+    pub rank: usize,
     /// How long it lasts.
     pub lasts: Duration,
 }
 
 impl Fault {
-    /// The next one of a schedule.
-    pub fn draw(random: &mut SplitMix64) -> Self {
+    /// The next one of a schedule for so many servers. The master is befallen as often as all its backups and one more.
+    pub fn draw(random: &mut SplitMix64, servers: usize) -> Self {
         let mut below = |count: usize| (random.next() % count as u64) as usize;
         // Around the leases and dead times of the quick timers.
         let lasts = [0, 50, 300, 650, 720, 900, 960, 2500][below(8)];
         let kind = Kind::ALL[below(Kind::ALL.len())];
-        Self { kind, on_master: below(3) > 0, lasts: Duration::from_millis(lasts) }
+        let rank = below(2 * servers - 1) + 1;
+        Self { kind, rank: if rank < servers { rank } else { 0 }, lasts: Duration::from_millis(lasts) }
     }
 }
 
@@ -163,9 +169,10 @@ impl Seen {
     }
 }
 
-/// Two servers that are asked by a client.
-pub struct Pair<'h> {
-    servers: [Server<'h>; 2],
+/// Servers that are asked by a client.
+pub struct Group<'h> {
+    servers: Vec<Server<'h>>,
+    spared: Option<usize>,
     client: &'h Host,
     _folder: Folder,
 }
@@ -176,21 +183,29 @@ struct Server<'h> {
     socket: PathBuf,
     preload: Preload,
     node: Node<'h>,
+    /// What those have said that it had during this fault, before.
+    past: Vec<String>,
 }
 
-impl<'h> Pair<'h> {
-    /// Starts carpd on both, with these options.
-    pub fn start(hosts: [&'h Host; 2], client: &'h Host, options: [&str; 2]) -> Result<Self> {
+impl<'h> Group<'h> {
+    /// Starts carpd on each, with its options.
+    pub fn start(hosts: &[&'h Host], client: &'h Host, options: &[&str]) -> Result<Self> {
         let folder = Folder::new("faults")?;
-        let server = |which: usize| {
-            let socket = folder.path().join(format!("socket-{which}"));
-            let options = format!("{} --socket={}", options[which], socket.display());
+        let server = |(&host, options): (&&'h Host, &&str)| {
+            let socket = folder.path().join(format!("socket-{}", host.name()));
+            let options = format!("{options} --socket={}", socket.display());
             let preload = Preload::new()?;
-            let node = Node::spawn_with(&preload, hosts[which], &options)?;
+            let node = Node::spawn_with(&preload, host, &options)?;
             node.wait_until_ready()?;
-            anyhow::Ok(Server { host: hosts[which], options, socket, preload, node })
+            Ok(Server { host, options, socket, preload, node, past: vec![] })
         };
-        Ok(Self { servers: [server(0)?, server(1)?], client, _folder: folder })
+        let servers = hosts.iter().zip(options).map(server).collect::<Result<_>>()?;
+        Ok(Self { servers, spared: None, client, _folder: folder })
+    }
+
+    /// From now on, what may end the process of this server befalls another one.
+    pub fn spare(&mut self, which: usize) {
+        self.spared = Some(which);
     }
 
     /// Has a fault befall it, and waits until all is well again.
@@ -198,15 +213,42 @@ impl<'h> Pair<'h> {
         let watch = ArpWatch::start(self.client, VIP, PERIOD)?;
         let master = self.settle(&watch)?;
         let begin = BootTime::now();
-        self.inflict(fault, if fault.on_master { master } else { 1 - master })?;
+        self.servers.iter_mut().for_each(|server| server.past.clear());
+        // The others in their order, after the master.
+        let mut ranks: Vec<_> = (0..self.servers.len()).collect();
+        ranks.sort_by_key(|which| *which != master);
+        ranks.retain(|which| !fault.kind.ends_process() || self.spared != Some(*which));
+        let last = ranks.len().checked_sub(1).context("there is nobody whom it could befall")?;
+        self.inflict(fault, ranks[fault.rank.min(last)])?;
         let end = BootTime::now();
         self.settle(&watch).with_context(|| format!("after {fault:?}: {}", self.logs()))?;
         Ok(Seen::new(&watch.stop()?, begin, end))
     }
 
+    /// What is seen for so long while nothing befalls it. An error if anybody's state changes.
+    pub fn rest(&self, lasts: Duration) -> Result<Seen> {
+        let watch = ArpWatch::start(self.client, VIP, PERIOD)?;
+        self.settle(&watch)?;
+        let (before, begin) = (self.changes(), BootTime::now());
+        thread::sleep(lasts);
+        let end = BootTime::now();
+        ensure!(self.changes() == before, "a state changed, and nothing had happened");
+        Ok(Seen::new(&watch.stop()?, begin, end))
+    }
+
+    /// Has each carpd stop.
+    pub fn stop(mut self) -> Result<()> {
+        for Server { host, node, .. } in &mut self.servers {
+            let status = node.agent_mut().stop_and_wait(LONG)?;
+            ensure!(status.success(), "carpd on {} ended with {status}", host.name());
+        }
+        Ok(())
+    }
+
     fn inflict(&mut self, Fault { kind, lasts, .. }: Fault, which: usize) -> Result<()> {
         let last = || thread::sleep(lasts);
-        let Server { host, options, socket, preload, node } = &mut self.servers[which];
+        let server = &mut self.servers[which];
+        let Server { host, socket, preload, node, .. } = server;
         let signal = |signal| node.agent().signal(signal);
         let carpctl = |order: &str| -> Result<Command> {
             let mut carpctl = Command::new(carpd_path()?.with_file_name("carpctl"));
@@ -217,14 +259,14 @@ impl<'h> Pair<'h> {
             Kind::Kill => {
                 node.agent_mut().kill()?;
                 last();
-                *node = Node::spawn_with(preload, host, options)?;
+                server.start()?;
             }
             Kind::Stop => {
                 signal(Signal::SIGSTOP)?;
                 last();
                 signal(Signal::SIGCONT)?;
             }
-            Kind::StopBoth => {
+            Kind::StopAll => {
                 let all = |signal| self.servers.iter().try_for_each(|server| server.node.agent().signal(signal));
                 all(Signal::SIGSTOP)?;
                 last();
@@ -234,7 +276,7 @@ impl<'h> Pair<'h> {
             Kind::Restart => {
                 node.agent_mut().stop_and_wait(LONG)?;
                 last();
-                *node = Node::spawn_with(preload, host, options)?;
+                server.start()?;
             }
             Kind::StepDown => signal(Signal::SIGUSR2)?,
             Kind::Upgrade => {
@@ -304,7 +346,7 @@ impl<'h> Pair<'h> {
                     }
                 }
                 if node.agent_mut().wait(Duration::ZERO).is_ok() {
-                    *node = Node::spawn_with(preload, host, options)?;
+                    server.start()?;
                 }
             }
             Kind::Clock => {
@@ -318,29 +360,35 @@ impl<'h> Pair<'h> {
         Ok(())
     }
 
-    /// Waits until one is master, and answers, and the other is its backup; which one is.
+    /// Waits until one is master, and answers, and the others are its backups; which one is.
     fn settle(&self, watch: &ArpWatch) -> Result<usize> {
         let (mut master, begin) = (0, BootTime::now());
-        eventually("one is master, and answers, the other is its backup", LONG, || {
-            let states = [0, 1].map(|which| self.servers[which].state());
-            master = usize::from(states[1].as_deref() == Some("MASTER"));
+        eventually("one is master, and answers, the others are its backups", LONG, || {
+            let states: Vec<_> = self.servers.iter().map(Server::state).collect();
+            let count = |state| states.iter().filter(|known| known.as_deref() == Some(state)).count();
+            master = states.iter().position(|state| state.as_deref() == Some("MASTER")).unwrap_or(0);
             let answers = watch.last_answer().filter(|answer| answer.asked > begin).map(|answer| answer.owner);
-            Ok(states[master].as_deref() == Some("MASTER")
-                && states[1 - master].as_deref() == Some("BACKUP")
+            Ok(count("MASTER") == 1
+                && count("BACKUP") == states.len() - 1
                 && answers == Some(self.servers[master].host.mac()))
         })?;
         Ok(master)
     }
 
     /// All changes of state of each carpd since it was started last.
-    pub fn changes(&self) -> [Vec<String>; 2] {
-        self.servers.each_ref().map(|server| server.node.changes())
+    pub fn changes(&self) -> Vec<Vec<String>> {
+        self.servers.iter().map(|server| server.node.changes()).collect()
     }
 
-    /// All that both carpd have said since they were started last.
+    /// The process of a carpd.
+    pub fn process(&self, which: usize) -> u32 {
+        self.servers[which].node.agent().pid()
+    }
+
+    /// All that each carpd has said since it was started last, and what the one before it has if that was the last fault.
     pub fn logs(&self) -> String {
         let log = |server: &Server<'_>| {
-            let lines: Vec<_> = server.node.agent().lines().into_iter().map(|line| line.text).collect();
+            let lines = [&server.past[..], &server.lines()].concat();
             format!("{}:\n{}\n", server.host.name(), lines.join("\n"))
         };
         self.servers.iter().map(log).collect()
@@ -348,6 +396,17 @@ impl<'h> Pair<'h> {
 }
 
 impl Server<'_> {
+    /// Starts carpd again, which has ended.
+    fn start(&mut self) -> Result<()> {
+        self.past.extend(self.lines());
+        self.node = Node::spawn_with(&self.preload, self.host, &self.options)?;
+        Ok(())
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.node.agent().lines().into_iter().map(|line| line.text).collect()
+    }
+
     /// The last that it has said of its state.
     fn state(&self) -> Option<String> {
         let last = self.node.changes().pop()?;

@@ -1,7 +1,6 @@
 //! `cargo xtask bench`
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{self, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -57,7 +56,25 @@ pub(crate) struct Faults {
 /// Runs a schedule of faults, and some beside other programs.
 pub(crate) fn faults(options: &Faults) -> Result<()> {
     build::carpd(true)?;
-    run(Bench::Faults, &options.args, tools::find_or_fetch()?)
+    run(Bench::Faults.name(), &options.args, tools::find_or_fetch()?)
+}
+
+/// What `cargo xtask soak` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Soak {
+    /// How long
+    #[arg(long, default_value_t = 60)]
+    minutes: u32,
+    /// What decides which faults there are
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Has faults befall three servers for long.
+pub(crate) fn soak(options: &Soak) -> Result<()> {
+    build::carpd(true)?;
+    let args = [format!("--minutes={}", options.minutes), format!("--seed={}", options.seed)];
+    run("soak", &args.map(OsString::from), tools::find_or_fetch()?)
 }
 
 /// Builds the benchmarks and runs one or all of them as root.
@@ -71,19 +88,21 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
         args.extend(["--out".into(), out.into()]);
     }
     if let Some(bench) = options.bench {
-        return run(bench, &[args, options.args.clone()].concat(), tools);
+        return run(bench.name(), &[args, options.args.clone()].concat(), tools);
     }
     let out = out.unwrap_or_else(|| workspace().join("target/bench"));
-    // What was measured another time is no part of it.
-    fs::remove_file(out.join("bench.json")).ok();
     // The attacks are told by words, which the short form has no time for: tests assert them.
     let all = Bench::value_variants().iter().filter(|bench| !options.short || **bench != Bench::Attacks);
     step("the benchmarks are built", || {
         let benches = all.clone().flat_map(|bench| ["--bench", bench.name()]);
         process::run(process::cargo().args(["bench", "--package", "carp-tests", "--no-run"]).args(benches))
     })?;
+    // What was measured another time is no part of it: the first one begins bench.json anew, which may be root's.
+    let is_first = |bench: Bench| Bench::value_variants().first() == Some(&bench);
+    let fresh = |bench: Bench| is_first(bench).then(|| "--fresh".into());
+    let args_of = |bench: Bench| args.iter().cloned().chain(fresh(bench)).collect::<Vec<_>>();
     // One that fails keeps none of the others from being measured.
-    let run = |bench: Bench| step(bench.name(), || run(bench, &args, tools.clone()));
+    let run = |bench: Bench| step(bench.name(), || run(bench.name(), &args_of(bench), tools.clone()));
     let fails = |bench: &Bench| run(*bench).inspect_err(|error| eprintln!("carp: {error:#}")).is_err();
     let failed: Vec<_> = all.copied().filter(fails).map(Bench::name).collect();
     eprintln!("carp: figures and plots are in {}", out.display());
@@ -91,9 +110,9 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn run(bench: Bench, args: &[OsString], tools: OsString) -> Result<()> {
+fn run(bench: &str, args: &[OsString], tools: OsString) -> Result<()> {
     let mut cargo = process::cargo();
-    cargo.args(["bench", "--package", "carp-tests", "--bench", bench.name(), "--"]).args(args);
+    cargo.args(["bench", "--package", "carp-tests", "--bench", bench, "--"]).args(args);
     root::run_as_root(&mut cargo)?;
     process::run(cargo.env(TEST_TOOLS, tools))
 }

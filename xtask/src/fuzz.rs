@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -35,7 +35,7 @@ pub(crate) struct Options {
     /// Which targets of fuzz/fuzz_targets; all of them, unless given
     targets: Vec<String>,
     /// For how long each
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     minutes: u32,
     /// Add to fuzz/corpus what reaches code that nothing there does
     #[arg(long)]
@@ -132,6 +132,32 @@ fn is_status(line: &str) -> bool {
     line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
+/// Tells how far cargo-fuzz has come with a target, until it has ended.
+fn follow(child: &mut Child, target: &str) -> Result<Run> {
+    let mut lines = BufReader::new(child.stderr.take().context("cargo-fuzz has no stderr")?);
+    let mut run = Run::default();
+    let mut told = Instant::now();
+    let mut line = vec![];
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        line.clear();
+        if !is_status(&text) {
+            // Nor what libFuzzer would like to have as a dictionary.
+            if !text.starts_with("######") && !text.contains(" # Uses: ") {
+                eprintln!("{text}");
+            }
+            continue;
+        }
+        if told.elapsed() >= AGAIN {
+            eprintln!("carp: {target}: {text}");
+            told = Instant::now();
+        }
+        run.status = text;
+    }
+    run.failed = !child.wait().context("cannot wait for cargo-fuzz")?.success();
+    Ok(run)
+}
+
 impl Fuzzer {
     fn fuzz(&self, target: &str, minutes: u32) -> Result<Run> {
         let [growing, committed] = self.corpora(target)?;
@@ -139,28 +165,11 @@ impl Fuzzer {
         command.args([format!("-max_total_time={}", 60 * minutes), format!("-max_len={LONGEST}")]);
         command.args([format!("-timeout={SLOWEST}"), format!("-rss_limit_mb={LARGEST}")]);
         let mut child = command.stderr(Stdio::piped()).spawn().context("cannot run cargo-fuzz")?;
-        let mut lines = BufReader::new(child.stderr.take().context("cargo-fuzz has no stderr")?);
-        let mut run = Run::default();
-        let mut told = Instant::now();
-        let mut line = vec![];
-        while lines.read_until(b'\n', &mut line)? > 0 {
-            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            line.clear();
-            if !is_status(&text) {
-                // Nor what libFuzzer would like to have as a dictionary.
-                if !text.starts_with("######") && !text.contains(" # Uses: ") {
-                    eprintln!("{text}");
-                }
-                continue;
-            }
-            if told.elapsed() >= AGAIN {
-                eprintln!("carp: {target}: {text}");
-                told = Instant::now();
-            }
-            run.status = text;
-        }
-        run.failed = !child.wait().context("cannot wait for cargo-fuzz")?.success();
-        Ok(run)
+        follow(&mut child, target).inspect_err(|_| {
+            // Nobody reads what it says any more. It may have ended already.
+            child.kill().ok();
+            child.wait().ok();
+        })
     }
 
     /// Adds to the corpus, of what is short among what was found, as few inputs as reach all that these reach.

@@ -32,6 +32,8 @@ enum Command {
     Bench(bench::Options),
     /// Have faults befall two servers, as a seed decides, and some beside ucarp and keepalived: who answers meanwhile
     Faults(bench::Faults),
+    /// Have faults and floods befall three servers for long, as a seed decides: what changes, what grows, what is left
+    Soak(bench::Soak),
     /// Fuzz what reads what others write
     Fuzz(fuzz::Options),
     /// Break carp-common's rules in every small way, one after the other, and see whether its tests notice
@@ -60,6 +62,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test(options) => test::test(&options),
         Command::Bench(options) => bench::bench(&options),
         Command::Faults(options) => bench::faults(&options),
+        Command::Soak(options) => bench::soak(&options),
         Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Mutants(options) => mutants::mutants(&options),
         Command::Dist => dist::dist(),

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Display},
-    fs, panic,
+    fs, io, panic,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{agent::carpd_path, netns::output_of, tools::tool};
 
@@ -28,6 +29,9 @@ pub struct Options {
     /// Where bench.json and the plots go
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"))]
     pub out: PathBuf,
+    /// Begin bench.json anew: no part of it stays
+    #[arg(long)]
+    fresh: bool,
     /// cargo bench says so
     #[arg(long, hide = true)]
     bench: bool,
@@ -42,6 +46,9 @@ impl Options {
     /// Begins a benchmark's part of the document.
     pub fn report(&self, name: &'static str) -> Result<Report> {
         fs::create_dir_all(&self.out).with_context(|| format!("creating {}", self.out.display()))?;
+        if self.fresh {
+            remove(&self.out.join(DOCUMENT))?;
+        }
         Ok(Report { name, folder: self.out.clone(), short: self.short, begun: Instant::now() })
     }
 }
@@ -78,6 +85,16 @@ impl Report {
     }
 }
 
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn parts_of(document: &Path, machine: &Value) -> Map<String, Value> {
     let read = || {
         let mut document: Value = serde_json::from_slice(&fs::read(document).ok()?).ok()?;
@@ -110,9 +127,16 @@ fn machine() -> Result<Value> {
         "kernel": read("/proc/sys/kernel/osrelease")?.trim(),
         "distribution": line(&read("/etc/os-release")?, "PRETTY_NAME"),
         "carpd": version("carpd"),
+        "carpd_sha256": carpd_path().ok().map(|path| sha256(&path)).transpose()?,
         "ucarp": version("ucarp"),
         "keepalived": version("keepalived"),
     }))
+}
+
+/// What tells one build from another.
+fn sha256(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// What several measurements of the same have in common.
@@ -266,6 +290,27 @@ mod tests {
         fs::write(&document, json!({ "machine": one, "parts": { "xdp": 1 } }).to_string()).unwrap();
         assert_eq!(parts_of(&document, &one).keys().collect::<Vec<_>>(), ["xdp"]);
         assert!(parts_of(&document, &other).is_empty());
+    }
+
+    #[test]
+    fn a_document_is_begun_anew_also_where_there_is_none() {
+        let folder = Folder::new("figures").unwrap();
+        let document = folder.path().join(DOCUMENT);
+        fs::write(&document, "{}").unwrap();
+        remove(&document).unwrap();
+        assert!(!document.exists());
+        remove(&document).unwrap();
+        // A folder is no file.
+        remove(folder.path()).unwrap_err();
+    }
+
+    #[test]
+    fn one_build_is_told_from_another() {
+        let folder = Folder::new("figures").unwrap();
+        let path = folder.path().join("carpd");
+        fs::write(&path, "abc").unwrap();
+        // FIPS 180-4's example.
+        assert_eq!(sha256(&path).unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 
     #[test]

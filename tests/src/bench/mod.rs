@@ -8,5 +8,5 @@ mod usage;
 
 pub use figures::{Goal, Options, Report, Spread, Table, millis, side_by_side, sort, spread};
 pub use plot::{Line, Panel, Scale, cdf, draw};
-pub use systems::{CARPD, KEEPALIVED, Member, Pace, SEALED, Setting, System, UCARP};
-pub use usage::{MachineTime, Usage};
+pub use systems::{Adverts, CARPD, KEEPALIVED, Lost, Member, Pace, SEALED, Setting, System, UCARP, Unheard};
+pub use usage::{MachineTime, Usage, bpf_mb};

@@ -40,6 +40,8 @@ pub struct Line {
     pub name: String,
     /// From left to right.
     pub points: Vec<(f64, f64)>,
+    /// Where there was nothing to measure, to the right: crosses at the top edge.
+    pub missing: Vec<f64>,
 }
 
 /// One diagram of a plot.
@@ -120,7 +122,8 @@ fn draw_on<'b>(
         top.draw(&PathElement::new([(*x, y), (x + 18, y)], colour.stroke_width(2)))?;
         top.draw(&Text::new(*name, (x + 24, y - 6), ("sans-serif", 12)))?;
     }
-    let across = panels.iter().flat_map(Panel::points).map(|point| point.0);
+    let lines = panels.iter().flat_map(|panel| &panel.lines);
+    let across = lines.flat_map(|line| line.points.iter().map(|point| point.0).chain(line.missing.iter().copied()));
     for (panel, area) in panels.iter().zip(area.split_evenly(layout)) {
         panel.draw(&area, panel.x.1.range(across.clone()))?;
     }
@@ -161,6 +164,8 @@ impl Panel {
                 chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
             }
             chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
+            let crosses = line.missing.iter().map(|at| Cross::new((x.place(*at), up.end), 5, colour.stroke_width(2)));
+            chart.draw_series(crosses)?;
         }
         Ok(())
     }
@@ -231,13 +236,20 @@ mod tests {
             title: title.to_owned(),
             x: ("frames a second", Scale::Log),
             y: ("CPU, %", Scale::Linear),
-            lines: vec![Line { name: "carpd".to_owned(), points }],
+            lines: vec![Line { name: "carpd".to_owned(), points, missing: vec![] }],
         };
-        let panels = [panel("some", vec![(1.0, 0.0), (100_000.0, 12.0)]), panel("none", vec![])];
-        draw(&path, "What it costs", 2, &panels).unwrap();
-        let svg = fs::read_to_string(path).unwrap();
+        let mut panels = [panel("some", vec![(1.0, 0.0), (100_000.0, 12.0)]), panel("none", vec![])];
+        let drawn = |panels: &[Panel]| {
+            draw(&path, "What it costs", 2, panels).unwrap();
+            fs::read_to_string(&path).unwrap()
+        };
+        let svg = drawn(&panels);
         for text in ["What it costs", "some", "none", "carpd", "frames a second", "CPU, %", "100k"] {
             assert!(svg.contains(text), "{text} is missing");
         }
+        // What is missing is to be seen, also if there is nothing else.
+        panels[1].lines[0].missing.push(1000.0);
+        let strokes = |svg: &str| svg.matches("<line").count() + svg.matches("<polyline").count();
+        assert_eq!(strokes(&drawn(&panels)), strokes(&svg) + 2);
     }
 }

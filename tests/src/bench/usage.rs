@@ -1,6 +1,6 @@
 //! What processes and the machine have used, by the kernel's account.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -51,6 +51,29 @@ impl Usage {
     }
 }
 
+/// Memory of the kernel in MB, like [`Usage`]'s: of BPF maps and programs that these processes hold open, each counted
+/// once.
+pub fn bpf_mb(processes: &[u32]) -> Result<f64> {
+    let mut objects = BTreeMap::new();
+    for process in processes {
+        let folder = format!("/proc/{process}/fdinfo");
+        for entry in fs::read_dir(&folder).with_context(|| format!("reading {folder}"))? {
+            // A descriptor that has just been closed is none.
+            let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+            objects.extend(bpf_object(&text).with_context(|| format!("a strange descriptor: {text}"))?);
+        }
+    }
+    Ok(objects.into_values().sum::<u64>() as f64 / 1024.0 / 1000.0)
+}
+
+/// Which BPF map or program a descriptor is, and how many bytes it takes, if it is one.
+fn bpf_object(fdinfo: &str) -> Result<Option<((&'static str, u64), u64)>> {
+    let number = |name: &str| fdinfo.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    let Some(bytes) = number("memlock:") else { return Ok(None) };
+    let id = ["map_id:", "prog_id:"].into_iter().find_map(|name| Some((name, number(name)?)));
+    Ok(Some((id.context("neither a map nor a program")?, bytes)))
+}
+
 /// What all CPUs together have done since the machine was started, in ticks.
 #[derive(Clone, Copy, Debug)]
 pub struct MachineTime {
@@ -82,6 +105,18 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn maps_and_programs_are_told_by_their_descriptors() {
+        let map = "pos:\t0\nmap_type:\t2\nmax_entries:\t8\nmemlock:\t4096\nmap_id:\t5\nfrozen:\t0\n";
+        assert_eq!(bpf_object(map).unwrap(), Some((("map_id:", 5), 4096)));
+        let program = "pos:\t0\nprog_type:\t6\nprog_jited:\t1\nmemlock:\t12288\nprog_id:\t5\n";
+        assert_eq!(bpf_object(program).unwrap(), Some((("prog_id:", 5), 12288)));
+        // A link names a program, too, and takes nothing itself.
+        assert_eq!(bpf_object("pos:\t0\nlink_type:\txdp\nlink_id:\t3\nprog_id:\t5\n").unwrap(), None);
+        bpf_object("memlock:\t4096\n").unwrap_err();
+        assert!(bpf_mb(&[std::process::id()]).unwrap() >= 0.0);
+    }
 
     #[test]
     fn who_computes_is_busy() {
