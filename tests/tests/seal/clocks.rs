@@ -144,6 +144,7 @@ fn a_master_whose_clock_was_set_since_is_believed_after_a_split_as_before() -> R
     let master = Server::start(&a, MASTERS, ENFORCE, Some(&clocks[0]))?;
     wait_for_change(&master.agent, NAME, "BACKUP -> MASTER")?;
     let backup = Server::start(&b, BACKUPS, ENFORCE, Some(&clocks[1]))?;
+    wait_for_change(&backup.agent, NAME, "INIT -> BACKUP")?;
     backup.wait_for_status("the master is heard", |status| status["seal"]["peers"][0]["key"] == 1)?;
     clocks.iter().try_for_each(|clock| clock.set_clock(0))?;
     lab.split(&[&a, &bystander], &[&b])?;
