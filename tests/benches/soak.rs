@@ -205,8 +205,9 @@ struct Use {
 impl Use {
     /// In a row of a table.
     const NAMES: [&str; 4] = ["resident, kB", "descriptors", "threads", "BPF programs of the machine"];
-    /// What each may be more in the end: memory that is used for the first time late, and nothing of what is counted.
-    const SLACK: [u64; 4] = [1000, 0, 0, 0];
+    /// What each may be more in the end: memory that is used for the first time late, as for the thousands of addresses of an
+    /// overrun, and nothing of what is counted.
+    const SLACK: [u64; 4] = [4000, 0, 0, 0];
 
     fn of(process: u32) -> Result<Self> {
         let count = |what: &str| anyhow::Ok(fs::read_dir(format!("/proc/{process}/{what}"))?.count() as u64);

@@ -95,6 +95,21 @@ fn a_clock_that_is_set_forwards_and_back_changes_nothing_and_the_counters_rise()
     Ok(())
 }
 
+/// All who hear it leave take over at once, and one is left.
+#[test]
+fn in_a_group_of_three_a_master_that_leaves_is_followed_at_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let [a, b, c, client] = lab.hosts(["a", "b", "c", "client"])?;
+    let options = [QUICK[0], QUICK[1], "--advbase=0 --advskew=90 --peer-advskew=60"];
+    let mut group = Group::start(&[&a, &b, &c], &client, &options)?;
+    for _ in 0..12 {
+        let seen = group.suffer(Fault { kind: Kind::StepDown, rank: 0, lasts: Duration::ZERO })?;
+        // A dead time is 703 ms at least.
+        assert!(seen.two <= ELECTION && seen.none < Duration::from_millis(300), "{seen:?}\n{}", group.logs());
+    }
+    Ok(())
+}
+
 #[test]
 fn fifty_faults_of_a_schedule() -> Result<()> {
     let mut random = SplitMix64::new(1);

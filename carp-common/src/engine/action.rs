@@ -7,7 +7,7 @@ use super::{Demotion, HeardAdvert, Lease, Transition};
 #[must_use]
 pub enum Action {
     /// Send one advert in every family; answer with [`AdvertSent`](super::Input::AdvertSent) or
-    /// [`AdvertFailed`](super::Input::AdvertFailed).
+    /// [`AdvertFailed`](super::Input::AdvertFailed), before anything else is handed to the engine.
     SendAdvert(AdvertFields),
     /// Have the kernel enforce this from now on.
     SetLease(Lease),

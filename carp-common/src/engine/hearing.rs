@@ -95,7 +95,7 @@ impl Engine {
             None => self.followed.set(advert),
         }
         // What its timers wait for then is none of a silence.
-        let is_over = cause.is_none() && self.claim.take().is_some();
+        let is_over = cause.is_none() && self.drop_claim();
         // Until then it may be the last word of an equal that yields as well, as a ucarp does within an interval.
         let is_new = advert.arrival.since(self.since) < self.interval() * 3 / 2;
         if !is_new && self.followed.goes_on(advert) {

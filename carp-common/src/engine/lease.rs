@@ -168,6 +168,20 @@ impl Engine {
         }
     }
 
+    /// There is a master after all: `true` if there was a claim. Its advert must not leave then, or that one yields to it, and nobody
+    /// is master. (It has not: what becomes of an advert that was taken is told before anything else.)
+    pub(super) fn drop_claim(&mut self) -> bool {
+        let Some(claim) = self.claim.take() else { return false };
+        if claim.is_under_way {
+            let is_advert = |action: &Action| matches!(action, Action::SendAdvert(_));
+            if let Some(last) = self.actions.iter().rposition(is_advert) {
+                self.actions.remove(last);
+            }
+            self.end_lease();
+        }
+        true
+    }
+
     /// Who of the two is the better is asked anew, with the other's next advert.
     pub(super) fn drop_claim_against_rival(&mut self) {
         if self.claim.take_if(|claim| !claim.is_under_way && claim.is_against_rival()).is_some() {

@@ -188,3 +188,23 @@ fn who_has_tied_takes_over_in_turn_until_a_master_has_lasted() {
     let worse = host.hears(1, 200, 0);
     assert!(host.handle(third(worse)).contains(&Action::TakeVips));
 }
+
+/// All who hear a master leave take over; whoever hears another one that was faster, before its own advert has left, leaves it at that:
+/// or that one yields to its advert, and nobody is master for a dead time.
+#[test]
+fn a_claim_that_is_over_before_its_advert_has_left_sends_none() {
+    for fields in [(1, 200), (1, 100), (1, 50)] {
+        let mut host = Host::backup(config(1, 100)).later(A_MOMENT);
+        host.handle(Input::Fence(true));
+        let master = host.hears(1, 0, 0);
+        host.handle(Input::Advert(master));
+        let leaves = host.hears(255, 255, 0);
+        // Both are there when the agent looks.
+        host.engine.handle(Input::Advert(leaves), host.now);
+        let third_is_faster = third(host.hears(fields.0, fields.1, 0));
+        let actions = host.handle(third_is_faster);
+        assert!(!actions.iter().any(|action| matches!(action, Action::SendAdvert(_))), "{fields:?}: {actions:?}");
+        assert_eq!(actions.last(), Some(&Action::SetLease(Lease::Over)), "{fields:?}: {actions:?}");
+        assert_eq!((host.state(), host.next()), (State::Backup, Some(span(3, 100))), "{fields:?}");
+    }
+}

@@ -386,9 +386,9 @@ impl World {
             return;
         }
         node.set_timer();
-        for input in core::mem::take(&mut node.inbox) {
-            self.tell(at, input);
-        }
+        // An agent hears all that is there before it does anything.
+        let inbox = core::mem::take(&mut node.inbox);
+        self.call(at, |engine, now| inbox.into_iter().for_each(|input| engine.handle(input, now)));
     }
 
     /// `kill -9`: the kernel goes on with what it was told.
