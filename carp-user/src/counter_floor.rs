@@ -4,7 +4,7 @@
 use std::{
     env,
     fs::{self, File},
-    io::Write,
+    io::{Read, Write},
     path::PathBuf,
     time::Duration,
 };
@@ -32,8 +32,12 @@ pub(crate) fn is_kept() -> bool {
 
 /// What no counter that was sent before is above; 0 if that is not known.
 pub(crate) fn read() -> u64 {
-    let text = file().and_then(|file| fs::read_to_string(file).ok());
-    text.and_then(|text| text.trim_end().parse().ok()).unwrap_or(0)
+    let text = || {
+        let mut text = String::new();
+        lock::open_plain(File::options().read(true), &file()?).ok()?.take(32).read_to_string(&mut text).ok()?;
+        text.trim_end().parse().ok()
+    };
+    text().unwrap_or(0)
 }
 
 /// Writes it, above what will be sent until this is done again. Never waits.
@@ -51,8 +55,8 @@ fn write(floor: u64) {
     // All of it or nothing, for the machine may lose its power.
     let new = file.with_extension("new");
     let written = || {
-        let mut to = lock::open_plain(File::options().write(true).create(true).truncate(true), &new)?;
-        writeln!(to, "{floor}").and_then(|()| to.sync_all())?;
+        let mut to = lock::open_plain(File::options().write(true).create(true).truncate(false), &new)?;
+        to.set_len(0).and_then(|()| writeln!(to, "{floor}")).and_then(|()| to.sync_all())?;
         anyhow::Ok(fs::rename(&new, &file)?)
     };
     if let Err(error) = written() {

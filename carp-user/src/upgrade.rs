@@ -91,9 +91,9 @@ pub(crate) struct Legacy {
     pub(crate) failed_scripts: BTreeMap<String, String>,
     /// The largest counter that an advert has had.
     pub(crate) newest: u64,
-    /// Interface and vhid of what is sealed with a key that an administrator has chosen, and its id.
+    /// Interface and vhid of what is sealed with a key that an administrator has chosen, its id, and the one that was configured.
     #[serde(default)]
-    pub(crate) keys: Vec<(String, u8, u8)>,
+    pub(crate) keys: Vec<(String, u8, u8, Option<u8>)>,
 }
 
 impl Legacy {

@@ -9,7 +9,7 @@
 //! What is not as it should be ends it, with the logs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Display},
     fs,
     process::Command,
@@ -21,6 +21,7 @@ use carp_tests::{
     BootTime, Capture, ETH0, Filter, Flood, FloodPlan, Host, LONG, Lab, Probe, VHID, VIP,
     adverts::{self, Election},
     bench::{Table, Usage, millis},
+    eventually,
     faults::{ELECTION, Fault, Group, Kind, Seen},
     netns::output_of,
     random::SplitMix64,
@@ -36,7 +37,9 @@ const OPTIONS: [&str; 3] = [
 ];
 /// The process of this one stays the same.
 const LASTING: usize = 2;
-/// What it takes at most to be served again after a fault: the longest dead time, and the start of a process.
+/// The longest of them.
+const DEAD_TIME: Duration = Duration::from_millis(938);
+/// What it takes at most to be served again after a fault: that, and the start of a process.
 const IN_TIME: Duration = Duration::from_millis(938 + 500);
 /// Of a flood, frames a second.
 const RATE: u32 = 10_000;
@@ -68,15 +71,19 @@ fn soak(lasts: Duration, seed: u64) -> Result<()> {
     let lab = Lab::new()?;
     let [a, b, c, client, attacker] = lab.hosts(["a", "b", "c", "client", "attacker"])?;
     let servers = [&a, &b, &c];
+    let before = programs()?;
     let mut group = Group::start(&servers, &client, &OPTIONS)?;
-    group.spare(LASTING);
+    group.watch_for(DEAD_TIME);
     let process = group.process(LASTING);
     let mut random = SplitMix64::new(seed);
     let (mut rounds, mut uses): (Vec<Round>, Vec<Use>) = (vec![], vec![]);
     let (begin, mut told) = (BootTime::now(), 0);
     while BootTime::now().since(begin) < lasts {
         let number = rounds.len() + 1;
-        let (fault, flood) = (Fault::draw(&mut random, servers.len()), Flooded::draw(&mut random));
+        let (mut fault, flood) = (Fault::draw(&mut random, servers.len()), Flooded::draw(&mut random));
+        if fault.kind.ends_process() && group.ranks()?[fault.rank] == LASTING {
+            fault.rank = (fault.rank + 1) % servers.len();
+        }
         let round = Round::new(&mut group, fault, flood, &client, &attacker)
             .with_context(|| format!("fault {number}, {fault:?} and a flood of {flood:?}"))?;
         let at = BootTime::now().since(begin).as_secs();
@@ -95,6 +102,7 @@ fn soak(lasts: Duration, seed: u64) -> Result<()> {
     }
     group.stop()?;
     servers.iter().try_for_each(|server| nothing_is_left(server))?;
+    eventually("no program of theirs is left in the kernel", LONG, || Ok(programs()?.is_subset(&before)))?;
     println!(
         "\nseed {seed}, {} faults in {} minutes\n\n{}\n{}",
         rounds.len(),
@@ -204,20 +212,18 @@ struct Use {
 
 impl Use {
     /// In a row of a table.
-    const NAMES: [&str; 4] = ["resident, kB", "descriptors", "threads", "BPF programs of the machine"];
+    const NAMES: [&str; 4] = ["resident, kB", "descriptors", "threads", "XDP and tc programs of the machine"];
     /// What each may be more in the end: memory that is used for the first time late, as for the thousands of addresses of an
     /// overrun, and nothing of what is counted.
     const SLACK: [u64; 4] = [4000, 0, 0, 0];
 
     fn of(process: u32) -> Result<Self> {
         let count = |what: &str| anyhow::Ok(fs::read_dir(format!("/proc/{process}/{what}"))?.count() as u64);
-        let programs = output_of(Command::new(tool("bpftool")?).args(["--json", "prog", "show"]))?;
-        let programs: Vec<serde_json::Value> = serde_json::from_str(&programs).context("not JSON")?;
         Ok(Self {
             resident_kb: (Usage::of(&[process])?.resident_mb * 1000.0) as u64,
             descriptors: count("fd")?,
             threads: count("task")?,
-            programs: programs.len() as u64,
+            programs: programs()?.len() as u64,
         })
     }
 
@@ -229,8 +235,16 @@ impl Use {
 impl Display for Use {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resident_kb, descriptors, threads, programs } = self;
-        write!(f, "{resident_kb} kB, {descriptors} descriptors, {threads} threads; {programs} BPF programs")
+        write!(f, "{resident_kb} kB, {descriptors} descriptors, {threads} threads; {programs} XDP and tc programs")
     }
+}
+
+/// The programs of XDP and tc in the kernel, by their numbers.
+fn programs() -> Result<BTreeSet<u64>> {
+    let all = output_of(Command::new(tool("bpftool")?).args(["--json", "prog", "show"]))?;
+    let all: Vec<serde_json::Value> = serde_json::from_str(&all).context("not JSON")?;
+    let of_kind = all.iter().filter(|program| program["type"] == "xdp" || program["type"] == "sched_cls");
+    of_kind.map(|program| program["id"].as_u64().context("a program without a number")).collect()
 }
 
 /// The least and the most of each, in a quarter of the time.

@@ -122,6 +122,12 @@ impl Agent {
         Ok(status)
     }
 
+    /// Whether it has not ended.
+    pub fn is_running(&self) -> bool {
+        let mut events = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+        poll(&mut events, PollTimeout::ZERO) != Ok(1)
+    }
+
     /// Asks it to end (SIGTERM) and waits until it has.
     pub fn stop_and_wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -172,7 +172,8 @@ impl Seen {
 /// Servers that are asked by a client.
 pub struct Group<'h> {
     servers: Vec<Server<'h>>,
-    spared: Option<usize>,
+    /// How long after a fault it is watched besides.
+    afterwards: Duration,
     client: &'h Host,
     _folder: Folder,
 }
@@ -200,28 +201,31 @@ impl<'h> Group<'h> {
             Ok(Server { host, options, socket, preload, node, past: vec![] })
         };
         let servers = hosts.iter().zip(options).map(server).collect::<Result<_>>()?;
-        Ok(Self { servers, spared: None, client, _folder: folder })
+        Ok(Self { servers, afterwards: Duration::ZERO, client, _folder: folder })
     }
 
-    /// From now on, what may end the process of this server befalls another one.
-    pub fn spare(&mut self, which: usize) {
-        self.spared = Some(which);
+    /// From now on, faults are watched for so long after all is well again: they may have an effect that comes later.
+    pub fn watch_for(&mut self, afterwards: Duration) {
+        self.afterwards = afterwards;
+    }
+
+    /// The servers as [`Fault::rank`] counts them, when all is well.
+    pub fn ranks(&self) -> Result<Vec<usize>> {
+        self.settle(&ArpWatch::start(self.client, VIP, PERIOD)?)
     }
 
     /// Has a fault befall it, and waits until all is well again.
     pub fn suffer(&mut self, fault: Fault) -> Result<Seen> {
         let watch = ArpWatch::start(self.client, VIP, PERIOD)?;
-        let master = self.settle(&watch)?;
+        let ranks = self.settle(&watch)?;
         let begin = BootTime::now();
         self.servers.iter_mut().for_each(|server| server.past.clear());
-        // The others in their order, after the master.
-        let mut ranks: Vec<_> = (0..self.servers.len()).collect();
-        ranks.sort_by_key(|which| *which != master);
-        ranks.retain(|which| !fault.kind.ends_process() || self.spared != Some(*which));
-        let last = ranks.len().checked_sub(1).context("there is nobody whom it could befall")?;
-        self.inflict(fault, ranks[fault.rank.min(last)])?;
+        self.inflict(fault, *ranks.get(fault.rank).context("there are not so many servers")?)?;
         let end = BootTime::now();
-        self.settle(&watch).with_context(|| format!("after {fault:?}: {}", self.logs()))?;
+        let settle = || self.settle(&watch).with_context(|| format!("after {fault:?}: {}", self.logs()));
+        settle()?;
+        thread::sleep(self.afterwards);
+        settle()?;
         Ok(Seen::new(&watch.stop()?, begin, end))
     }
 
@@ -360,10 +364,13 @@ impl<'h> Group<'h> {
         Ok(())
     }
 
-    /// Waits until one is master, and answers, and the others are its backups; which one is.
-    fn settle(&self, watch: &ArpWatch) -> Result<usize> {
+    /// Waits until one is master, and answers, and the others are its backups: it, and then they in their order.
+    fn settle(&self, watch: &ArpWatch) -> Result<Vec<usize>> {
         let (mut master, begin) = (0, BootTime::now());
         eventually("one is master, and answers, the others are its backups", LONG, || {
+            if let Some(server) = self.servers.iter().find(|server| !server.node.agent().is_running()) {
+                bail!("carpd on {} has ended", server.host.name());
+            }
             let states: Vec<_> = self.servers.iter().map(Server::state).collect();
             let count = |state| states.iter().filter(|known| known.as_deref() == Some(state)).count();
             master = states.iter().position(|state| state.as_deref() == Some("MASTER")).unwrap_or(0);
@@ -372,7 +379,9 @@ impl<'h> Group<'h> {
                 && count("BACKUP") == states.len() - 1
                 && answers == Some(self.servers[master].host.mac()))
         })?;
-        Ok(master)
+        let mut ranks: Vec<_> = (0..self.servers.len()).collect();
+        ranks.sort_by_key(|which| *which != master);
+        Ok(ranks)
     }
 
     /// All changes of state of each carpd since it was started last.

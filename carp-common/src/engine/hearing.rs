@@ -154,6 +154,8 @@ impl Engine {
             self.followed.set(advert);
             self.set_state(State::Backup, Cause::BetterMaster(*advert), now);
         } else if mine == peers {
+            // Or both would yield.
+            self.retract_adverts();
             self.ties = self.ties.saturating_add(1);
             self.followed.set(advert);
             self.set_state(State::Backup, Cause::EqualMaster(*advert), now);

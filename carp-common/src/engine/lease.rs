@@ -23,7 +23,7 @@ use alloc::collections::VecDeque;
 use core::{net::IpAddr, time::Duration};
 
 use super::{Action, Cause, Config, Engine, HeardAdvert, State, config::interval_of};
-use crate::time::Time;
+use crate::{time::Time, wire::BOW_OUT};
 
 /// How much later than planned an advert may leave while all is well: at least this, and on a busy machine by a part of the
 /// interval.
@@ -45,6 +45,11 @@ pub enum Lease {
     Claim(Time),
     /// Not serve them.
     Over,
+}
+
+/// Whether this is an advert that says more than that this host leaves.
+fn is_retractable(action: &Action) -> bool {
+    matches!(action, Action::SendAdvert(fields) if fields.advbase != BOW_OUT)
 }
 
 /// A host wants to be MASTER.
@@ -152,6 +157,10 @@ impl Engine {
             self.set_lease(Lease::None);
             return false;
         }
+        if self.claim.is_some_and(|claim| claim.is_under_way) && self.actions.iter().any(is_retractable) {
+            // By what was heard of the other family, or of another master that leaves.
+            return true;
+        }
         self.claim = Some(Claim { cause, is_under_way: true });
         self.timers.restart(self.config.families, now.after(JITTER.max(self.interval() / CLAIM_AGAIN_PART)));
         self.set_lease(Lease::Claim(now.after(self.late_interval())));
@@ -173,13 +182,15 @@ impl Engine {
     pub(super) fn drop_claim(&mut self) -> bool {
         let Some(claim) = self.claim.take() else { return false };
         if claim.is_under_way {
-            let is_advert = |action: &Action| matches!(action, Action::SendAdvert(_));
-            if let Some(last) = self.actions.iter().rposition(is_advert) {
-                self.actions.remove(last);
-            }
+            self.retract_adverts();
             self.end_lease();
         }
         true
+    }
+
+    /// What was about to be said is not so any more, but that this host leaves.
+    pub(super) fn retract_adverts(&mut self) {
+        self.actions.retain(|action| !is_retractable(action));
     }
 
     /// Who of the two is the better is asked anew, with the other's next advert.

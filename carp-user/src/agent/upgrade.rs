@@ -155,7 +155,7 @@ impl Agent {
         };
         let key = |host: &VirtualHost| {
             let ((interface, vhid), id) = (name(host), host.chosen_key()?);
-            Some((interface, vhid, id))
+            Some((interface, vhid, id, configured(host)))
         };
         let failure = |(script, health): (&String, &Health)| Some((script.clone(), health.failure.clone()?));
         Legacy {
@@ -174,11 +174,13 @@ impl Agent {
             let vhid = host.settings().vhid.get();
             let is_it = |interface: &str, of: u8| interface == host.interface() && of == vhid;
             let demotion = demotions.iter().find(|(interface, of, _)| is_it(interface, *of));
-            let key = keys.iter().find(|(interface, of, _)| is_it(interface, *of));
+            let key = keys.iter().find(|(interface, of, ..)| is_it(interface, *of));
             if open.iter().any(|(interface, of)| is_it(interface, *of)) {
                 host.hold_back_no_longer();
             }
-            if let Some((_, _, id)) = key {
+            if let Some((.., id, was)) = key
+                && configured(host) == *was
+            {
                 // It may have been taken out of the file since.
                 host.seal_with(*id);
             }
@@ -191,4 +193,9 @@ impl Agent {
         // The first advert is to say so.
         self.track();
     }
+}
+
+/// The key that it seals with by its settings.
+fn configured(host: &VirtualHost) -> Option<u8> {
+    host.settings().seal.sending().map(|key| key.id)
 }

@@ -194,17 +194,36 @@ fn who_has_tied_takes_over_in_turn_until_a_master_has_lasted() {
 #[test]
 fn a_claim_that_is_over_before_its_advert_has_left_sends_none() {
     for fields in [(1, 200), (1, 100), (1, 50)] {
-        let mut host = Host::backup(config(1, 100)).later(A_MOMENT);
+        let mut host = Host::backup(Config { families: BOTH, ..config(1, 100) }).later(A_MOMENT);
         host.handle(Input::Fence(true));
         let master = host.hears(1, 0, 0);
         host.handle(Input::Advert(master));
         let leaves = host.hears(255, 255, 0);
-        // Both are there when the agent looks.
-        host.engine.handle(Input::Advert(leaves), host.now);
+        // All of it is there when the agent looks.
+        for family in BOTH {
+            host.engine.handle(Input::Advert(HeardAdvert { family: *family, ..leaves }), host.now);
+        }
         let third_is_faster = third(host.hears(fields.0, fields.1, 0));
         let actions = host.handle(third_is_faster);
         assert!(!actions.iter().any(|action| matches!(action, Action::SendAdvert(_))), "{fields:?}: {actions:?}");
         assert_eq!(actions.last(), Some(&Action::SetLease(Lease::Over)), "{fields:?}: {actions:?}");
         assert_eq!((host.state(), host.next()), (State::Backup, Some(span(3, 100))), "{fields:?}");
+    }
+}
+
+/// What it was about to say would have the other yield as well.
+#[test]
+fn who_yields_to_an_equal_says_nothing_that_has_not_left_yet() {
+    // Just become master, without a lease; and about to answer a worse one.
+    for (host, (advbase, advskew)) in
+        [(Host::backup(config(1, 100)), (255, 255)), (Host::master(config(1, 100)), (1, 200))]
+    {
+        let mut host = host.later(A_MOMENT);
+        let before = host.hears(advbase, advskew, 0);
+        host.engine.handle(Input::Advert(before), host.now);
+        let equal = third(host.hears(1, 100, 0));
+        let actions = host.handle(equal);
+        assert!(!actions.iter().any(|action| matches!(action, Action::SendAdvert(_))), "{actions:?}");
+        assert_eq!(host.state(), State::Backup);
     }
 }

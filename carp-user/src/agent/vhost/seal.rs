@@ -85,8 +85,10 @@ impl VirtualHost {
             }
             Err(reason) if last.is_none_or(|(was_well, at)| was_well && arrival.since(at) > TOLD_AGAIN) => {
                 // Sources can be made up: no more lines than these in that time.
-                told.retain(|_, (_, at)| arrival.since(*at) <= TOLD_AGAIN);
-                if told.len() < REMEMBERED {
+                if told.len() >= REMEMBERED {
+                    told.retain(|_, (_, at)| arrival.since(*at) <= TOLD_AGAIN);
+                }
+                if last.is_some() || told.len() < REMEMBERED {
                     told.insert(source, (false, arrival));
                     let why = not_sealed(reason);
                     warn!("{}: {source}: {why}: with seal = \"enforce\" it would not be heard", self.name);
