@@ -380,6 +380,15 @@ fn hostile_clients_hold_up_neither_adverts_nor_other_clients() -> Result<()> {
     Ok(())
 }
 
+/// A server of its own, which is BACKUP: its folder, and carpd.
+fn alone(host: &Host) -> Result<(Folder, Agent)> {
+    let folder = folder()?;
+    write(&folder, &[virtual_host(1, VIP, "")])?;
+    let agent = start(host, &folder)?;
+    wait_for_change(&agent, "eth0 vhid 1", "INIT -> BACKUP")?;
+    Ok((folder, agent))
+}
+
 /// `nobody` of Debian.
 const NOBODY: u32 = 65534;
 
@@ -387,10 +396,7 @@ const NOBODY: u32 = 65534;
 fn who_is_neither_root_nor_in_the_group_is_not_answered_and_cannot_hold_carpds_locks() -> Result<()> {
     let lab = Lab::new()?;
     let a = lab.host("a")?;
-    let of_a = folder()?;
-    write(&of_a, &[virtual_host(1, VIP, "")])?;
-    let agent = start(&a, &of_a)?;
-    wait_for_change(&agent, "eth0 vhid 1", "INIT -> BACKUP")?;
+    let (of_a, agent) = alone(&a)?;
     let socket = of_a.path().join("socket");
     // What a mode keeps out may come in by a mode that somebody has changed.
     fs::set_permissions(of_a.path(), fs::Permissions::from_mode(0o755))?;
@@ -425,10 +431,7 @@ fn who_is_neither_root_nor_in_the_group_is_not_answered_and_cannot_hold_carpds_l
 fn a_link_in_place_of_the_maintenance_file_is_not_followed_and_nobody_waits_at_a_pipe() -> Result<()> {
     let lab = Lab::new()?;
     let a = lab.host("a")?;
-    let of_a = folder()?;
-    write(&of_a, &[virtual_host(1, VIP, "")])?;
-    let agent = start(&a, &of_a)?;
-    wait_for_change(&agent, "eth0 vhid 1", "INIT -> BACKUP")?;
+    let (of_a, _agent) = alone(&a)?;
     let elsewhere = of_a.path().join("elsewhere");
     std::os::unix::fs::symlink(&elsewhere, of_a.path().join("maintenance"))?;
     let asked = carpctl(&of_a, &["maintenance", "on"])?;
