@@ -1,4 +1,8 @@
 //! The maps, each described in `carp_common::abi`, and the only places that dereference their values.
+//!
+//! What is written when virtual hosts are set up, or of which there is seldom much, takes memory for what is there only
+//! (`BPF_F_NO_PREALLOC`). What is written with each advert and each VIP has its memory from the start, so that a host that
+//! has no more goes on.
 
 use core::arch::asm;
 
@@ -23,13 +27,13 @@ use carp_common::{
 use crate::now;
 
 #[btf_map]
-static CARP_VHOSTS: HashMap<VhostKey, Vhost, { MAX_KEYS as usize }> = HashMap::new();
+static CARP_VHOSTS: HashMap<VhostKey, Vhost, { MAX_KEYS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map]
 static CARP_SENT: HashMap<VhostKey, Sent, { MAX_KEYS as usize }> = HashMap::new();
 
 #[btf_map]
-static CARP_PEERS: HashMap<SourceKey, Policy, { MAX_PEERS as usize }> = HashMap::new();
+static CARP_PEERS: HashMap<SourceKey, Policy, { MAX_PEERS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map]
 static CARP_HEARD: LruHashMap<SourceKey, LastHeard, { MAX_SOURCES as usize }> = LruHashMap::new();

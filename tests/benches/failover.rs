@@ -4,7 +4,8 @@
 //! the client when, at a random moment between two adverts,
 //!
 //! * the master's node dies: the switch forwards nothing of it any more. Beyond the dead time is what passes from its last advert
-//!   to the backup's first answer, less the backup's dead time;
+//!   to the backup's first answer, less the backup's dead time: also where the client sees a longer silence afterwards, as on a
+//!   machine that stands still;
 //! * its carrier is lost;
 //! * it is asked to end, with SIGTERM;
 //! * it is asked to hand over: `carpctl demote`, SIGUSR2 for ucarp, and for keepalived a tracked file that lowers its priority.
@@ -87,7 +88,7 @@ const WAYS: [(Way, &str); 4] = [
 #[derive(Clone, Copy)]
 struct Run {
     silence: f64,
-    /// From the master's last advert to the first answer after the silence.
+    /// From the master's last advert to the first answer after the takeover's silence.
     since_last_advert: f64,
     /// From what befell it to the backup's first advert.
     took: f64,
@@ -231,14 +232,17 @@ fn measure(setting: &Setting, way: Way, number: u32) -> Result<Run> {
     thread::sleep(AFTER);
     let last = pair.probe.wait_for_answer("after the takeover", PATIENCE, |answer| answer.at > takeover + AFTER)?.at;
     let answers: Vec<_> = pair.probe.answers().iter().map(|answer| answer.at).filter(|at| *at <= last).collect();
-    let gaps = answers.windows(2).filter(|gap| gap[1] > begin);
-    let longest = gaps.max_by_key(|gap| gap[1].since(gap[0])).context("no answer before")?;
+    let longest = |until: BootTime| {
+        let gaps = answers.windows(2).filter(|gap| gap[1] > begin && gap[0] < until);
+        gaps.max_by_key(|gap| gap[1].since(gap[0])).context("no answer before")
+    };
+    let (silence, of_takeover) = (longest(last)?, longest(takeover)?);
     let frames = pair.wire.frames();
     // At the fastest intervals more adverts leave before the switch forwards nothing.
-    let masters = frames.iter().rfind(|frame| source(frame) == Some(pair.master.ip()) && frame.at < longest[1]);
+    let masters = frames.iter().rfind(|frame| source(frame) == Some(pair.master.ip()) && frame.at < of_takeover[1]);
     Ok(Run {
-        silence: millis(longest[1].since(longest[0])),
-        since_last_advert: millis(longest[1].since(masters.context("no advert of the master")?.at)),
+        silence: millis(silence[1].since(silence[0])),
+        since_last_advert: millis(of_takeover[1].since(masters.context("no advert of the master")?.at)),
         took: millis(takeover.since(begin)),
     })
 }
@@ -252,6 +256,18 @@ fn source(frame: &Frame) -> Option<Ipv4Addr> {
 struct Stall {
     end: BootTime,
     length: Duration,
+}
+
+impl Stall {
+    /// How much of the time they take together, where those of one CPU and of another overlap; by their ends.
+    fn together<'a>(stalls: impl IntoIterator<Item = &'a Self>) -> Duration {
+        let (mut sum, mut last) = (Duration::ZERO, None::<BootTime>);
+        for Stall { end, length } in stalls {
+            sum += last.map_or(*length, |last| end.since(last).min(*length));
+            last = Some(*end);
+        }
+        sum
+    }
 }
 
 /// What became of a pair in a span in which nothing happened.
@@ -279,10 +295,11 @@ impl Steady {
             stalls.extend(watcher.join().expect("a watcher panics never")?);
         }
         let takeovers = pair.takeovers_since(begin);
-        // One that kept the last adverts of the master from being sent, or heard.
+        stalls.sort_unstable_by_key(|stall| stall.end);
+        // They kept the last adverts of the master from being sent, or heard.
         let is_explained = |takeover: BootTime| {
-            let long = stalls.iter().filter(|stall| stall.length > dead_time * 6 / 10);
-            long.into_iter().any(|stall| stall.end <= takeover && takeover.since(stall.end) < dead_time)
+            let just_before = |stall: &&Stall| stall.end <= takeover && takeover.since(stall.end) < dead_time;
+            Stall::together(stalls.iter().filter(just_before)) > dead_time * 6 / 10
         };
         Ok(Self {
             system: setting.name,

@@ -3,8 +3,8 @@
 //! A master sends 256 adverts a second, in real time; its backup says of each when it got to it (`--debug`), less the time that the
 //! XDP program has stamped on it. Its log is written by another thread, after that; adverts that were heard and of which it says
 //! nothing are counted. Measured with and without `--realtime`: while
-//! nothing else happens, while two hosts flood it with forged adverts as fast as they can, while four programs compute on each
-//! core, and with both.
+//! nothing else happens, the same with a thread on each core that keeps it from sleeping, while two hosts flood it with forged
+//! adverts as fast as they can, while four programs compute on each core, and with both.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +17,10 @@ use carp_tests::{
     ETH0, Flood, FloodPlan, Lab, VHID,
     adverts::{self, Election},
     bench::{
-        CARPD, Line, Lost, Member, Options, Pace, Panel, Scale, Setting, Spread, Table, Unheard, cdf, draw, sort,
-        spread,
+        CARPD, Line, Lost, Member, Options, Pace, Panel, Scale, Setting, Spread, Table, Unheard, backlog_lost, cdf,
+        draw, sort, spread,
     },
-    faults::hog,
+    faults::{hog, keep_awake},
 };
 use clap::Parser;
 use serde::Serialize;
@@ -47,16 +47,27 @@ struct Args {
 struct Load {
     name: &'static str,
     flooded: bool,
-    hogs: bool,
+    cores: Cores,
     /// For the 99th percentile, where there is one.
     goal_us: Option<f64>,
 }
 
-const LOADS: [Load; 4] = [
-    Load { name: "idle", flooded: false, hogs: false, goal_us: Some(100.0) },
-    Load { name: "flooded", flooded: true, hogs: false, goal_us: Some(1000.0) },
-    Load { name: "four hogs a core", flooded: false, hogs: true, goal_us: None },
-    Load { name: "flooded, and hogs", flooded: true, hogs: true, goal_us: None },
+/// What else is on the cores.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+enum Cores {
+    /// They sleep when there is nothing to do.
+    Sleep,
+    Awake,
+    /// Four programs compute on each.
+    Hogged,
+}
+
+const LOADS: [Load; 5] = [
+    Load { name: "idle", flooded: false, cores: Cores::Sleep, goal_us: Some(100.0) },
+    Load { name: "idle, cores kept awake", flooded: false, cores: Cores::Awake, goal_us: Some(100.0) },
+    Load { name: "flooded", flooded: true, cores: Cores::Sleep, goal_us: Some(1000.0) },
+    Load { name: "four hogs a core", flooded: false, cores: Cores::Hogged, goal_us: None },
+    Load { name: "flooded, and hogs", flooded: true, cores: Cores::Hogged, goal_us: None },
 ];
 
 #[derive(Serialize)]
@@ -66,6 +77,8 @@ struct Figures {
     frames_per_second: f64,
     /// Adverts that the master has sent, and the backup has not heard.
     lost: Lost,
+    /// Of the frames for it, those that were lost before its driver, in percent: for the adverts among them the same holds.
+    lost_before_driver_percent: f64,
     /// Adverts that were heard, and are in no figure: give or take those that just waited at the beginning and at the end.
     untold: i64,
     latency_us: Option<Spread>,
@@ -88,6 +101,7 @@ fn main() -> Result<()> {
         "event latency, us",
         "load",
         "frames a second",
+        "of them lost before the driver, %",
         "adverts lost",
         "heard without a time",
         "events",
@@ -97,14 +111,16 @@ fn main() -> Result<()> {
         "max",
         "goal for p99",
     ]);
-    for Figures { setting, load, frames_per_second, lost, untold, latency_us, .. } in &figures {
+    for figures in &figures {
+        let Figures { setting, load, frames_per_second, lost, lost_before_driver_percent, untold, latency_us, .. } =
+            figures;
         let Some(Spread { count, median, p99, p99_9, max, .. }) = *latency_us else { continue };
         let goal = load
             .goal_us
             .map_or("-".to_owned(), |goal| format!("{goal:.0}, {}", if p99 <= goal { "reached" } else { "missed" }));
         let cells = [count as f64, median, p99, p99_9, max].map(|value| format!("{value:.0}"));
         let mut row = vec![(*setting).to_owned(), load.name.to_owned(), format!("{frames_per_second:.0}")];
-        row.extend([lost.to_string(), untold.to_string()]);
+        row.extend([format!("{lost_before_driver_percent:.2}"), lost.to_string(), untold.to_string()]);
         row.extend(cells);
         row.push(goal);
         table.row(row);
@@ -130,7 +146,7 @@ fn main() -> Result<()> {
         SETTINGS.map(|setting| (setting.name, [REALTIME.text(true), setting.text(false)])).into();
     report.write(settings, &figures)?;
     // What is asked of carpd for certain; times are none of it, nor what a machine loses before the driver that has no time for it.
-    let is_idle = |load: Load| !load.hogs && !load.flooded;
+    let is_idle = |load: Load| load.cores != Cores::Hogged && !load.flooded;
     ensure!(figures.iter().all(|figures| !is_idle(figures.load) || figures.lost.lost == 0), "adverts were lost");
     Ok(())
 }
@@ -150,19 +166,22 @@ fn measure(setting: Setting, load: Load, span: Duration) -> Result<Figures> {
         rate: None,
         duration: 2 * span,
     };
+    let lost_on_way = || Ok::<_, anyhow::Error>(backup.lost_on_way()? + backlog_lost()?);
+    let lost_before = lost_on_way()?;
     let floods = senders.iter().filter(|_| load.flooded);
     let floods: Vec<_> = floods.map(|host| Flood::start(host.ns(), ETH0, plan(host.ip()))).collect::<Result<_>>()?;
     let flooding = Instant::now();
     let (begin, changes) = (counted(&member)?, member.changes().len());
-    if load.hogs {
-        hog(span)
-    } else {
-        thread::sleep(span)
+    match load.cores {
+        Cores::Sleep => thread::sleep(span),
+        Cores::Awake => keep_awake(span)?,
+        Cores::Hogged => hog(span),
     }
     let end = counted(&member)?;
     let lost = before.lost_since(unheard)?;
     let took = flooding.elapsed().as_secs_f64();
     let flooded = floods.into_iter().map(Flood::stop).sum::<Result<u64>>()?;
+    let (frames, lost_on_way) = (flooded + lost.of as u64, lost_on_way()? - lost_before);
     ensure!(member.changes().len() == changes, "the backup changed its state: {:?}", member.changes());
     let of_event = |text: &str| text.split_once(EVENT)?.1.split_once(" ns")?.0.parse::<f64>().ok();
     let lines = member.lines()?.into_iter().filter(|line| (begin.at..end.at).contains(&line.at));
@@ -173,6 +192,7 @@ fn measure(setting: Setting, load: Load, span: Duration) -> Result<Figures> {
         load,
         frames_per_second: flooded as f64 / took,
         lost,
+        lost_before_driver_percent: lost_on_way as f64 / frames.max(1) as f64 * 100.0,
         untold: end.heard - begin.heard - sorted.len() as i64,
         latency_us: spread(&sorted),
         sorted,

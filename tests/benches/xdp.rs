@@ -14,6 +14,8 @@
 //! Before a case is measured, what the program counts of its frame must be what its name says, and as many events must
 //! have come as were meant to.
 //!
+//! All of them include what `BPF_PROG_TEST_RUN` takes itself: programs that do nothing tell how much that is.
+//!
 //! The fence is measured with 64 VIPs held, in both programs. Its goals count from a frame of another EtherType, with which
 //! no program has anything to do.
 
@@ -32,6 +34,7 @@ use carp_common::{
     reason::Reason,
 };
 use carp_tests::bench::{Options, Table};
+use carp_tests::foreign::Empty;
 use clap::Parser;
 use serde::Serialize;
 use serde_json::json;
@@ -103,7 +106,7 @@ fn main() -> Result<()> {
     let Args { samples, common } = Args::parse();
     let report = common.report("xdp")?;
     let samples = samples.unwrap_or(common.or_short(100, 10));
-    let mut figures = vec![];
+    let mut figures = empty(samples)?;
     for (set, vips, has_goals) in [("2 VIPs", vips().to_vec(), true), ("12 VIPs", twelve_vips(), false)] {
         let mut bench = Bench::new(&vips, samples);
         let families: &[Family] = if has_goals { &[V4, V6] } else { &[V4] };
@@ -146,6 +149,16 @@ fn main() -> Result<()> {
         "ingress": verified, "egress": verified_egress, "goal": VERIFIED_INSTRUCTIONS_GOAL,
     });
     report.write(settings, json!({ "cases": figures, "verified_instructions": verified }))
+}
+
+/// What measuring takes.
+fn empty(samples: usize) -> Result<Vec<Figures>> {
+    let frame = ip(V4, OWN, [2; 6], address(V4, 9), source_of(V4));
+    let figures = ["XDP", "egress"].into_iter().zip(Empty::load_both()?).map(|(name, program)| {
+        let samples = warm(samples, |repeat| program.run(&frame, repeat).expect("BPF_PROG_TEST_RUN"));
+        Figures::new(format!("{name}: a program that does nothing"), None, samples)
+    });
+    Ok(figures.collect())
 }
 
 /// What it is, its goal, what it is counted as, and the frame.

@@ -2,6 +2,7 @@
 //! answered for the VIP, and for how long none.
 
 use std::fs;
+use std::mem;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -489,11 +491,31 @@ fn stop_thread(process: u32, lasts: Duration) -> Result<()> {
 
 /// Keeps all CPUs busy, each with four threads.
 pub fn hog(lasts: Duration) {
+    spin(4, lasts, || Ok(())).expect("nothing to fail");
+}
+
+/// Keeps all CPUs from sleeping, with threads that run only where nothing else does.
+pub fn keep_awake(lasts: Duration) -> Result<()> {
+    spin(1, lasts, || {
+        // SAFETY: for this struct of integers all bytes zero is valid.
+        let parameters: libc::sched_param = unsafe { mem::zeroed() };
+        // SAFETY: 0 is this thread, and the parameters live until the call returns.
+        let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
+        Errno::result(result).map(drop).context("becoming idle")
+    })
+}
+
+/// So many threads a CPU that look at the clock, each after a preparation.
+fn spin(threads: usize, lasts: Duration, prepare: impl Fn() -> Result<()> + Sync) -> Result<()> {
     let end = BootTime::now() + lasts;
-    let count = 4 * thread::available_parallelism().map_or(1, usize::from);
+    let count = threads * thread::available_parallelism().map_or(1, usize::from);
+    let work = || {
+        prepare()?;
+        while BootTime::now() < end {}
+        Ok(())
+    };
     thread::scope(|scope| {
-        for _ in 0..count {
-            scope.spawn(|| while BootTime::now() < end {});
-        }
-    });
+        let threads: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("a thread panics never"))
+    })
 }

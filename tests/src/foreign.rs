@@ -1,8 +1,9 @@
-//! XDP programs in the way: one that is none of carpd's, and none where carpd's was.
+//! BPF programs that are none of carpd's: in the way of it, or to compare with; and none where carpd's was.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -28,7 +29,9 @@ pub struct Foreign {
 }
 
 const PROG_LOAD: libc::c_long = 5;
+const PROG_TEST_RUN: libc::c_long = 10;
 const LINK_CREATE: libc::c_long = 28;
+const TYPE_SCHED_CLS: u32 = 3;
 const TYPE_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
 /// `r0 = XDP_PASS; exit`.
@@ -64,6 +67,19 @@ struct ProgLoad {
     name: [u8; 16],
 }
 
+/// The beginning of `union bpf_attr` for BPF_PROG_TEST_RUN.
+#[repr(C)]
+struct TestRun {
+    program: u32,
+    return_value: u32,
+    size: u32,
+    size_out: u32,
+    frame: u64,
+    frame_out: u64,
+    repeat: u32,
+    nanos: u32,
+}
+
 /// The beginning of `union bpf_attr` for BPF_LINK_CREATE.
 #[repr(C)]
 struct LinkCreate {
@@ -83,9 +99,49 @@ pub fn drop_arp(switch: &Netns, port: &str) -> Result<Foreign> {
     attach_program(switch, port, Mode::Generic, &NO_ARP)
 }
 
+/// A program that does nothing, and is attached nowhere.
+pub struct Empty(OwnedFd);
+
+impl Empty {
+    /// As XDP has it, and as a classifier of tc.
+    pub fn load_both() -> Result<[Self; 2]> {
+        Ok([Self(load_program(TYPE_XDP, &PASS)?), Self(load_program(TYPE_SCHED_CLS, &PASS)?)])
+    }
+
+    /// How long BPF_PROG_TEST_RUN says that it takes for a frame, on average: so long does that take itself.
+    pub fn run(&self, frame: &[u8], repeat: u32) -> Result<Duration> {
+        let mut run = TestRun {
+            program: self.0.as_raw_fd().try_into()?,
+            return_value: 0,
+            size: frame.len().try_into()?,
+            size_out: 0,
+            frame: frame.as_ptr() as u64,
+            frame_out: 0,
+            repeat,
+            nanos: 0,
+        };
+        bpf(PROG_TEST_RUN, &mut run).context("running a program")?;
+        Ok(Duration::from_nanos(run.nanos.into()))
+    }
+}
+
 fn attach_program(ns: &Netns, interface: &str, mode: Mode, code: &[u64]) -> Result<Foreign> {
-    let load = ProgLoad {
-        kind: TYPE_XDP,
+    let program = load_program(TYPE_XDP, code)?;
+    let link = ns.run(|| {
+        let mut link = LinkCreate {
+            program: program.as_raw_fd().try_into()?,
+            ifindex: if_nametoindex(interface).context("looking for the interface")?,
+            attach_type: ATTACH_XDP,
+            flags: mode as u32,
+        };
+        bpf_descriptor(LINK_CREATE, &mut link).context("attaching a program")
+    })?;
+    Ok(Foreign { _link: link })
+}
+
+fn load_program(kind: u32, code: &[u64]) -> Result<OwnedFd> {
+    let mut load = ProgLoad {
+        kind,
         instructions: code.len().try_into()?,
         code: code.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
@@ -96,17 +152,7 @@ fn attach_program(ns: &Netns, interface: &str, mode: Mode, code: &[u64]) -> Resu
         flags: 0,
         name: *b"bystander\0\0\0\0\0\0\0",
     };
-    let program = bpf(PROG_LOAD, &load).context("loading a program")?;
-    let link = ns.run(|| {
-        let link = LinkCreate {
-            program: program.as_raw_fd().try_into()?,
-            ifindex: if_nametoindex(interface).context("looking for the interface")?,
-            attach_type: ATTACH_XDP,
-            flags: mode as u32,
-        };
-        bpf(LINK_CREATE, &link).context("attaching a program")
-    })?;
-    Ok(Foreign { _link: link })
+    bpf_descriptor(PROG_LOAD, &mut load).context("loading a program")
 }
 
 /// Detaches the program that is attached to the host's eth0, over its owner's head.
@@ -121,10 +167,14 @@ pub fn detach(host: &Host) -> Result<()> {
 }
 
 /// The system call, for commands that return a descriptor.
-fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads as many bytes as it is told; what they point to outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
-    let fd = Errno::result(fd)?;
+fn bpf_descriptor<T>(command: libc::c_long, attributes: &mut T) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attributes)?.try_into().map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor, for nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd.try_into().map_err(io::Error::other)?) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads and writes as many bytes as it is told; what they point to outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    Ok(Errno::result(result)?)
 }

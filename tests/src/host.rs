@@ -85,6 +85,13 @@ impl Host {
         format!("p-{}", self.name)
     }
 
+    /// Frames for this host that its cable had no room for, since the lab was made.
+    pub fn lost_on_way(&self) -> Result<u64> {
+        let answer = self.switch.ip(&format!("-s -j link show dev {}", self.port()))?;
+        let port: serde_json::Value = serde_json::from_str(&answer).context("what ip says of a port")?;
+        port[0]["stats64"]["tx"]["dropped"].as_u64().with_context(|| format!("no dropped frames in {answer}"))
+    }
+
     /// A command on this host.
     pub fn command(&self, program: impl Into<PathBuf>) -> Command {
         self.ns.command(program)

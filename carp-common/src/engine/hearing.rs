@@ -97,7 +97,7 @@ impl Engine {
         // What its timers wait for then is none of a silence.
         let is_over = cause.is_none() && self.drop_claim();
         // Until then it may be the last word of an equal that yields as well, as a ucarp does within an interval.
-        let is_new = advert.arrival.since(self.since) < self.interval() * 3 / 2;
+        let is_new = advert.arrival.since(self.tied) < self.interval() * 3 / 2;
         if !is_new && self.followed.goes_on(advert) {
             self.ties = 0;
         }
@@ -156,7 +156,7 @@ impl Engine {
         } else if mine == peers {
             // Or both would yield.
             self.retract_adverts();
-            self.ties = self.ties.saturating_add(1);
+            (self.ties, self.tied) = (self.ties.saturating_add(1), now);
             self.followed.set(advert);
             self.set_state(State::Backup, Cause::EqualMaster(*advert), now);
         } else {

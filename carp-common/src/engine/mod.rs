@@ -84,8 +84,9 @@ pub struct Engine {
     demotion: Demotion,
     /// When the last advert of another host arrived.
     last_arrival: Option<Time>,
-    /// Yields to an equal since a master was last heard in peace.
+    /// Yields to an equal since a master was last heard in peace, and when the last of them was.
     ties: u32,
+    tied: Time,
     /// BACKUP: the masters that need no other.
     followed: Followed,
     /// Until when this host does not preempt.
@@ -145,6 +146,7 @@ impl Engine {
             demotion: Demotion::default(),
             last_arrival: None,
             ties: 0,
+            tied: now,
             followed: Followed::default(),
             hold: None,
             preempt_at: None,

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::usage::MachineTime;
 use crate::{agent::carpd_path, netns::output_of, tools::tool};
 
 /// The document that all benchmarks write into, each its part.
@@ -49,7 +50,8 @@ impl Options {
         if self.fresh {
             remove(&self.out.join(DOCUMENT))?;
         }
-        Ok(Report { name, folder: self.out.clone(), short: self.short, begun: Instant::now() })
+        let (begun, machine_time) = (Instant::now(), MachineTime::now()?);
+        Ok(Report { name, folder: self.out.clone(), short: self.short, begun, machine_time })
     }
 }
 
@@ -59,6 +61,7 @@ pub struct Report {
     folder: PathBuf,
     short: bool,
     begun: Instant,
+    machine_time: MachineTime,
 }
 
 impl Report {
@@ -67,14 +70,18 @@ impl Report {
         self.folder.join(name).with_extension("svg")
     }
 
-    /// Puts the part into the document, whose other parts stay if they are of the same machine and programs.
+    /// Puts the part into the document, whose other parts stay if they are of the same machine and programs. Tells how much of
+    /// the machine others had meanwhile.
     pub fn write(self, settings: impl Serialize, figures: impl Serialize) -> Result<()> {
         let path = self.folder.join(DOCUMENT);
         let machine = machine()?;
         let mut parts = parts_of(&path, &machine);
+        let stolen = MachineTime::now()?.stolen_since(self.machine_time);
+        println!("\nOf the CPU time that was wanted meanwhile, the machine's host gave {stolen:.1} % to others.");
         let part = json!({
             "at": Timestamp::now().to_string(),
             "took_seconds": self.begun.elapsed().as_secs(),
+            "stolen_percent": stolen,
             "short": self.short,
             "settings": settings,
             "figures": figures,

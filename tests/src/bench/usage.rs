@@ -74,10 +74,21 @@ fn bpf_object(fdinfo: &str) -> Result<Option<((&'static str, u64), u64)>> {
     Ok(Some((id.context("neither a map nor a program")?, bytes)))
 }
 
+/// Frames that a CPU of this machine had no room for, on their way from one network stack to another, since it was started.
+pub fn backlog_lost() -> Result<u64> {
+    let text = fs::read_to_string("/proc/net/softnet_stat").context("reading what was lost in backlogs")?;
+    // In hexadecimal: frames that came, frames that were lost.
+    let lost = |line: &str| Some(u64::from_str_radix(line.split(' ').nth(1)?, 16).ok()?);
+    text.lines().map(|line| lost(line).with_context(|| format!("a strange softnet_stat: {line}"))).sum()
+}
+
 /// What all CPUs together have done since the machine was started, in ticks.
 #[derive(Clone, Copy, Debug)]
 pub struct MachineTime {
+    /// With what was stolen.
     busy: u64,
+    /// What its host gave to others meanwhile.
+    stolen: u64,
     all: u64,
 }
 
@@ -91,13 +102,23 @@ impl MachineTime {
             anyhow::bail!("a strange /proc/stat: {line}")
         };
         let busy = user + nice + system + irq + softirq + steal;
-        Ok(Self { busy, all: busy + idle + iowait })
+        Ok(Self { busy, stolen: steal, all: busy + idle + iowait })
     }
 
     /// How much of all CPUs was busy since then, in percent.
     pub fn busy_since(self, earlier: Self) -> f64 {
-        (self.busy - earlier.busy) as f64 / (self.all - earlier.all).max(1) as f64 * 100.0
+        percent(self.busy - earlier.busy, self.all - earlier.all)
     }
+
+    /// How much of the CPU time that was wanted since then was not had, for the machine is virtual and its host had others to
+    /// serve, in percent.
+    pub fn stolen_since(self, earlier: Self) -> f64 {
+        percent(self.stolen - earlier.stolen, self.busy - earlier.busy)
+    }
+}
+
+fn percent(part: u64, of: u64) -> f64 {
+    part as f64 / of.max(1) as f64 * 100.0
 }
 
 #[cfg(test)]
@@ -119,6 +140,11 @@ mod tests {
     }
 
     #[test]
+    fn backlogs_are_counted() {
+        backlog_lost().unwrap();
+    }
+
+    #[test]
     fn who_computes_is_busy() {
         let own = [std::process::id()];
         let (before, machine, begin) = (Usage::of(&own).unwrap(), MachineTime::now().unwrap(), Instant::now());
@@ -127,6 +153,8 @@ mod tests {
         assert!(after.cpu > before.cpu);
         assert!(after.wakeups >= before.wakeups);
         assert!(after.resident_mb >= after.proportional_mb && after.proportional_mb > 0.0);
-        assert!(MachineTime::now().unwrap().busy_since(machine) > 0.0);
+        let now = MachineTime::now().unwrap();
+        assert!(now.busy_since(machine) > 0.0);
+        assert!((0.0..=100.0).contains(&now.stolen_since(machine)));
     }
 }

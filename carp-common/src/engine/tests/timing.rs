@@ -209,6 +209,32 @@ fn an_equal_that_was_yielded_to_is_a_master_when_it_is_heard_for_the_second_time
     }
 }
 
+/// Its lease may be as long as the dead time by then.
+#[test]
+fn an_equal_that_is_heard_long_after_a_tie_is_a_master() {
+    let hears_one = |mut host: Host| {
+        let advert = host.hears(1, 0, 0);
+        host.handle(Input::Advert(advert));
+        host.next()
+    };
+    let after_tie = || {
+        let mut host = Host::master(config(1, 0)).later(A_MOMENT);
+        tie_delay(&mut host);
+        host
+    };
+    let mut unplugged = after_tie();
+    unplugged.handle(Input::LinkDown(LinkFault::NoCarrier));
+    let mut unplugged = unplugged.later(DEAD);
+    unplugged.handle(Input::LinkUp);
+    assert_eq!(hears_one(unplugged), Some(Duration::from_secs(3)));
+    let mut stepped_down = after_tie();
+    stepped_down.sleep();
+    assert_eq!(stepped_down.state(), State::Master);
+    let mut stepped_down = stepped_down.later(DEAD);
+    stepped_down.handle(Input::StepDown);
+    assert_eq!(hears_one(stepped_down), Some(Duration::from_secs(3)));
+}
+
 #[test]
 fn a_tie_never_makes_the_wait_longer_than_the_dead_time_and_a_quarter_second() {
     let config = Config { dead_ratio: DeadRatio::new(1).unwrap(), ..config(1, 0) };

@@ -246,11 +246,11 @@ impl Run {
         let is_lost = !self.is_whole && random.below(256) < weather.lost.into();
         let now = self.world.now;
         if is_lost || self.deaf[from][to] {
-            self.world.watch.see_missed(now);
+            self.world.watch.see_missed(from, to, now);
             return;
         }
         if delay > self.plan.delay {
-            self.world.watch.see_missed(now.after(delay));
+            self.world.watch.see_missed(from, to, now.after(delay));
         }
         self.world.deliver(message, now.after(delay));
     }

@@ -13,7 +13,7 @@ const ELECTION: Duration = Duration::from_millis(10);
 /// * A master that hears a better one, or an equal, is none any more.
 /// * Whoever becomes MASTER takes the VIPs, and announces them when they are there; whoever leaves MASTER releases them.
 /// * Two hosts with a lease serve the VIPs at the same time only for as long as an election takes, unless one could not hear
-///   the other, or its agent stood still just when the other took over (see [`Watch::is_explained`]).
+///   the other, or its agent stood still just when the other took over (see [`Watch::explained_until`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Watch {
     /// The first objection.
@@ -21,10 +21,10 @@ pub(super) struct Watch {
     pub(super) transitions: u32,
     /// How long an advert is under way at most while all is well.
     pub(super) delay: Duration,
-    /// When an advert last did not reach somebody in this time.
-    missed: Option<Time>,
-    /// Since when two hosts both serve the VIPs, and whether that was explained when it began.
-    both: Vec<Vec<Option<(Time, bool)>>>,
+    /// When an advert of one host last did not reach another in time: from, to.
+    missed: Vec<Vec<Option<Time>>>,
+    /// Since when two hosts both serve the VIPs, and until when that is explained by what has happened so far.
+    both: Vec<Vec<Option<[Time; 2]>>>,
     /// Whether there may be such a pair.
     are_both: bool,
 }
@@ -35,7 +35,7 @@ impl Watch {
             objection: None,
             transitions: 0,
             delay: Duration::ZERO,
-            missed: None,
+            missed: vec![vec![None; hosts]; hosts],
             both: vec![vec![None; hosts]; hosts],
             are_both: false,
         }
@@ -45,9 +45,10 @@ impl Watch {
         self.objection.get_or_insert(what);
     }
 
-    /// An advert is lost, or late.
-    pub(super) fn see_missed(&mut self, now: Time) {
-        self.missed = self.missed.max(Some(now));
+    /// An advert of one host does not reach another, or has not until then.
+    pub(super) fn see_missed(&mut self, from: usize, to: usize, then: Time) {
+        let missed = &mut self.missed[from][to];
+        *missed = (*missed).max(Some(then));
     }
 
     /// What an engine has asked for in one call.
@@ -93,30 +94,34 @@ impl Watch {
                 self.both[one][other] = None;
                 continue;
             };
-            // What explains it may be over when it has lasted for too long.
-            let begins = || (from, self.is_explained(nodes, [one, other], from));
-            let (since, was_explained) = self.both[one][other].unwrap_or_else(begins);
-            self.both[one][other] = Some((since, was_explained));
-            let lasted = end.min(to).since(since);
-            if lasted > ELECTION && !was_explained && !self.is_explained(nodes, [one, other], since) {
+            let [since, explained] = self.both[one][other].unwrap_or([from; 2]);
+            let explained = explained.max(self.explained_until(nodes, [one, other], since));
+            // When it has ended, the next one needs another reason.
+            self.both[one][other] = (end >= to).then_some([since, explained]);
+            if end.min(to) > explained {
+                let lasted = end.min(to).since(since);
                 self.object(format!("hosts {one} and {other} both serve the VIPs for {lasted:?}, since {since:?}"));
             }
         }
     }
 
-    /// Why two hosts may serve the VIPs at the same time:
+    /// Until when two hosts may both serve the VIPs: for an election, and longer where
     ///
-    /// * somebody did not hear another, now or in the dead time before: perhaps these two, or a third one was MASTER, too;
+    /// * somebody did not hear the first one, now or in the dead time before, or was not heard by it: the later one, or a third
+    ///   one from which the later took over, or beside which the first was MASTER;
     /// * one is less patient than the other can know: at advbase 2 it has never heard the backup with advbase 1;
     /// * an agent stood still, or died, in the moment in which the other became MASTER by what it had heard, or in which both
     ///   did: it does not hear that, and its lease has just begun;
     /// * the later one had yielded to an equal just before, which it believes dead after two intervals only; or another had, from
     ///   which it took over.
-    fn is_explained(&self, nodes: &[Node], [one, other]: [usize; 2], since: Time) -> bool {
+    ///
+    /// When that is over, one of them hears the other by its next advert, or that one's lease ends.
+    fn explained_until(&self, nodes: &[Node], [one, other]: [usize; 2], since: Time) -> Time {
         let entered = |at: usize| nodes[at].entered.unwrap_or_default()[1];
         let [first, later] = if entered(one) <= entered(other) { [one, other] } else { [other, one] };
         let patience = nodes[later].terms.dead_time;
-        let is_missed = self.missed.is_some_and(|at| at.after(patience + self.delay + patience / 50) >= since);
+        let missed = (0..nodes.len()).map(|at| self.missed[first][at].max(self.missed[at][first])).max().flatten();
+        let missed = missed.filter(|at| at.after(patience + self.delay + patience / 50) >= since);
         let is_impatient = nodes[first].terms.lease.is_some_and(|lease| patience < lease);
         let [began, ended] = nodes[later].entered.unwrap_or_default();
         let is_then = |at: Time| at.after(self.delay * 3) >= began && ended.after(self.delay * 3) >= at;
@@ -129,7 +134,11 @@ impl Watch {
             let patience = (nodes[at].terms.interval * 7 / 2 + TIE_SPREAD) * 101 / 100 + self.delay;
             ended > entered(first) && tied <= began && began <= tied.after(patience)
         });
-        is_missed || is_impatient || stood_still || after_tie
+        let is_over = if is_impatient || stood_still || after_tie { Some(since) } else { None };
+        let span = |at: usize| nodes[at].terms.interval.max(nodes[at].terms.lease.unwrap_or_default());
+        let longest = span(one).max(span(other)) * 101 / 100 + self.delay;
+        let election = since.after(ELECTION);
+        is_over.max(missed).map_or(election, |over| over.max(since).after(longest).max(election))
     }
 }
 
