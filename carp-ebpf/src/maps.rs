@@ -1,8 +1,8 @@
 //! The maps, each described in `carp_common::abi`, and the only places that dereference their values.
 //!
-//! What is written when virtual hosts are set up, or of which there is seldom much, takes memory for what is there only
-//! (`BPF_F_NO_PREALLOC`). What is written with each advert and each VIP has its memory from the start, so that a host that
-//! has no more goes on.
+//! Maps of what is set up with virtual hosts, or of which there is seldom much, take memory for what is there
+//! (`BPF_F_NO_PREALLOC`). Those that a host needs to send adverts and to hold VIPs have theirs from the start, so that it goes on
+//! when there is no more.
 
 use core::arch::asm;
 

@@ -10,13 +10,13 @@
 //! * it is asked to end, with SIGTERM;
 //! * it is asked to hand over: `carpctl demote`, SIGUSR2 for ucarp, and for keepalived a tracked file that lowers its priority.
 //!
-//! Those with an advert a second are measured side by side, those that are faster one after the other.
+//! Those with an advert a second are measured side by side where they wait for the dead time; all others one after the other.
 //!
 //! Steady: at the fastest intervals, so many seconds in which nothing happens: every takeover then is a false one, unless
-//! the machine itself stood still just before it, and went on before the backup's first advert was on the wire: on each
-//! CPU a thread, before all others, does nothing but look at the clock.
+//! the machine itself stood still for more than 0.6 of the dead time before it, and went on before the backup's first advert
+//! was on the wire: on each CPU a thread, before all others, does nothing but look at the clock.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, thread, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, net::Ipv4Addr, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use carp_tests::{
@@ -25,15 +25,11 @@ use carp_tests::{
         CARPD, KEEPALIVED, Line, Member, Options, Pace, Panel, Scale, Setting, Spread, Table, UCARP, cdf, draw, millis,
         side_by_side, sort, spread,
     },
+    faults::run_on,
     random::SplitMix64,
 };
 use clap::Parser;
-use nix::{
-    errno::Errno,
-    libc,
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
+use nix::{errno::Errno, libc};
 use serde::Serialize;
 use serde_json::json;
 
@@ -42,8 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const AFTER: Duration = Duration::from_millis(300);
 /// Stalls from this length on are kept.
 const NOTABLE: Duration = Duration::from_millis(1);
+/// For how long a CPU is not looked at.
+const LOOK_AGAIN: Duration = Duration::from_micros(500);
 
-/// An advert a second, or as slow; side by side.
+/// An advert a second, or as slow.
 const SLOW: [Setting; 5] = [
     Setting { realtime: true, ..CARPD },
     Setting { name: "carpd, virtual MAC", realtime: true, defaults: "mac = \"virtual\"\n", ..CARPD },
@@ -75,6 +73,13 @@ enum Way {
     CarrierLoss,
     GracefulStop,
     PlannedSwitch,
+}
+
+impl Way {
+    /// Whether the backup has to wait for its dead time.
+    fn is_noticed_late(self) -> bool {
+        matches!(self, Self::NodeDeath | Self::CarrierLoss)
+    }
 }
 
 const WAYS: [(Way, &str); 4] = [
@@ -120,9 +125,11 @@ fn main() -> Result<()> {
             |number| WAYS.map(|(way, _)| settings.iter().map(move |setting| (*setting, way, number))).into_iter();
         (1..=runs).flat_map(of_run).flatten().collect()
     };
-    // The short form shows that it works.
-    let width = common.or_short(slow.len(), WAYS.len() * slow.len());
-    for (jobs, width) in [(jobs(&slow), width), (jobs(&fast), 1)] {
+    // Those that wait for a dead time leave the machine idle, and do not disturb one another. The short form shows that it works.
+    let (waiting, at_once): (Vec<_>, Vec<_>) = jobs(&slow).into_iter().partition(|(_, way, _)| way.is_noticed_late());
+    let waiting = (waiting, common.or_short(slow.len(), WAYS.len() * slow.len()));
+    let at_once = (at_once, common.or_short(1, WAYS.len() * slow.len()));
+    for (jobs, width) in [waiting, at_once, (jobs(&fast), 1)] {
         let run = |(setting, way, number): &(Setting, Way, u32)| {
             let run =
                 measure(setting, *way, *number).with_context(|| format!("{}: {way:?}, run {number}", setting.name))?;
@@ -166,7 +173,7 @@ impl Figures {
             way,
             dead_time_ms,
             outage_ms: spread(&outages),
-            beyond_dead_time_ms: spread(&beyond).filter(|_| matches!(way, Way::NodeDeath | Way::CarrierLoss)),
+            beyond_dead_time_ms: spread(&beyond).filter(|_| way.is_noticed_late()),
             until_takeover_ms: spread(&sorted(|run| run.took)),
             outages,
         }
@@ -232,11 +239,10 @@ fn measure(setting: &Setting, way: Way, number: u32) -> Result<Run> {
     thread::sleep(AFTER);
     let last = pair.probe.wait_for_answer("after the takeover", PATIENCE, |answer| answer.at > takeover + AFTER)?.at;
     let answers: Vec<_> = pair.probe.answers().iter().map(|answer| answer.at).filter(|at| *at <= last).collect();
-    let longest = |until: BootTime| {
-        let gaps = answers.windows(2).filter(|gap| gap[1] > begin && gap[0] < until);
-        gaps.max_by_key(|gap| gap[1].since(gap[0])).context("no answer before")
-    };
-    let (silence, of_takeover) = (longest(last)?, longest(takeover)?);
+    let gaps = || answers.windows(2).filter(|gap| gap[1] > begin);
+    let silence = gaps().max_by_key(|gap| gap[1].since(gap[0])).context("no answer before")?;
+    let is_of_takeover = |gap: &&[BootTime]| (gap[0]..gap[1]).contains(&takeover);
+    let of_takeover = gaps().find(is_of_takeover).context("no answer before the takeover")?;
     let frames = pair.wire.frames();
     // At the fastest intervals more adverts leave before the switch forwards nothing.
     let masters = frames.iter().rfind(|frame| source(frame) == Some(pair.master.ip()) && frame.at < of_takeover[1]);
@@ -254,17 +260,20 @@ fn source(frame: &Frame) -> Option<Ipv4Addr> {
 
 /// A span in which a CPU did not even run what comes before all else.
 struct Stall {
+    begin: BootTime,
     end: BootTime,
-    length: Duration,
 }
 
 impl Stall {
-    /// How much of the time they take together, where those of one CPU and of another overlap; by their ends.
-    fn together<'a>(stalls: impl IntoIterator<Item = &'a Self>) -> Duration {
-        let (mut sum, mut last) = (Duration::ZERO, None::<BootTime>);
-        for Stall { end, length } in stalls {
-            sum += last.map_or(*length, |last| end.since(last).min(*length));
-            last = Some(*end);
+    /// For how much of the last `span` before this moment one CPU or another stood still; the last stall comes first.
+    fn together<'a>(stalls: impl IntoIterator<Item = &'a Self>, moment: BootTime, span: Duration) -> Duration {
+        let (mut sum, mut counted_from) = (Duration::ZERO, moment);
+        for Stall { begin, end } in stalls {
+            // Both before what has been counted already, and within the span.
+            let end = (*end).min(counted_from);
+            let length = end.since(*begin).min(span.saturating_sub(moment.since(end)));
+            sum += length;
+            counted_from = counted_from.min(*begin);
         }
         sum
     }
@@ -294,12 +303,13 @@ impl Steady {
         for watcher in watchers {
             stalls.extend(watcher.join().expect("a watcher panics never")?);
         }
+        // The last first.
+        stalls.sort_unstable_by_key(|stall| Reverse(stall.end));
         let takeovers = pair.takeovers_since(begin);
-        stalls.sort_unstable_by_key(|stall| stall.end);
         // They kept the last adverts of the master from being sent, or heard.
         let is_explained = |takeover: BootTime| {
-            let just_before = |stall: &&Stall| stall.end <= takeover && takeover.since(stall.end) < dead_time;
-            Stall::together(stalls.iter().filter(just_before)) > dead_time * 6 / 10
+            let over = stalls.iter().filter(|stall| stall.end <= takeover);
+            Stall::together(over, takeover, dead_time) > dead_time * 6 / 10
         };
         Ok(Self {
             system: setting.name,
@@ -307,7 +317,7 @@ impl Steady {
             dead_time_ms: millis(dead_time),
             takeovers: takeovers.len(),
             after_stalls: takeovers.iter().filter(|at| is_explained(**at)).count(),
-            longest_stall_ms: stalls.iter().map(|stall| millis(stall.length)).fold(0.0, f64::max),
+            longest_stall_ms: stalls.iter().map(|stall| millis(stall.end.since(stall.begin))).fold(0.0, f64::max),
         })
     }
 
@@ -317,7 +327,7 @@ impl Steady {
             "dead time, ms",
             "seconds",
             "takeovers",
-            "of them just after a stall of a CPU",
+            "of them just after stalls of CPUs",
             "longest stall, ms",
         ]);
         for Self { system, seconds, dead_time_ms, takeovers, after_stalls, longest_stall_ms } in all {
@@ -334,26 +344,23 @@ impl Steady {
     }
 }
 
-/// Looks at the clock on one CPU, every half millisecond.
+/// Looks at the clock on one CPU, again and again.
 fn stalls(cpu: usize, until: BootTime) -> Result<Vec<Stall>> {
-    let mut only = CpuSet::new();
-    only.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &only)?;
+    run_on(cpu)?;
     // SAFETY: for this struct of integers all bytes zero is valid.
     let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     parameters.sched_priority = 60;
     // SAFETY: 0 is this thread, and the parameters live until the call returns.
     Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) })?;
     let mut stalls = Vec::new();
-    let mut last = BootTime::now();
-    while last < until {
-        thread::sleep(Duration::from_micros(500));
-        let now = BootTime::now();
-        let length = now.since(last);
-        if length > NOTABLE {
-            stalls.push(Stall { end: now, length });
+    let mut now = BootTime::now();
+    while now < until {
+        let begin = now + LOOK_AGAIN;
+        thread::sleep(LOOK_AGAIN);
+        now = BootTime::now();
+        if now.since(begin) > NOTABLE {
+            stalls.push(Stall { begin, end: now });
         }
-        last = now;
     }
     Ok(stalls)
 }

@@ -17,8 +17,8 @@ use carp_tests::{
     ETH0, Flood, FloodPlan, Lab, VHID,
     adverts::{self, Election},
     bench::{
-        CARPD, Line, Lost, Member, Options, Pace, Panel, Scale, Setting, Spread, Table, Unheard, backlog_lost, cdf,
-        draw, sort, spread,
+        CARPD, Line, Lost, Member, Options, Pace, Panel, Scale, Setting, Spread, Table, Unheard, cdf, draw, sort,
+        spread,
     },
     faults::{hog, keep_awake},
 };
@@ -77,8 +77,8 @@ struct Figures {
     frames_per_second: f64,
     /// Adverts that the master has sent, and the backup has not heard.
     lost: Lost,
-    /// Of the frames for it, those that were lost before its driver, in percent: for the adverts among them the same holds.
-    lost_before_driver_percent: f64,
+    /// What its cable had no room for, in percent of all that was sent: of the adverts among them, as many are to be expected.
+    lost_on_way_percent: f64,
     /// Adverts that were heard, and are in no figure: give or take those that just waited at the beginning and at the end.
     untold: i64,
     latency_us: Option<Spread>,
@@ -101,7 +101,7 @@ fn main() -> Result<()> {
         "event latency, us",
         "load",
         "frames a second",
-        "of them lost before the driver, %",
+        "lost on the cable, %",
         "adverts lost",
         "heard without a time",
         "events",
@@ -112,15 +112,14 @@ fn main() -> Result<()> {
         "goal for p99",
     ]);
     for figures in &figures {
-        let Figures { setting, load, frames_per_second, lost, lost_before_driver_percent, untold, latency_us, .. } =
-            figures;
+        let Figures { setting, load, frames_per_second, lost, lost_on_way_percent, untold, latency_us, .. } = figures;
         let Some(Spread { count, median, p99, p99_9, max, .. }) = *latency_us else { continue };
         let goal = load
             .goal_us
             .map_or("-".to_owned(), |goal| format!("{goal:.0}, {}", if p99 <= goal { "reached" } else { "missed" }));
         let cells = [count as f64, median, p99, p99_9, max].map(|value| format!("{value:.0}"));
         let mut row = vec![(*setting).to_owned(), load.name.to_owned(), format!("{frames_per_second:.0}")];
-        row.extend([format!("{lost_before_driver_percent:.2}"), lost.to_string(), untold.to_string()]);
+        row.extend([format!("{lost_on_way_percent:.2}"), lost.to_string(), untold.to_string()]);
         row.extend(cells);
         row.push(goal);
         table.row(row);
@@ -166,8 +165,7 @@ fn measure(setting: Setting, load: Load, span: Duration) -> Result<Figures> {
         rate: None,
         duration: 2 * span,
     };
-    let lost_on_way = || Ok::<_, anyhow::Error>(backup.lost_on_way()? + backlog_lost()?);
-    let lost_before = lost_on_way()?;
+    let lost_before = backup.lost_on_way()?;
     let floods = senders.iter().filter(|_| load.flooded);
     let floods: Vec<_> = floods.map(|host| Flood::start(host.ns(), ETH0, plan(host.ip()))).collect::<Result<_>>()?;
     let flooding = Instant::now();
@@ -181,7 +179,7 @@ fn measure(setting: Setting, load: Load, span: Duration) -> Result<Figures> {
     let lost = before.lost_since(unheard)?;
     let took = flooding.elapsed().as_secs_f64();
     let flooded = floods.into_iter().map(Flood::stop).sum::<Result<u64>>()?;
-    let (frames, lost_on_way) = (flooded + lost.of as u64, lost_on_way()? - lost_before);
+    let (frames, lost_on_way) = (flooded + lost.of as u64, backup.lost_on_way()? - lost_before);
     ensure!(member.changes().len() == changes, "the backup changed its state: {:?}", member.changes());
     let of_event = |text: &str| text.split_once(EVENT)?.1.split_once(" ns")?.0.parse::<f64>().ok();
     let lines = member.lines()?.into_iter().filter(|line| (begin.at..end.at).contains(&line.at));
@@ -192,7 +190,7 @@ fn measure(setting: Setting, load: Load, span: Duration) -> Result<Figures> {
         load,
         frames_per_second: flooded as f64 / took,
         lost,
-        lost_before_driver_percent: lost_on_way as f64 / frames.max(1) as f64 * 100.0,
+        lost_on_way_percent: lost_on_way as f64 / frames.max(1) as f64 * 100.0,
         untold: end.heard - begin.heard - sorted.len() as i64,
         latency_us: spread(&sorted),
         sorted,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::libc;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -491,12 +492,13 @@ fn stop_thread(process: u32, lasts: Duration) -> Result<()> {
 
 /// Keeps all CPUs busy, each with four threads.
 pub fn hog(lasts: Duration) {
-    spin(4, lasts, || Ok(())).expect("nothing to fail");
+    spin(4, lasts, |_| Ok(())).expect("nothing to fail");
 }
 
-/// Keeps all CPUs from sleeping, with threads that run only where nothing else does.
+/// Keeps all CPUs from sleeping, each with a thread that runs only while nothing else does.
 pub fn keep_awake(lasts: Duration) -> Result<()> {
-    spin(1, lasts, || {
+    spin(1, lasts, |cpu| {
+        run_on(cpu)?;
         // SAFETY: for this struct of integers all bytes zero is valid.
         let parameters: libc::sched_param = unsafe { mem::zeroed() };
         // SAFETY: 0 is this thread, and the parameters live until the call returns.
@@ -505,17 +507,24 @@ pub fn keep_awake(lasts: Duration) -> Result<()> {
     })
 }
 
-/// So many threads a CPU that look at the clock, each after a preparation.
-fn spin(threads: usize, lasts: Duration, prepare: impl Fn() -> Result<()> + Sync) -> Result<()> {
+/// Has this thread run on one CPU only.
+pub fn run_on(cpu: usize) -> Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &only).with_context(|| format!("staying on CPU {cpu}"))
+}
+
+/// So many threads for each CPU that look at the clock, after they have prepared for it.
+fn spin(threads: usize, lasts: Duration, prepare: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
     let end = BootTime::now() + lasts;
-    let count = threads * thread::available_parallelism().map_or(1, usize::from);
-    let work = || {
-        prepare()?;
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let work = |cpu| {
+        prepare(cpu)?;
         while BootTime::now() < end {}
         Ok(())
     };
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..threads * cpus).map(|thread| scope.spawn(move || work(thread % cpus))).collect();
         threads.into_iter().try_for_each(|thread| thread.join().expect("a thread panics never"))
     })
 }

@@ -108,7 +108,7 @@ impl Empty {
         Ok([Self(load_program(TYPE_XDP, &PASS)?), Self(load_program(TYPE_SCHED_CLS, &PASS)?)])
     }
 
-    /// How long BPF_PROG_TEST_RUN says that it takes for a frame, on average: so long does that take itself.
+    /// How long it takes for a frame on average, by BPF_PROG_TEST_RUN: nothing but what that takes itself.
     pub fn run(&self, frame: &[u8], repeat: u32) -> Result<Duration> {
         let mut run = TestRun {
             program: self.0.as_raw_fd().try_into()?,

@@ -96,16 +96,16 @@ impl Engine {
         }
         // What its timers wait for then is none of a silence.
         let is_over = cause.is_none() && self.drop_claim();
-        // Until then it may be the last word of an equal that yields as well, as a ucarp does within an interval.
-        let is_new = advert.arrival.since(self.tied) < self.interval() * 3 / 2;
-        if !is_new && self.followed.goes_on(advert) {
+        // For so long it may be the last word of an equal that yields as well, as a ucarp does within an interval.
+        let has_just_tied = self.ties > 0 && advert.arrival.since(self.tied) < self.interval() * 3 / 2;
+        if !has_just_tied && self.followed.goes_on(advert) {
             self.ties = 0;
         }
-        let [mine, peers] = self.standings(advert);
-        let is_tied = is_new && self.ties > 0 && mine == peers;
-        let patience = if is_tied { self.tie_patience() } else { self.dead_time() };
         // If this host has stepped down, this is the first word of its successor.
         let is_first = self.timers.nobody.take().is_some();
+        let [mine, peers] = self.standings(advert);
+        let may_yield = has_just_tied && !is_first && mine == peers;
+        let patience = if may_yield { self.tie_patience() } else { self.dead_time() };
         let alive =
             if self.config.any_family || is_first || is_over { self.config.families } else { &[advert.family][..] };
         for family in alive {

@@ -84,8 +84,9 @@ pub struct Engine {
     demotion: Demotion,
     /// When the last advert of another host arrived.
     last_arrival: Option<Time>,
-    /// Yields to an equal since a master was last heard in peace, and when the last of them was.
+    /// Yields to an equal since a master was last heard in peace.
     ties: u32,
+    /// When it last yielded to one, if it has.
     tied: Time,
     /// BACKUP: the masters that need no other.
     followed: Followed,

@@ -9,4 +9,4 @@ mod usage;
 pub use figures::{Goal, Options, Report, Spread, Table, millis, side_by_side, sort, spread};
 pub use plot::{Line, Panel, Scale, cdf, draw};
 pub use systems::{Adverts, CARPD, KEEPALIVED, Lost, Member, Pace, SEALED, Setting, System, UCARP, Unheard};
-pub use usage::{MachineTime, Usage, backlog_lost, bpf_mb};
+pub use usage::{MachineTime, Usage, bpf_mb};

@@ -74,14 +74,6 @@ fn bpf_object(fdinfo: &str) -> Result<Option<((&'static str, u64), u64)>> {
     Ok(Some((id.context("neither a map nor a program")?, bytes)))
 }
 
-/// Frames that a CPU of this machine had no room for, on their way from one network stack to another, since it was started.
-pub fn backlog_lost() -> Result<u64> {
-    let text = fs::read_to_string("/proc/net/softnet_stat").context("reading what was lost in backlogs")?;
-    // In hexadecimal: frames that came, frames that were lost.
-    let lost = |line: &str| Some(u64::from_str_radix(line.split(' ').nth(1)?, 16).ok()?);
-    text.lines().map(|line| lost(line).with_context(|| format!("a strange softnet_stat: {line}"))).sum()
-}
-
 /// What all CPUs together have done since the machine was started, in ticks.
 #[derive(Clone, Copy, Debug)]
 pub struct MachineTime {
@@ -137,11 +129,6 @@ mod tests {
         assert_eq!(bpf_object("pos:\t0\nlink_type:\txdp\nlink_id:\t3\nprog_id:\t5\n").unwrap(), None);
         bpf_object("memlock:\t4096\n").unwrap_err();
         assert!(bpf_mb(&[std::process::id()]).unwrap() >= 0.0);
-    }
-
-    #[test]
-    fn backlogs_are_counted() {
-        backlog_lost().unwrap();
     }
 
     #[test]

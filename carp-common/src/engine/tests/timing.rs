@@ -226,6 +226,7 @@ fn an_equal_that_is_heard_long_after_a_tie_is_a_master() {
     unplugged.handle(Input::LinkDown(LinkFault::NoCarrier));
     let mut unplugged = unplugged.later(DEAD);
     unplugged.handle(Input::LinkUp);
+    let unplugged = unplugged.later(Duration::from_secs(1));
     assert_eq!(hears_one(unplugged), Some(Duration::from_secs(3)));
     let mut stepped_down = after_tie();
     stepped_down.sleep();

@@ -107,8 +107,8 @@ impl Watch {
 
     /// Until when two hosts may both serve the VIPs: for an election, and longer where
     ///
-    /// * somebody did not hear the first one, now or in the dead time before, or was not heard by it: the later one, or a third
-    ///   one from which the later took over, or beside which the first was MASTER;
+    /// * one did not hear the other, now or in the dead time before; or, when it began, a third one and the first did not: the later
+    ///   may have taken over from that one, or the first have been MASTER beside it;
     /// * one is less patient than the other can know: at advbase 2 it has never heard the backup with advbase 1;
     /// * an agent stood still, or died, in the moment in which the other became MASTER by what it had heard, or in which both
     ///   did: it does not hear that, and its lease has just begun;
@@ -120,8 +120,11 @@ impl Watch {
         let entered = |at: usize| nodes[at].entered.unwrap_or_default()[1];
         let [first, later] = if entered(one) <= entered(other) { [one, other] } else { [other, one] };
         let patience = nodes[later].terms.dead_time;
-        let missed = (0..nodes.len()).map(|at| self.missed[first][at].max(self.missed[at][first])).max().flatten();
-        let missed = missed.filter(|at| at.after(patience + self.delay + patience / 50) >= since);
+        let missed = (0..nodes.len()).map(|at| {
+            let missed = self.missed[first][at].max(self.missed[at][first]);
+            if at == later { missed } else { missed.map(|missed| missed.min(since)) }
+        });
+        let missed = missed.max().flatten().filter(|at| at.after(patience + self.delay + patience / 50) >= since);
         let is_impatient = nodes[first].terms.lease.is_some_and(|lease| patience < lease);
         let [began, ended] = nodes[later].entered.unwrap_or_default();
         let is_then = |at: Time| at.after(self.delay * 3) >= began && ended.after(self.delay * 3) >= at;
