@@ -31,7 +31,7 @@ use serde::Serialize;
 const PATIENCE: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(4);
 const STATUS_REQUESTS: usize = 50;
-const SYSTEMS: [Setting; 3] = [CARPD, KEEPALIVED, UCARP];
+const SYSTEMS: [Setting; 3] = [CARPD, UCARP, KEEPALIVED];
 
 #[derive(Parser)]
 struct Args {

@@ -41,13 +41,13 @@ const NOTABLE: Duration = Duration::from_millis(1);
 /// For how long a CPU is not looked at.
 const LOOK_AGAIN: Duration = Duration::from_micros(500);
 
-/// An advert a second, or as slow.
+/// An advert a second, or as slow; the first three have the colours that they have in the other plots.
 const SLOW: [Setting; 5] = [
     Setting { realtime: true, ..CARPD },
-    Setting { name: "carpd, virtual MAC", realtime: true, defaults: "mac = \"virtual\"\n", ..CARPD },
     UCARP,
-    Setting { name: "ucarp, deadratio 1", pace: Pace::Fastest, ..UCARP },
     Setting { realtime: true, ..KEEPALIVED },
+    Setting { name: "carpd, virtual MAC", realtime: true, defaults: "mac = \"virtual\"\n", ..CARPD },
+    Setting { name: "ucarp, deadratio 1", pace: Pace::Fastest, ..UCARP },
 ];
 const FAST: [Setting; 2] = [
     Setting { name: "carpd, fastest", pace: Pace::Fastest, realtime: true, ..CARPD },

@@ -19,6 +19,9 @@ pub const ETH0: &str = "eth0";
 /// The bridge that all ports belong to unless the lab is split.
 pub(crate) const BRIDGE: &str = "br0";
 
+/// From here on the switch's ports have their interface indexes, which hosts never reach.
+const PORT_INDEXES: u32 = 1_000_000;
+
 /// Far longer than it takes to put a cable to work.
 const CABLING: Duration = Duration::from_secs(10);
 
@@ -156,8 +159,11 @@ impl Host {
     pub fn create_interface(&self) -> Result<()> {
         let (port, mac, ns) = (self.port(), self.mac(), self.ns.path());
         let port_mac = MacAddr([0x02, 0, 0, 0x77, 1, self.number]);
+        // The kernel hurries to put an interface to work whose index is not its peer's, and otherwise takes up to a second: the host
+        // would have its carrier long before the switch forwards.
+        let index = PORT_INDEXES + u32::from(self.number);
         let cable = format!(
-            "link add {port} address {port_mac} type veth \
+            "link add {port} index {index} address {port_mac} type veth \
              peer name {ETH0} address {mac} netns {}\n\
              link set {port} master {BRIDGE} up\n",
             ns.display()
