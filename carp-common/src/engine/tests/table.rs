@@ -393,3 +393,20 @@ fn the_table_has_a_row_for_every_state_and_every_input() {
         .collect();
     assert_eq!(rows.len(), 3 * Event::COUNT, "{rows:?}");
 }
+
+#[test]
+fn every_fault_of_a_link_has_a_name_and_words_of_its_own() {
+    let faults = [
+        LinkFault::NoInterface,
+        LinkFault::InterfaceDown,
+        LinkFault::NoCarrier,
+        LinkFault::NoAddress,
+        LinkFault::NotAttached,
+        LinkFault::StartupDelay,
+        LinkFault::NotReady,
+    ];
+    let told: BTreeSet<_> = faults.iter().map(|fault| (fault.name(), std::format!("{fault}"))).collect();
+    assert_eq!(told.len(), faults.len());
+    assert_eq!(LinkFault::NoCarrier.name(), "no_carrier");
+    assert_eq!(std::format!("{}", LinkFault::NoCarrier), "no carrier");
+}
