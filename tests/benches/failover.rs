@@ -29,7 +29,7 @@ use carp_tests::{
     random::SplitMix64,
 };
 use clap::Parser;
-use nix::{errno::Errno, libc};
+use nix::libc;
 use serde::Serialize;
 use serde_json::json;
 
@@ -346,12 +346,7 @@ impl Steady {
 
 /// Looks at the clock on one CPU, again and again.
 fn stalls(cpu: usize, until: BootTime) -> Result<Vec<Stall>> {
-    run_on(cpu)?;
-    // SAFETY: for this struct of integers all bytes zero is valid.
-    let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-    parameters.sched_priority = 60;
-    // SAFETY: 0 is this thread, and the parameters live until the call returns.
-    Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) })?;
+    run_on(cpu, libc::SCHED_FIFO, 60)?;
     let mut stalls = Vec::new();
     let mut now = BootTime::now();
     while now < until {

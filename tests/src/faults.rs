@@ -497,21 +497,20 @@ pub fn hog(lasts: Duration) {
 
 /// Keeps all CPUs from sleeping, each with a thread that runs only while nothing else does.
 pub fn keep_awake(lasts: Duration) -> Result<()> {
-    spin(1, lasts, |cpu| {
-        run_on(cpu)?;
-        // SAFETY: for this struct of integers all bytes zero is valid.
-        let parameters: libc::sched_param = unsafe { mem::zeroed() };
-        // SAFETY: 0 is this thread, and the parameters live until the call returns.
-        let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
-        Errno::result(result).map(drop).context("becoming idle")
-    })
+    spin(1, lasts, |cpu| run_on(cpu, libc::SCHED_IDLE, 0))
 }
 
-/// Has this thread run on one CPU only.
-pub fn run_on(cpu: usize) -> Result<()> {
+/// Has this thread run on one CPU only, by this policy (`SCHED_*`) and with this priority.
+pub fn run_on(cpu: usize, policy: libc::c_int, priority: libc::c_int) -> Result<()> {
     let mut only = CpuSet::new();
     only.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &only).with_context(|| format!("staying on CPU {cpu}"))
+    sched_setaffinity(Pid::from_raw(0), &only).with_context(|| format!("staying on CPU {cpu}"))?;
+    // SAFETY: for this struct of integers all bytes zero is valid.
+    let mut parameters: libc::sched_param = unsafe { mem::zeroed() };
+    parameters.sched_priority = priority;
+    // SAFETY: 0 is this thread, and the parameters live until the call returns.
+    let result = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
+    Errno::result(result).map(drop).with_context(|| format!("scheduling by policy {policy}"))
 }
 
 /// So many threads for each CPU that look at the clock, after they have prepared for it.
