@@ -110,6 +110,19 @@ fn a_claim_that_waits_takes_no_bow_out_for_its_advert_and_ends_with_the_link() {
     assert_eq!((host.state(), host.next()), (State::Init, None));
 }
 
+/// All of it comes before the agent gets round to any of the actions.
+#[test]
+fn a_claim_that_is_dropped_unsays_its_advert_and_nothing_else() {
+    let mut host = master_with_lease(config(1, 100));
+    host.engine.handle(Input::StepDown, host.now);
+    host.engine.handle(Input::Advert(host.hears(255, 255, 0)), host.now);
+    let left = host.transition(State::Master, State::Backup, Cause::StepDown);
+    let claimed = claim(host.now.after(span(1, 100) * 4 / 3));
+    let better = host.hears(1, 50, 0);
+    let actions = host.handle(Input::Advert(better));
+    assert_eq!(actions, [OVER, Action::ReleaseVips, left, bow_out(0), claimed, OVER]);
+}
+
 #[test]
 fn a_master_that_wakes_too_late_is_a_backup_before_it_hears_or_sends_anything() {
     for event in ["a timer", "an advert", "carrier lost"] {
@@ -174,12 +187,16 @@ fn the_lease_is_the_shortest_patience_that_a_peer_can_have_less_one_percent() {
         }
         host.engine.lease().map(|lease| lease.as_micros())
     };
-    let ratio = |ratio| Config { peer_dead_ratio: DeadRatio::new(ratio).unwrap(), ..config(1, 0) };
+    let ratio = |ratio, config| Config { peer_dead_ratio: DeadRatio::new(ratio).unwrap(), ..config };
+    // An impatient host, and so many after it that are not.
+    let with_others = |others: u8| (0..=others).map(|i| (i, if i == 0 { 2 } else { 7 }, 0)).collect::<Vec<_>>();
     let peers = |advskew| Config { peer_advskew: Advskew::new(advskew), ..config(0, 60) };
     for (what, config, heard, expected) in [
         ("a peer may have advskew 0", config(1, 100), &[][..], Some(2_970_000)),
-        ("its ratio may be another", ratio(5), &[], Some(4_950_000)),
-        ("the smallest advbase of all heard", config(4, 0), &[(1, 7, 0), (2, 2, 9), (3, 255, 255)], Some(5_940_000)),
+        ("its ratio may be another", ratio(5, config(1, 0)), &[], Some(4_950_000)),
+        ("the smallest advbase of all heard", config(4, 0), &[(1, 2, 9), (2, 7, 0), (3, 255, 255)], Some(5_940_000)),
+        ("of eight hosts", config(4, 0), &with_others(7), Some(5_940_000)),
+        ("but not of more", config(4, 0), &with_others(8), Some(11_880_000)),
         ("what a host said last", config(4, 0), &[(1, 0, 9), (1, 2, 9)], Some(5_940_000)),
         ("and the own one", config(2, 0), &[(1, 7, 0)], Some(5_940_000)),
         ("at advbase 0 nobody is known", config(0, 60), &[], None),
@@ -189,6 +206,7 @@ fn the_lease_is_the_shortest_patience_that_a_peer_can_have_less_one_percent() {
         ("the last resort", config(1, 254), &[], Some(2_970_000)),
         ("too tight for the own interval", peers(20), &[], None),
         ("too tight for a busy machine", peers(26), &[], None),
+        ("too tight by nothing at all", ratio(5, config(18, 144)), &[(1, 5, 0)], None),
         ("too tight for its jitter", Config { peer_advskew: Advskew::new(1), ..config(0, 0) }, &[], None),
     ] {
         let microseconds = lease(config, heard);
