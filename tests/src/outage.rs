@@ -67,6 +67,13 @@ impl ProbeReport {
         self.answers.len()
     }
 
+    /// How many that were sent from this time on have no answer.
+    pub fn lost_since(&self, moment: BootTime) -> usize {
+        let first = self.sent.partition_point(|&sent| sent < moment);
+        let answered = self.answers.iter().filter(|answer| answer.sequence >= first as u64).count();
+        self.sent.len() - first - answered
+    }
+
     /// The times of more than two periods without an answer, although at least
     /// two pings sent in that time went unanswered (or were answered after it,
     /// as those that waited for ARP are). So a sender that did not get the CPU
@@ -173,6 +180,14 @@ mod tests {
         let report = report(&every_ms(100), |ms| Some((A, late(ms))));
         assert_eq!(report.answered(), 100);
         assert_eq!(report.longest_outage(), Duration::from_millis(41));
+    }
+
+    #[test]
+    fn late_answers_are_answers() {
+        let lost = |ms| (ms == 30 || ms == 60).then_some(());
+        let report = report(&every_ms(100), |ms| if lost(ms).is_some() { None } else { Some((A, 50)) });
+        let since = |ping: usize| report.lost_since(report.sent[ping]);
+        assert_eq!([0, 30, 31, 60, 61].map(since), [2, 2, 1, 1, 0]);
     }
 
     #[test]
