@@ -99,6 +99,15 @@ fn each_source_ends_alone() {
 }
 
 #[test]
+fn a_demotion_that_ends_is_no_reason_to_step_down() {
+    let mut host = Host::backup(config(1, 50));
+    host.handle(Input::Demote(10));
+    assert!(host.sleep().contains(&Action::TakeVips));
+    assert_eq!(host.handle(Input::Demote(0)), [Action::Demoted(Demotion::default())]);
+    assert_eq!(host.state(), State::Master);
+}
+
+#[test]
 fn another_profile_changes_the_next_advert_and_not_the_state() {
     let mut host = Host::master(config(1, 50)).later(A_MOMENT);
     host.handle(TRACKED);

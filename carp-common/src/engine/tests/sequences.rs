@@ -130,10 +130,11 @@ fn a_master_announces_beside_another_once_an_own_interval_and_answers_a_few_time
 #[test]
 fn a_master_that_stops_gives_up_its_vips_first_and_bows_out_when_they_are_gone() {
     let mut host = Host::master(config(1, 100)).later(A_MOMENT);
+    assert!(!host.engine.is_stopping());
     let actions = host.handle(Input::Shutdown);
     let transition = host.transition(State::Master, State::Init, Cause::Shutdown);
     assert_eq!(actions, [Action::ReleaseVips, transition]);
-    assert!(!host.engine.is_stopped());
+    assert!(host.engine.is_stopping() && !host.engine.is_stopped());
     assert_eq!(host.handle(Input::Shutdown), [], "asked twice");
 
     host = host.later(Duration::from_secs(10));

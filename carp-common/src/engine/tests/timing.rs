@@ -94,11 +94,12 @@ fn a_late_advert_timer_does_not_shift_those_after_it() {
 
 #[test]
 fn after_a_stall_one_advert_leaves_and_no_burst() {
-    let mut host = Host::master(config(1, 100)).later(OWN * 9 + LAG);
-    assert_eq!(host.handle_timeout(), [send(1, 100, 0)]);
-    let next = host.next().unwrap();
-    assert!(next > Duration::ZERO && next <= OWN, "{next:?}");
-    assert_eq!(host.handle_timeout(), []);
+    for stall in [OWN, OWN * 8 + LAG] {
+        let mut host = Host::master(config(1, 100)).later(OWN + stall);
+        assert_eq!(host.handle_timeout(), [send(1, 100, 0)]);
+        assert_eq!(host.next(), Some(OWN));
+        assert_eq!(host.handle_timeout(), []);
+    }
 }
 
 #[test]
@@ -383,10 +384,48 @@ fn other_settings_keep_the_state_and_count_from_when_the_master_was_last_heard()
 }
 
 #[test]
+fn a_family_that_is_new_has_a_dead_time_to_be_heard_in() {
+    let both = || Config { families: BOTH, ..config(1, 100) };
+    let mut backup = Host::backup(config(1, 100)).later(OWN);
+    backup.engine.reconfigure(both(), backup.now);
+    for wait in [DEAD, DEAD - OWN] {
+        let advert = backup.hears(1, 0, 0);
+        backup.handle(Input::Advert(advert));
+        assert_eq!(backup.next(), Some(wait));
+        backup = backup.later(OWN);
+    }
+
+    let mut master = Host::master(config(1, 100));
+    master.engine.reconfigure(both(), master.now);
+    for adverts in 1..=5 {
+        assert_eq!(master.sleep()[0], send(1, 100, 0));
+        assert_eq!((master.now.since(START), master.next()), (DEAD + OWN * adverts, Some(OWN)));
+    }
+
+    let mut without_link = Host::new(config(1, 100));
+    without_link.engine.reconfigure(both(), START);
+    assert_eq!(without_link.next(), None);
+}
+
+#[test]
+fn the_source_is_told_apart_and_stays_when_settings_change() {
+    let mut host = Host::new(config(1, 100));
+    host.engine.set_source(PEER);
+    assert_eq!(host.engine, Engine::new(Config { source: PEER, ..config(1, 100) }, START));
+    host.engine.reconfigure(config(1, 50), START);
+    assert_eq!(host.engine.config(), &Config { source: PEER, ..config(1, 50) });
+}
+
+#[test]
 fn other_settings_for_announcements_count_from_the_next_advert() {
     let mut master = Host::master(announcing(0, 0));
     assert_eq!(master.sleep().len(), 1);
     master.engine.reconfigure(announcing(0, 2), master.now);
     assert_eq!(master.sleep().len(), 1);
     assert_eq!(master.sleep(), [send(1, 0, 0), Action::Announce]);
+
+    let mut master = Host::master(announcing(1, 5));
+    assert_eq!(master.sleep().len(), 1);
+    master.engine.reconfigure(Config { preempt: true, ..announcing(1, 5) }, master.now);
+    assert_eq!(master.sleep(), [send(1, 0, 0), Action::Announce], "what has not changed goes on");
 }
