@@ -29,6 +29,7 @@ fn hears_until_master(mut host: Host) -> Duration {
 
 #[test]
 fn who_has_just_started_bears_with_them_for_some_seconds_and_no_longer() {
+    assert_eq!(doubting().engine.doubt_until(), Some(START.after(DEAD + DOUBT)));
     assert_eq!(hears_until_master(doubting()), DEAD + DOUBT);
     assert_eq!(hears_until_master(Host::backup(config(1, 100))), DEAD, "without doubt");
 }
@@ -66,10 +67,18 @@ fn who_has_stepped_down_is_not_brought_back_by_what_somebody_repeats() {
     assert_eq!((host.state(), host.engine.poll_timeout()), (State::Backup, due));
 }
 
+/// A host that has just tied waits for less than a dead time.
 #[test]
 fn what_arrived_before_it_listened_is_no_reason_for_doubt() {
     let mut host = doubting();
+    let gone = host.hears(BOW_OUT, BOW_OUT, 0);
+    host.handle(Input::Advert(gone));
+    host = host.later(A_MOMENT);
+    let equal = host.hears(1, 100, 0);
+    host.handle(Input::Advert(equal));
     let due = host.engine.poll_timeout();
-    host.handle(Input::Doubtful(START.before(Duration::from_millis(1))));
-    assert_eq!(host.engine.poll_timeout(), due);
+    host.handle(Input::Doubtful(START.before(A_MOMENT)));
+    assert_eq!((host.state(), host.engine.poll_timeout()), (State::Backup, due));
+    host.handle(Input::Doubtful(START));
+    assert_eq!(host.engine.poll_timeout(), Some(START.after(DEAD)));
 }
