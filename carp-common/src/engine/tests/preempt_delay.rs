@@ -28,6 +28,15 @@ fn a_worse_master_is_borne_with_from_init_on() {
 }
 
 #[test]
+fn a_master_that_has_yielded_bears_with_a_worse_one_from_when_it_is_heard() {
+    let mut host = Host::master(patient(50));
+    assert_eq!(hear(&mut host, A_MOMENT, 0, 0), State::Backup);
+    assert_eq!(host.engine.status().preempt_at, None);
+    assert_eq!(hear(&mut host, Duration::from_secs(1), 100, 0), State::Backup);
+    assert_eq!(host.engine.status().preempt_at, Some(host.now.after(DELAY)));
+}
+
+#[test]
 fn a_master_that_was_better_is_borne_with_from_when_it_is_worse() {
     let mut host = Host::backup(patient(50));
     for _ in 0..20 {

@@ -315,7 +315,7 @@ fn a_bow_out_ends_the_hold() {
 
 #[test]
 fn after_a_takeover_the_adverts_fall_between_those_that_the_silent_master_may_still_send() {
-    for late in [0, 1, 200, 999_999, 1_400_000] {
+    for late in [0, 1, 200, 500_000, 999_999, 1_400_000] {
         let mut host = Host::backup(config(1, 0)).later(A_MOMENT);
         let advert = host.hears(1, 0, 0);
         assert_eq!(host.handle(Input::Advert(advert)), []);
