@@ -155,7 +155,8 @@ pub(crate) fn end_outer<const N: usize>(block: &mut [u32; 16], inner: &[u32; N])
     }
 }
 
-/// SHA-1 over a prefix of unknown length: the state and what does not fill a block yet.
+/// SHA-1 over a prefix of unknown length: the state and what does not fill a block yet. Wiped when dropped.
+#[derive(Zeroize, ZeroizeOnDrop)]
 struct Sha1 {
     state: [u32; 5],
     buffer: [u8; 64],
@@ -188,13 +189,6 @@ impl Sha1 {
                 self.hashed += 64;
             }
         }
-    }
-}
-
-impl Drop for Sha1 {
-    fn drop(&mut self) {
-        self.state.zeroize();
-        self.buffer.zeroize();
     }
 }
 
