@@ -285,6 +285,22 @@ fn none_is_refused_where_there_must_be_one_and_taken_where_there_may() {
 }
 
 #[test]
+fn where_there_must_be_one_no_digest_is_computed_of_what_is_refused_without() {
+    for family in BOTH {
+        let tables = receiver(SealCheck::Enforce, WINDOW);
+        let heard = sealed(family, CLOCKS.wall);
+        assert_eq!(outcome(&tables, family, &heard), Ok(KEY_ID));
+        let unknown = advert(family).sealed(KEY_ID + 1, KEY, CLOCKS.wall + 1);
+        let refused = [(advert(family), Reason::Unsealed), (unknown, Reason::UnknownKey), (heard, Reason::Replayed)];
+        for (frame, reason) in refused {
+            // It would be wrong.
+            let forged = frame.spoilt(20).with_checksum();
+            assert_eq!(outcome(&tables, family, &forged), Err(reason), "{family:?}");
+        }
+    }
+}
+
+#[test]
 fn with_another_key_or_one_bit_otherwise_it_is_refused() {
     for family in BOTH {
         let tables = receiver(SealCheck::Enforce, WINDOW);
