@@ -189,9 +189,12 @@ fn of_adverts_whose_counter_was_heard_before_so_many_are_looked_at_and_of_new_on
             EthernetFrame::advert(family, fields(100)).with_source(elsewhere).sealed(KEY_ID, OTHER, CLOCKS.wall);
         for second in 1..4 {
             tables.seals.clocks = Clocks { boot: CLOCKS.boot + second * SECOND, wall: CLOCKS.wall + second * SECOND };
-            for number in 0..200 {
+            // Or from its server, with a sequence that is newer.
+            let of_server = EthernetFrame::advert(family, fields(100 + second - 1));
+            let of_server = of_server.sealed(KEY_ID, OTHER, CLOCKS.wall + second * SECOND);
+            for (number, forged) in (0..200).zip([&forged, &of_server].into_iter().cycle()) {
                 let reason = if number < 64 { Reason::BadSeal } else { Reason::Flood };
-                assert_eq!(outcome(&tables, family, &forged), Err(reason), "{number}");
+                assert_eq!(outcome(&tables, family, forged), Err(reason), "{number}");
             }
             assert_eq!(outcome(&tables, family, &genuine(second)), Ok(KEY_ID));
         }
