@@ -210,6 +210,18 @@ fn an_equal_that_was_yielded_to_is_a_master_when_it_is_heard_for_the_second_time
     }
 }
 
+#[test]
+fn an_equal_that_is_heard_an_interval_and_a_half_after_a_tie_has_not_yielded() {
+    for (after, has_yielded) in [(1_499_999_999, true), (1_500_000_000, false)] {
+        let mut host = Host::master(config(1, 0)).later(A_MOMENT);
+        let patience = Duration::from_secs(2) + tie_delay(&mut host);
+        let mut host = host.later(Duration::from_nanos(after));
+        let advert = host.hears(1, 0, 0);
+        host.handle(Input::Advert(advert));
+        assert_eq!(host.next(), Some(if has_yielded { patience } else { Duration::from_secs(3) }), "{after}");
+    }
+}
+
 /// Its lease may be as long as the dead time by then.
 #[test]
 fn an_equal_that_is_heard_long_after_a_tie_is_a_master() {
