@@ -215,7 +215,7 @@ impl Engine {
     }
 }
 
-/// FNV-1a with a final mix: a small hash that is the same on every host.
+/// FNV-1a, mixed so that its upper bits depend on all: a small hash that is the same on every host.
 struct Fnv1a(u64);
 
 impl Fnv1a {
@@ -232,7 +232,6 @@ impl Hasher for Fnv1a {
     }
 
     fn finish(&self) -> u64 {
-        let mixed = (self.0 ^ (self.0 >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        mixed ^ (mixed >> 33)
+        (self.0 ^ (self.0 >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd)
     }
 }
