@@ -43,7 +43,7 @@ fn a_master_that_was_stalled_tells_of_a_demotion_with_its_overdue_advert() {
 
 #[test]
 fn a_master_was_stalled_if_its_advert_is_late_by_a_quarter_interval() {
-    let mut host = Host::master(config(1, 100));
+    let host = Host::master(config(1, 100));
     let late = host.next().unwrap() + span(1, 100) / 4;
     for (after, told) in [(late - Duration::from_nanos(1), &[send(1, 100, 100)][..]), (late, &[])] {
         assert_eq!(adverts(&host.clone().later(after).handle(TRACKED)), told, "{after:?}");
