@@ -156,7 +156,7 @@ pub(crate) fn end_outer<const N: usize>(block: &mut [u32; 16], inner: &[u32; N])
 }
 
 /// SHA-1 over a prefix of unknown length: the state and what does not fill a block yet. Wiped when dropped.
-#[derive(Zeroize, ZeroizeOnDrop)]
+#[derive(ZeroizeOnDrop)]
 struct Sha1 {
     state: [u32; 5],
     buffer: [u8; 64],

@@ -296,7 +296,7 @@ fn where_there_must_be_one_no_digest_is_computed_of_what_is_refused_without() {
         let unknown = advert(family).sealed(KEY_ID + 1, KEY, CLOCKS.wall + 1);
         let refused = [(advert(family), Reason::Unsealed), (unknown, Reason::UnknownKey), (heard, Reason::Replayed)];
         for (frame, reason) in refused {
-            // It would be wrong.
+            // Its digest is wrong, and nobody looks.
             let forged = frame.spoilt(20).with_checksum();
             assert_eq!(outcome(&tables, family, &forged), Err(reason), "{family:?}");
         }
