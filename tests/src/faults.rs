@@ -352,7 +352,14 @@ impl<'h> Group<'h> {
                         break;
                     }
                 }
-                if node.agent_mut().wait(Duration::ZERO).is_ok() {
+                drop(group);
+                // One that is being killed does not answer any more, and has not ended yet.
+                let mut has_ended = false;
+                eventually("it answers, or has ended", LONG, || {
+                    has_ended = node.agent_mut().wait(Duration::ZERO).is_ok();
+                    Ok(has_ended || carpctl("status")?.output()?.status.success())
+                })?;
+                if has_ended {
                     server.start()?;
                 }
             }
