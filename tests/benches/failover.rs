@@ -25,7 +25,7 @@ use carp_tests::{
         CARPD, KEEPALIVED, Line, Member, Options, Pace, Panel, Scale, Setting, Spread, Table, UCARP, cdf, draw, millis,
         side_by_side, sort, spread,
     },
-    faults::run_on,
+    busy::run_on,
     random::SplitMix64,
 };
 use clap::Parser;

@@ -10,8 +10,9 @@ use anyhow::{Context, Result, ensure};
 use carp_tests::{
     ArpWatch, BootTime, LONG, Lab, Node, VIP, Wire,
     bench::{CARPD, KEEPALIVED, Member, Options, Setting, Spread, Table, UCARP, millis, side_by_side, sort, spread},
+    busy::hog,
     eventually,
-    faults::{ELECTION, Fault, Group, Kind, QUICK, Seen, USUAL, hog},
+    faults::{ELECTION, Fault, Group, Kind, QUICK, Seen, USUAL},
     random::SplitMix64,
 };
 use clap::Parser;

@@ -20,7 +20,7 @@ use carp_tests::{
         CARPD, Line, Lost, Member, Options, Pace, Panel, Scale, Setting, Spread, Table, Unheard, cdf, draw, sort,
         spread,
     },
-    faults::{hog, keep_awake},
+    busy::{hog, keep_awake},
 };
 use clap::Parser;
 use serde::Serialize;

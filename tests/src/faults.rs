@@ -2,7 +2,6 @@
 //! answered for the VIP, and for how long none.
 
 use std::fs;
-use std::mem;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -10,8 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::libc;
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -19,10 +16,12 @@ use nix::unistd::Pid;
 
 use crate::agent::carpd_path;
 use crate::arp_watch::{ArpReport, ArpWatch};
+use crate::busy::hog;
 use crate::clock::{BootTime, eventually};
 use crate::folder::Folder;
 use crate::foreign;
 use crate::host::Host;
+use crate::memory_group::MemoryGroup;
 use crate::netns::output_of;
 use crate::node::{LONG, Node, VIP};
 use crate::preload::Preload;
@@ -443,50 +442,6 @@ fn pins(host: &Host) -> Result<PathBuf> {
     host.ns().pins().context("nothing is pinned")
 }
 
-/// A control group that may have next to no memory. What is left in it when it is dropped goes to the one above.
-struct MemoryGroup(PathBuf);
-
-impl MemoryGroup {
-    fn new(name: &str) -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/mounts").context("listing mounts")?;
-        let (parent, limit) = mounts
-            .lines()
-            .find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
-                [_, path, "cgroup", options, ..] if options.split(',').any(|option| option == "memory") => {
-                    Some((path.to_owned(), "memory.limit_in_bytes"))
-                }
-                [_, path, "cgroup2", ..] => {
-                    let controllers = fs::read_to_string(format!("{path}/cgroup.controllers")).ok()?;
-                    controllers.split_whitespace().any(|controller| controller == "memory").then_some(())?;
-                    fs::write(format!("{path}/cgroup.subtree_control"), "+memory").ok()?;
-                    Some((path.to_owned(), "memory.max"))
-                }
-                _ => None,
-            })
-            .context("no control groups for memory are mounted")?;
-        let group = Self(format!("{parent}/carp-{}-{name}", std::process::id()).into());
-        fs::create_dir(&group.0).with_context(|| format!("making {}", group.0.display()))?;
-        fs::write(group.0.join(limit), "65536").context("setting a limit for memory")?;
-        Ok(group)
-    }
-
-    fn take_in(&self, process: u32) -> Result<()> {
-        fs::write(self.0.join("cgroup.procs"), process.to_string()).context("moving a process to a control group")
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        let above = self.0.with_file_name("cgroup.procs");
-        for process in fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
-            // It may have ended.
-            let _ = fs::write(&above, process);
-        }
-        // A killed one is in it until it has been waited for.
-        let _ = eventually("it is empty", LONG, || Ok(fs::remove_dir(&self.0).is_ok()));
-    }
-}
-
 /// Lets a process's first thread do nothing for so long.
 fn stop_thread(process: u32, lasts: Duration) -> Result<()> {
     let thread = Pid::from_raw(process.try_into()?);
@@ -495,42 +450,4 @@ fn stop_thread(process: u32, lasts: Duration) -> Result<()> {
     waitpid(thread, Some(WaitPidFlag::__WALL))?;
     thread::sleep(lasts);
     ptrace::detach(thread, None).context("cannot let it go")
-}
-
-/// Keeps all CPUs busy, each with four threads.
-pub fn hog(lasts: Duration) {
-    spin(4, lasts, |_| Ok(())).expect("nothing to fail");
-}
-
-/// Keeps all CPUs from sleeping, each with a thread that runs only while nothing else does.
-pub fn keep_awake(lasts: Duration) -> Result<()> {
-    spin(1, lasts, |cpu| run_on(cpu, libc::SCHED_IDLE, 0))
-}
-
-/// Has this thread run on one CPU only, by this policy (`SCHED_*`) and with this priority.
-pub fn run_on(cpu: usize, policy: libc::c_int, priority: libc::c_int) -> Result<()> {
-    let mut only = CpuSet::new();
-    only.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &only).with_context(|| format!("staying on CPU {cpu}"))?;
-    // SAFETY: for this struct of integers all bytes zero is valid.
-    let mut parameters: libc::sched_param = unsafe { mem::zeroed() };
-    parameters.sched_priority = priority;
-    // SAFETY: 0 is this thread, and the parameters live until the call returns.
-    let result = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
-    Errno::result(result).map(drop).with_context(|| format!("scheduling by policy {policy}"))
-}
-
-/// So many threads for each CPU that look at the clock, after they have prepared for it.
-fn spin(threads: usize, lasts: Duration, prepare: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
-    let end = BootTime::now() + lasts;
-    let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let work = |cpu| {
-        prepare(cpu)?;
-        while BootTime::now() < end {}
-        Ok(())
-    };
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads * cpus).map(|thread| scope.spawn(move || work(thread % cpus))).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().expect("a thread panics never"))
-    })
 }

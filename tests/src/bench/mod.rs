@@ -2,11 +2,15 @@
 //! JSON document, and drawn.
 
 mod figures;
+mod losses;
+mod member;
 mod plot;
-mod systems;
+mod settings;
 mod usage;
 
 pub use figures::{Goal, Options, Report, Spread, Table, millis, side_by_side, sort, spread};
+pub use losses::{Adverts, Lost, Unheard};
+pub use member::Member;
 pub use plot::{Line, Panel, Scale, cdf, draw};
-pub use systems::{Adverts, CARPD, KEEPALIVED, Lost, Member, Pace, SEALED, Setting, System, UCARP, Unheard};
+pub use settings::{CARPD, KEEPALIVED, Pace, SEALED, Setting, System, UCARP};
 pub use usage::{MachineTime, Usage, bpf_mb};
