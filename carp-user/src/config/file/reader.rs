@@ -1,39 +1,34 @@
 //! From tables to settings; a mistake is noted, and the rest read all the same.
 
+mod addresses;
 pub(super) mod failover;
 pub(super) mod lease;
 pub(super) mod seal;
+mod secrets;
+mod values;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    fmt::Display,
-    fs::metadata,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::{Range, RangeInclusive},
-    path::{Path, PathBuf},
-    time::Duration,
+    ops::Range,
+    path::PathBuf,
 };
 
-use anyhow::{Context, Result, bail, ensure};
 use carp_common::{
     abi::{MAX_PEERS, MAX_VHOSTS},
-    digest::Passphrase,
     engine::{Advbase, Advskew, Announcements, DeadRatio, Vhid},
     wire::{GROUP_V4, TTL},
 };
-use jiff::Timestamp;
-use serde::de::DeserializeOwned;
 use toml::{
     Spanned,
-    de::{DeTable, DeValue, ValueDeserializer},
+    de::{DeTable, DeValue},
 };
-use zeroize::Zeroizing;
 
-use super::{Configuration, Credentials, Surroundings, is_public};
+use self::{secrets::INLINE, values::Section};
+use super::{Configuration, Surroundings};
 use crate::config::{
-    ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, LinkLocal, Notify, Rollout, SCRIPT_SECONDS, SCRIPT_TIMEOUT,
-    Settings, Vip, VipMac, can_be_hosts, executable, family_of, first_line, is_interface_name, is_link_local,
-    passphrase,
+    ADVBASE, ADVSKEW, AdvertMac, Choice, DEAD_RATIO, LinkLocal, Notify, SCRIPT_SECONDS, SCRIPT_TIMEOUT, Settings,
+    VipMac, executable, is_interface_name,
 };
 
 /// What there is once in a file.
@@ -66,10 +61,6 @@ pub(super) const KEYS: [&str; 23] = [
     "notify",
     "notify_timeout",
 ];
-/// Of these, the secret itself.
-const INLINE: &str = "passphrase";
-const PASSPHRASES: [&str; 3] = [INLINE, "passphrase_file", "passphrase_credential"];
-
 /// Longest list in `[defaults]`: each virtual host reads it anew.
 const LONGEST: usize = 256;
 
@@ -91,15 +82,6 @@ pub(super) struct Reader<'a> {
 /// Where each begins in the text, and what it is: in the order of the text, and one in the defaults, which every virtual host meets,
 /// once.
 pub(super) type Notes = BTreeSet<(usize, String)>;
-
-/// A virtual host's table, and the defaults behind it.
-#[derive(Clone, Copy)]
-struct Section<'t> {
-    own: &'t DeTable<'t>,
-    defaults: Option<&'t DeTable<'t>>,
-    /// Where it begins in the text.
-    at: usize,
-}
 
 impl<'a> Reader<'a> {
     pub(super) const fn new(surroundings: &'a Surroundings<'a>, has_holes: bool) -> Self {
@@ -315,161 +297,6 @@ impl<'a> Reader<'a> {
         None
     }
 
-    fn addresses(&mut self, section: Section<'_>, known: &mut Known) -> Vec<Vip> {
-        let Some(found) = self.needed::<Vec<Spanned<String>>>(section, "addresses") else { return vec![] };
-        if found.get_ref().is_empty() {
-            self.note(found.span(), "addresses: at least one");
-        }
-        let mut vips: Vec<Vip> = vec![];
-        for text in found.into_inner() {
-            let span = text.span();
-            match text.get_ref().parse::<Vip>() {
-                Err(error) => self.note(span, format!("addresses: {:?}: {error}", text.get_ref())),
-                Ok(vip) if !known.addresses.insert(vip.address) => {
-                    self.note(span, format!("addresses: {} is used twice", vip.address));
-                }
-                Ok(vip) => vips.push(vip),
-            }
-        }
-        vips
-    }
-
-    fn source<E>(
-        &mut self,
-        section: Section<'_>,
-        key: &'static str,
-        known: &mut Known,
-        parse: impl Fn(&str) -> Result<IpAddr, E>,
-    ) -> Option<IpAddr> {
-        let found = self.given::<String>(section, key)?;
-        let Some(address) = parse(found.get_ref()).ok().filter(|address| can_be_hosts(*address)) else {
-            self.note(found.span(), format!("{key}: {:?} cannot be a host's address", found.get_ref()));
-            return None;
-        };
-        known.own.push((key, address, found.span()));
-        Some(address)
-    }
-
-    fn peers(&mut self, section: Section<'_>, vips: &[Vip], known: &mut Known) -> Vec<IpAddr> {
-        let found = self.given::<Vec<Spanned<String>>>(section, "peers");
-        let mut peers = vec![];
-        for text in found.into_iter().flat_map(Spanned::into_inner) {
-            let span = text.span();
-            match text.get_ref().parse().ok().filter(|peer| can_be_hosts(*peer)) {
-                None => self.note(span, format!("peers: {:?} cannot be a host's address", text.get_ref())),
-                Some(peer) if peers.contains(&peer) => {
-                    self.note(span, format!("peers: {:?} is there twice", text.get_ref()))
-                }
-                Some(peer) => {
-                    if !vips.iter().any(|vip| family_of(vip.address) == family_of(peer)) {
-                        // No mistake: in the defaults it may be for other virtual hosts.
-                        let what =
-                            format!("peers: {peer} gets no adverts of a virtual host without an address of its family");
-                        self.warnings.insert((span.start, what));
-                    }
-                    known.own.push(("peers", peer, span));
-                    peers.push(peer);
-                }
-            }
-        }
-        peers
-    }
-
-    fn rollout(&mut self, host: Section<'_>, vips: &[Vip]) -> Option<Rollout> {
-        let found = host.own.get("rollout")?;
-        let Some(own) = found.get_ref().as_table() else {
-            self.note(found.span(), "rollout: is to be { from = [\"ADDRESS\", ...], until = \"TIME\" }");
-            return None;
-        };
-        self.look_at_keys(own, &[&["from", "until"]]);
-        let section = Section { own, defaults: None, at: found.span().start };
-        let from = self.former_addresses(section);
-        let until = self.needed::<String>(section, "until")?;
-        let Ok(time) = until.get_ref().parse() else {
-            let example = "2026-12-24T18:00:00Z";
-            self.note(until.span(), format!("until: {:?} is no time: as {example}", until.get_ref()));
-            return None;
-        };
-        if Timestamp::now() >= time {
-            self.warnings.insert((found.span().start, "rollout: is over, and means nothing any more".to_owned()));
-        } else if !host.has("link_local") && vips.iter().map(|vip| vip.address).chain(from.clone()).any(is_link_local) {
-            let what = "rollout: until then, of the two digests over link-local addresses only one is understood: say with \
-                        `link_local` which the other servers send";
-            self.warnings.insert((found.span().start, what.to_owned()));
-        }
-        Some(Rollout { from, until: time })
-    }
-
-    /// What the addresses were.
-    fn former_addresses(&mut self, rollout: Section<'_>) -> Vec<IpAddr> {
-        let Some(found) = self.needed::<Vec<Spanned<String>>>(rollout, "from") else { return vec![] };
-        if found.get_ref().is_empty() {
-            self.note(
-                found.span(),
-                "from: at least one: a virtual host without addresses has no adverts to understand",
-            );
-        }
-        let mut from = vec![];
-        for text in found.into_inner() {
-            let span = text.span();
-            match text.get_ref().parse::<Vip>() {
-                Err(error) => self.note(span, format!("from: {:?}: {error}", text.get_ref())),
-                Ok(vip) if from.contains(&vip.address) => {
-                    self.note(span, format!("from: {} is used twice", vip.address))
-                }
-                Ok(vip) => from.push(vip.address),
-            }
-        }
-        from
-    }
-
-    /// From the one key of three that is given.
-    fn passphrase(&mut self, section: Section<'_>) -> Option<Passphrase> {
-        let has_one = |table: &&DeTable<'_>| PASSPHRASES.iter().any(|key| table.contains_key(*key));
-        let Some(table) = [Some(section.own), section.defaults].into_iter().flatten().find(has_one) else {
-            self.note(section.at..section.at, format!("a passphrase is needed: one of {}", PASSPHRASES.join(", ")));
-            return None;
-        };
-        let mut given = PASSPHRASES.into_iter().filter_map(|key| Some((key, table.get(key)?)));
-        let (key, found) = given.next()?;
-        if let Some((other, second)) = given.next() {
-            self.note(second.span(), format!("{other}: there is `{key}` already: one of them is enough"));
-            return None;
-        }
-        // Not copied, nor told: it is a secret here.
-        let Some(value) = found.get_ref().as_str() else {
-            self.note(found.span(), format!("{key}: is to be a string"));
-            return None;
-        };
-        let read = match key {
-            INLINE => passphrase(value.as_bytes()),
-            "passphrase_file" => from_file(&self.surroundings.folder.join(value)).and_then(|text| passphrase(&text)),
-            _ => self.credential(key, value, found.span()).and_then(|found| match found {
-                Found::Read(text) => passphrase(&text),
-                // Any will do.
-                Found::Unknown => passphrase(b"unknown"),
-            }),
-        };
-        read.map_err(|error| self.note(found.span(), format!("{key}: {error:#}"))).ok()
-    }
-
-    fn credential(&mut self, key: &str, name: &str, span: Range<usize>) -> Result<Found> {
-        ensure!(!name.is_empty() && !name.contains('/'), "{name:?} is no credential's name");
-        match self.surroundings.credentials {
-            Credentials::In(folder) => {
-                let text = first_line(&folder.join(name))?;
-                ensure!(!text.is_empty(), "{name} is empty: is the file there that LoadCredential={name}:FILE names?");
-                Ok(Found::Read(text))
-            }
-            Credentials::None => bail!("there are no credentials: LoadCredential={name}:FILE in the unit"),
-            Credentials::Unknown => {
-                let what = format!("{key}: {name}: not looked at, for systemd gives it to carpd only");
-                self.warnings.insert((span.start, what));
-                Ok(Found::Unknown)
-            }
-        }
-    }
-
     fn notify(&mut self, section: Section<'_>) -> Option<Notify> {
         let time_limit = self.seconds(section, "notify_timeout", SCRIPT_SECONDS, SCRIPT_TIMEOUT.into());
         let found = self.given::<String>(section, "notify")?;
@@ -477,117 +304,6 @@ impl<'a> Reader<'a> {
         let program = program.map_err(|error| self.note(found.span(), format!("notify: {error:#}"))).ok();
         Some(Notify { program: program?, time_limit: time_limit? })
     }
-
-    /// A key that must be there.
-    fn needed<T: DeserializeOwned>(&mut self, section: Section<'_>, key: &str) -> Option<Spanned<T>> {
-        if !section.has(key) {
-            self.note(section.at..section.at, format!("`{key}` is missing"));
-        }
-        self.given(section, key)
-    }
-
-    /// A key's value, if it is there and right.
-    fn given<T: DeserializeOwned>(&mut self, section: Section<'_>, key: &str) -> Option<Spanned<T>> {
-        let value: &Spanned<DeValue<'_>> = section.get(key)?;
-        let span = value.span();
-        match T::deserialize(ValueDeserializer::from(value.clone())) {
-            Ok(value) => Some(Spanned::new(span, value)),
-            Err(error) => {
-                self.note(error.span().unwrap_or(span), format!("{key}: {}", error.message()));
-                None
-            }
-        }
-    }
-
-    /// A key's value, or what it is if it is not there.
-    fn plain<T: DeserializeOwned>(&mut self, section: Section<'_>, key: &str, default: T) -> T {
-        self.given(section, key).map_or(default, Spanned::into_inner)
-    }
-
-    /// A number within a range; `None` if it is wrong.
-    fn number<N: TryFrom<i64> + Display, T>(
-        &mut self,
-        section: Section<'_>,
-        key: &str,
-        range: RangeInclusive<N>,
-        new: impl Fn(N) -> Option<T>,
-        default: N,
-    ) -> Option<T> {
-        if !section.has(key) {
-            return new(default);
-        }
-        let found = self.given::<i64>(section, key)?;
-        self.ranged(found, key, range, new).map(|(value, _)| value)
-    }
-
-    /// A number that has no default; `None` for a mistake.
-    fn if_given<N: TryFrom<i64> + Display, T>(
-        &mut self,
-        section: Section<'_>,
-        key: &str,
-        range: RangeInclusive<N>,
-        new: impl Fn(N) -> Option<T>,
-    ) -> Option<Option<T>> {
-        if !section.has(key) {
-            return Some(None);
-        }
-        let found = self.given::<i64>(section, key)?;
-        self.ranged(found, key, range, new).map(|(value, _)| Some(value))
-    }
-
-    /// A number of seconds within a range.
-    fn seconds(
-        &mut self,
-        section: Section<'_>,
-        key: &str,
-        range: RangeInclusive<i64>,
-        default: i64,
-    ) -> Option<Duration> {
-        let new = |seconds: i64| range.contains(&seconds).then(|| Duration::from_secs(seconds.unsigned_abs()));
-        self.number(section, key, range.clone(), new, default)
-    }
-
-    fn ranged<N: TryFrom<i64> + Display, T>(
-        &mut self,
-        found: Spanned<i64>,
-        key: &str,
-        range: RangeInclusive<N>,
-        new: impl Fn(N) -> Option<T>,
-    ) -> Option<(T, Range<usize>)> {
-        let number = *found.get_ref();
-        let value = N::try_from(number).ok().and_then(new);
-        if value.is_none() {
-            self.note(found.span(), format!("{key}: {number} is not in {} to {}", range.start(), range.end()));
-        }
-        value.map(|value| (value, found.span()))
-    }
-}
-
-impl<'t> Section<'t> {
-    fn get(&self, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
-        self.own.get(key).or_else(|| self.defaults?.get(key))
-    }
-
-    fn has(&self, key: &str) -> bool {
-        self.get(key).is_some()
-    }
-}
-
-/// A secret that is named.
-enum Found {
-    /// This is it.
-    Read(Zeroizing<Vec<u8>>),
-    /// It is not for this process, which only checks.
-    Unknown,
-}
-
-fn from_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let (metadata, shown) = (metadata(path), path.display());
-    let metadata = metadata.with_context(|| format!("cannot read the secret in {shown}"))?;
-    // A pipe would keep a reload waiting until somebody writes into it, and a device can mind being opened.
-    ensure!(metadata.is_file(), "{shown} is no ordinary file");
-    ensure!(!is_public(&metadata), "everybody can read {shown}: chmod o= it");
-    first_line(path)
 }
 
 /// What must not be there twice.

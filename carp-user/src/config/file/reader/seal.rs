@@ -8,14 +8,13 @@ use carp_common::{
     engine::{Advbase, Advskew},
     seal::Secret,
 };
-use serde::Deserialize;
-use toml::{
-    Spanned,
-    de::{DeValue, ValueDeserializer},
-};
+use toml::Spanned;
 use zeroize::Zeroizing;
 
-use super::{Found, Known, Reader, Section};
+use super::{
+    Known, Reader, Section,
+    secrets::{Found, from_file},
+};
 use crate::config::{
     Vip, can_be_hosts, family_of,
     seal::{Freshness, Key, Mode, PeerPolicy, Seal, secret},
@@ -150,40 +149,8 @@ impl Reader<'_> {
         Some(policies)
     }
 
-    /// The smallest and the largest value that a field may have; all that it can have, unless given.
-    fn range(&mut self, section: Section<'_>, key: &str, within: RangeInclusive<u8>) -> Option<[u8; 2]> {
-        let (least, most) = (*within.start(), *within.end());
-        let Some(found) = section.get(key) else { return Some([least, most]) };
-        let read = ValueDeserializer::from(found.clone());
-        let range = match found.get_ref() {
-            DeValue::Array(_) => <[u8; 2]>::deserialize(read),
-            _ => u8::deserialize(read).map(|one| [one; 2]),
-        };
-        let range = range.ok().filter(|[from, to]| least <= *from && from <= to && *to <= most);
-        if range.is_none() {
-            let what = format!("{key}: is to be a number of {least} to {most}, or the smallest and the largest");
-            self.note(found.span(), what);
-        }
-        range
-    }
-
-    /// A list of tables; none if it is not there, and `None` if it is something else.
-    fn tables<'t>(&mut self, section: Section<'t>, key: &str) -> Option<Vec<Section<'t>>> {
-        let Some(found) = section.get(key) else { return Some(vec![]) };
-        let tables = found.get_ref().as_array().and_then(|list| {
-            let table = |value: &'t Spanned<DeValue<'t>>| {
-                Some(Section { own: value.get_ref().as_table()?, defaults: None, at: value.span().start })
-            };
-            list.iter().map(table).collect()
-        });
-        if tables.is_none() {
-            self.note(found.span(), format!("{key}: is to be a list of tables: [{{ ... }}]"));
-        }
-        tables
-    }
-
     fn secret_in(&self, path: &str) -> Result<Zeroizing<Vec<u8>>> {
         ensure!(!path.is_empty(), "the name of a file is needed");
-        super::from_file(&self.surroundings.folder.join(path))
+        from_file(&self.surroundings.folder.join(path))
     }
 }
