@@ -4,7 +4,7 @@ use std::io;
 
 use nix::libc;
 
-use super::{links::Hook, xdp::AttachError, *};
+use super::{super::xdp::AttachError, *};
 use crate::net::interface::tests::ready;
 
 const NOT_SUPPORTED: i32 = libc::EOPNOTSUPP;
