@@ -6,7 +6,7 @@ use core::{
     time::Duration,
 };
 
-use super::{Action, Cause, Demotion, Engine, HeardAdvert, NO_VIPS_LASTS, SEND_ERRORS_LAST, State, profile::Standing};
+use super::{Action, Cause, Demotion, Engine, HeardAdvert, State, profile::Standing};
 use crate::{abi::Family, time::Time};
 
 /// So many adverts of masters that should yield are answered at once in an interval: when a demoted master is followed by several
@@ -15,6 +15,10 @@ pub(super) const MOST_ANSWERS: u8 = 8;
 /// A tie lengthens the next master-down time by less than this (at advbase 0: by less than a quarter of
 /// the advert interval).
 pub(super) const TIE_SPREAD: Duration = Duration::from_millis(250);
+/// A backup sends nothing by which it could learn that it can send again: after so long it takes it for granted.
+pub(super) const SEND_ERRORS_LAST: Duration = Duration::from_secs(60);
+/// Nor does it add VIPs; and each try is an outage.
+const NO_VIPS_LASTS: Duration = Duration::from_secs(600);
 
 /// The masters that were heard last and need no other in their place, by family.
 ///

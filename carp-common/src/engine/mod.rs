@@ -30,11 +30,13 @@
 //!   backup would make the other backups masters.
 
 mod action;
+mod announcing;
 mod config;
 mod demotion;
 mod hearing;
 mod input;
 mod lease;
+mod leaving;
 mod profile;
 mod state;
 #[cfg(test)]
@@ -58,16 +60,7 @@ use self::{
     lease::{Claim, LeaseTerms},
     timers::Timers,
 };
-use crate::{time::Time, wire::BOW_OUT};
-
-/// After stepping down on request, a host does not preempt for at least this long.
-const STEP_DOWN_HOLD: Duration = Duration::from_secs(3);
-/// A backup sends nothing by which it could learn that it can send again: after so long it takes it for granted.
-const SEND_ERRORS_LAST: Duration = Duration::from_secs(60);
-/// Nor does it add VIPs; and each try is an outage.
-const NO_VIPS_LASTS: Duration = Duration::from_secs(600);
-/// Each repetition of the announcement goes with the second next advert.
-const ANNOUNCE_AGAIN_AFTER: u8 = 2;
+use crate::time::Time;
 
 /// The state machine of one virtual host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -430,46 +423,6 @@ impl Engine {
         }
     }
 
-    fn handle_vips_released(&mut self) {
-        self.releasing = false;
-        if core::mem::take(&mut self.bow_out_due) {
-            self.bow_out();
-        }
-    }
-
-    fn bow_out(&mut self) {
-        let fields = AdvertFields { advbase: BOW_OUT, advskew: BOW_OUT, ..self.fields() };
-        self.actions.push_back(Action::SendAdvert(fields));
-    }
-
-    /// This host has just given up being master: the next one may come when the VIPs are gone; or at once, if the kernel
-    /// no longer serves them.
-    fn hand_over(&mut self, had_lease: bool) {
-        if had_lease && !self.config.bow_out_last {
-            self.bow_out();
-        } else {
-            self.bow_out_due = true;
-        }
-    }
-
-    fn handle_step_down(&mut self, now: Time) {
-        if self.state != State::Master {
-            return;
-        }
-        let had_lease = self.lease.until().is_some();
-        self.set_state(State::Backup, Cause::StepDown, now);
-        self.hand_over(had_lease);
-        self.hold = Some(now.after(self.hold_time()));
-    }
-
-    /// A master that its administrator demotes hands over at once, also to peers that know nothing of demotion.
-    fn step_down_if(&mut self, is_demoted: bool, change: impl FnOnce(&mut Demotion) -> bool, now: Time) {
-        self.demote(now, change);
-        if is_demoted {
-            self.handle_step_down(now);
-        }
-    }
-
     /// A demoted master's peers decide: by an advert that is sent at once.
     fn demote_and_tell(&mut self, change: impl FnOnce(&mut Demotion) -> bool, now: Time) {
         let before = self.demotion.get();
@@ -486,38 +439,6 @@ impl Engine {
             self.move_timers(dead_time, now);
             self.drop_claim_against_rival();
             self.actions.push_back(Action::Demoted(self.demotion));
-        }
-    }
-
-    /// The dead time was this, and it and the interval may be others now: what runs ends so much sooner or later.
-    fn move_timers(&mut self, dead_time: Duration, now: Time) {
-        self.timers.move_master_down(dead_time, self.dead_time());
-        let interval = self.interval();
-        if let Some(due) = &mut self.timers.advert {
-            *due = (*due).min(now.after(interval));
-        }
-    }
-
-    /// How long a host that has stepped down stays so, unless it is needed.
-    fn hold_time(&self) -> Duration {
-        self.dead_time().max(STEP_DOWN_HOLD)
-    }
-
-    fn handle_shutdown(&mut self, now: Time) {
-        if self.stopping {
-            return;
-        }
-        self.stopping = true;
-        let (bow_out_due, was_master) = (self.bow_out_due, self.state == State::Master);
-        let had_lease = self.lease.until().is_some();
-        if !self.releasing && !was_master {
-            // Nothing to give up, but a stop always runs the down script.
-            self.release_vips();
-        }
-        self.set_state(State::Init, Cause::Shutdown, now);
-        self.bow_out_due = bow_out_due;
-        if was_master {
-            self.hand_over(had_lease);
         }
     }
 
@@ -557,69 +478,6 @@ impl Engine {
         self.actions.push_back(Action::Transition(Transition { from, to, cause, at: now }));
     }
 
-    /// The one place that decides which timers run in a state that has just been entered (`carp_setrun`).
-    fn set_timers(&mut self, cause: Cause, now: Time) {
-        self.timers = Timers::default();
-        match self.state {
-            State::Init => {}
-            State::Backup => {
-                let dead_time = self.dead_time();
-                let due = match cause {
-                    Cause::StepDown => {
-                        self.timers.nobody = Some(now.after(self.hold_time()));
-                        return;
-                    }
-                    // From when the advert arrived in the kernel, not from when we got round to it.
-                    Cause::BetterMaster(advert) => advert.arrival.after(dead_time),
-                    Cause::EqualMaster(advert) => advert.arrival.after(self.tie_patience()),
-                    Cause::LinkUp
-                    | Cause::LinkDown(_)
-                    | Cause::MasterDown(_)
-                    | Cause::BowOut(_)
-                    | Cause::Preempt(_)
-                    | Cause::DemotedMaster(_)
-                    | Cause::SlowMaster(_)
-                    | Cause::LeaseOver
-                    | Cause::Resumed(_)
-                    | Cause::Shutdown => now.after(dead_time),
-                };
-                for family in self.config.families {
-                    self.timers.start_master_down(*family, due);
-                }
-            }
-            State::Master => {
-                let wait = match cause {
-                    Cause::MasterDown(_) => self.out_of_step(now),
-                    Cause::LinkUp
-                    | Cause::LinkDown(_)
-                    | Cause::BowOut(_)
-                    | Cause::Preempt(_)
-                    | Cause::DemotedMaster(_)
-                    | Cause::SlowMaster(_)
-                    | Cause::BetterMaster(_)
-                    | Cause::EqualMaster(_)
-                    | Cause::LeaseOver
-                    | Cause::Resumed(_)
-                    | Cause::StepDown
-                    | Cause::Shutdown => self.interval(),
-                };
-                self.timers.advert = Some(now.after(wait));
-            }
-        }
-    }
-
-    /// How long after taking over from a silent master the second advert is sent: so that the own adverts fall
-    /// between those which the other goes on sending if it is only cut off. In step with them, as three whole
-    /// intervals of silence would make it, the adverts of two equals would cross when the cut heals.
-    fn out_of_step(&self, now: Time) -> Duration {
-        let interval = self.interval();
-        let Some(last) = self.last_arrival else { return interval };
-        // How far into an interval of the other's, which is as long as ours.
-        let phase = Duration::from_nanos((now.since(last).as_nanos() % interval.as_nanos()) as u64);
-        let half = interval / 2;
-        if phase < half { half - phase } else { half + interval - phase }
-    }
-
     fn release_vips(&mut self) {
         self.releasing = true;
         self.actions.push_back(Action::ReleaseVips);
@@ -633,35 +491,5 @@ impl Engine {
     #[must_use]
     pub fn interval(&self) -> Duration {
         self.config.interval(self.demotion.get())
-    }
-
-    /// Says where the VIPs are, and begins with the repetitions.
-    fn announce(&mut self) {
-        self.actions.push_back(Action::Announce);
-        self.repeats_left = self.config.announcements.repeat;
-        self.plan_announcement();
-    }
-
-    /// An advert has been sent: says where the VIPs are if it is time.
-    fn announce_when_due(&mut self) {
-        if !self.vips_here || self.announce_in == 0 {
-            return;
-        }
-        self.announce_in -= 1;
-        if self.announce_in == 0 {
-            self.actions.push_back(Action::Announce);
-            self.plan_announcement();
-        }
-    }
-
-    /// Decides with which advert the next announcement goes.
-    fn plan_announcement(&mut self) {
-        self.announce_in = match self.repeats_left.checked_sub(1) {
-            Some(left) => {
-                self.repeats_left = left;
-                ANNOUNCE_AGAIN_AFTER
-            }
-            None => self.config.announcements.refresh,
-        };
     }
 }

@@ -34,6 +34,7 @@ use proptest::test_runner::Config as ProptestConfig;
 use self::witness::Host;
 use super::*;
 use crate::abi::Family;
+use crate::wire::BOW_OUT;
 
 /// When every test begins: late enough that nothing saturates at zero.
 const START: Time = Time::from_nanos(1_000_000_000_000);

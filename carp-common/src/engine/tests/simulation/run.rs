@@ -7,7 +7,11 @@ use super::{
     plan::{Fault, Plan},
     world::{Message, World},
 };
-use crate::engine::{hearing::TIE_SPREAD, tests::*};
+use crate::engine::{
+    hearing::{SEND_ERRORS_LAST, TIE_SPREAD},
+    leaving::STEP_DOWN_HOLD,
+    tests::*,
+};
 
 /// What ends a fault, or begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
