@@ -1,10 +1,11 @@
 //! `cargo xtask mutants`
 
 use std::ffi::OsString;
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use xtask::cache::Cache;
 use xtask::{crates, process, workspace};
 
@@ -15,6 +16,12 @@ const FOLDER: &str = "cargo-mutants-27.1.0";
 const FILES: [&str; 4] = ["engine/*.rs", "verdict.rs", "digest.rs", "seal.rs"];
 /// A test that takes longer has met an endless loop.
 const LONGEST: &str = "40";
+/// What cargo-mutants ends with if the tests do not notice something that is broken.
+const MISSED: i32 = 2;
+/// The same if one of them did not end, whether or not another missed something.
+const ENDLESS: i32 = 3;
+/// Where it says what was missed, in the workspace.
+const LIST: &str = "target/mutants.out/missed.txt";
 
 /// What `cargo xtask mutants` takes.
 #[derive(Debug, clap::Args)]
@@ -32,7 +39,18 @@ pub(crate) fn mutants(options: &Options) -> Result<()> {
     cargo.args(FILES.iter().flat_map(|file| ["--file".to_owned(), format!("carp-common/src/{file}")]));
     // Simulations that are long enough for what breaks often.
     cargo.env("CARP_PLANS", "1000").env("PROPTEST_CASES", "64");
-    process::run(cargo.args(&options.args).args(["--", "--", "--skip", "exhaustive"]))
+    cargo.args(&options.args).args(["--", "--", "--skip", "exhaustive"]);
+    let status = cargo.status().with_context(|| format!("cannot run {}", cargo.get_program().display()))?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(MISSED | ENDLESS) => {
+            let missed = fs::read_to_string(workspace().join(LIST)).with_context(|| format!("cannot read {LIST}"))?;
+            let count = missed.lines().count();
+            ensure!(count == 0, "the tests have not noticed {count} of them: those in {LIST}");
+            Ok(())
+        }
+        _ => bail!("cargo-mutants failed ({status})"),
+    }
 }
 
 fn find_or_fetch() -> Result<PathBuf> {
