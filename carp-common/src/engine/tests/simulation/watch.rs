@@ -105,44 +105,55 @@ impl Watch {
         }
     }
 
-    /// Until when two hosts may both serve the VIPs: for an election, and longer where
-    ///
-    /// * one did not hear the other, now or in the dead time before; or, when it began, a third one and the first did not: the later
-    ///   may have taken over from that one, or the first have been MASTER beside it;
-    /// * one is less patient than the other can know: at advbase 2 it has never heard the backup with advbase 1;
-    /// * an agent stood still, or died, in the moment in which the other became MASTER by what it had heard, or in which both
-    ///   did: it does not hear that, and its lease has just begun;
-    /// * the later one had yielded to an equal just before, which it believes dead after two intervals only; or another had, from
-    ///   which it took over.
-    ///
-    /// When that is over, one of them hears the other by its next advert, or that one's lease ends.
+    /// Until when two hosts may both serve the VIPs: for an election; or, if there is a reason, until one hears the other by
+    /// its next advert, or that one's lease ends.
     fn explained_until(&self, nodes: &[Node], [one, other]: [usize; 2], since: Time) -> Time {
         let entered = |at: usize| nodes[at].entered.unwrap_or_default()[1];
         let [first, later] = if entered(one) <= entered(other) { [one, other] } else { [other, one] };
+        let has_reason = is_impatient(&nodes[first], &nodes[later])
+            || self.stood_still(&nodes[first], &nodes[later])
+            || nodes.iter().any(|node| self.has_tied(node, entered(first)));
+        let reason = has_reason.then_some(since).max(self.unheard(nodes, [first, later], since));
+        let election = since.after(ELECTION);
+        let span = |at: usize| nodes[at].terms.interval.max(nodes[at].terms.lease.unwrap_or_default());
+        let longest = span(one).max(span(other)) * 101 / 100 + self.delay;
+        reason.map_or(election, |reason| reason.max(since).after(longest).max(election))
+    }
+
+    /// One does not hear the other, or has not in the dead time before; or, when it began, a third one and the first did not: the
+    /// later may have taken over from that one, or the first have been MASTER beside it. When that was last.
+    fn unheard(&self, nodes: &[Node], [first, later]: [usize; 2], since: Time) -> Option<Time> {
         let patience = nodes[later].terms.dead_time;
         let missed = (0..nodes.len()).map(|at| {
             let missed = self.missed[first][at].max(self.missed[at][first]);
             if at == later { missed } else { missed.map(|missed| missed.min(since)) }
         });
-        let missed = missed.max().flatten().filter(|at| at.after(patience + self.delay + patience / 50) >= since);
-        let is_impatient = nodes[first].terms.lease.is_some_and(|lease| patience < lease);
-        let [began, ended] = nodes[later].entered.unwrap_or_default();
-        let is_then = |at: Time| at.after(self.delay * 3) >= began && ended.after(self.delay * 3) >= at;
-        let stood_still = [first, later].into_iter().any(|at| nodes[at].stopped.is_some_and(is_then));
-        let after_tie = (0..nodes.len()).any(|at| {
-            let Node { entered: Some([began, ended]), tied: Some(tied), .. } = nodes[at] else {
-                return false;
-            };
-            // The equal was still to be heard in the first one and a half of these.
-            let patience = (nodes[at].terms.interval * 7 / 2 + TIE_SPREAD) * 101 / 100 + self.delay;
-            ended > entered(first) && tied <= began && began <= tied.after(patience)
-        });
-        let is_over = if is_impatient || stood_still || after_tie { Some(since) } else { None };
-        let span = |at: usize| nodes[at].terms.interval.max(nodes[at].terms.lease.unwrap_or_default());
-        let longest = span(one).max(span(other)) * 101 / 100 + self.delay;
-        let election = since.after(ELECTION);
-        is_over.max(missed).map_or(election, |over| over.max(since).after(longest).max(election))
+        missed.max().flatten().filter(|at| at.after(patience + self.delay + patience / 50) >= since)
     }
+
+    /// An agent stood still, or died, in the moment in which the other became MASTER by what it had heard, or in which both did: it
+    /// does not hear that, and its lease has just begun.
+    fn stood_still(&self, first: &Node, later: &Node) -> bool {
+        let [began, ended] = later.entered.unwrap_or_default();
+        let is_then = |at: Time| at.after(self.delay * 3) >= began && ended.after(self.delay * 3) >= at;
+        [first, later].into_iter().any(|node| node.stopped.is_some_and(is_then))
+    }
+
+    /// This one became MASTER after the first had, and had yielded to an equal just before, which it believes dead after two
+    /// intervals only. It is the later one, or the later took over from it.
+    fn has_tied(&self, node: &Node, first_entered: Time) -> bool {
+        let Node { entered: Some([began, ended]), tied: Some(tied), .. } = *node else {
+            return false;
+        };
+        // The equal was still to be heard in the first one and a half of these.
+        let patience = (node.terms.interval * 7 / 2 + TIE_SPREAD) * 101 / 100 + self.delay;
+        ended > first_entered && tied <= began && began <= tied.after(patience)
+    }
+}
+
+/// The later one is less patient than the first can know: at advbase 2 it has never heard the backup with advbase 1.
+fn is_impatient(first: &Node, later: &Node) -> bool {
+    first.terms.lease.is_some_and(|lease| later.terms.dead_time < lease)
 }
 
 /// The protocol's rule: whether this is a master that yields to such an advert.
